@@ -1,0 +1,37 @@
+"""Builds the FastAPI application: what each request meets before it reaches a router."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+
+from app.core import health, jobs, problems
+from app.core.lifecycle import resources
+from app.core.logs import configure_logging
+from app.core.settings import CoreSettings
+
+
+def create_app(settings: CoreSettings, router: APIRouter, *, title: str, description: str) -> FastAPI:
+    """The application around `router`, with health endpoints, problem+json errors and its resources.
+
+    No `default_response_class` is set: a return annotation alone lets FastAPI go from Pydantic straight
+    to bytes, and any response class turns that fast path off.
+
+    Raises:
+        CapacityError: when the database does not allow as many connections as the settings need.
+    """
+    plan = settings.plan()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with resources(settings, pool_size=plan.pool_size):
+            yield
+            # Before the connections close: what was accepted for after the response still needs them.
+            await jobs.drain()
+
+    configure_logging(settings.log_level)
+    app = FastAPI(title=title, description=description, lifespan=lifespan)
+    problems.install(app)
+    app.include_router(health.router)
+    app.include_router(router)
+    return app

@@ -1,0 +1,138 @@
+"""How many workers and connections this instance may use: one model for gunicorn, the pools and the jobs.
+
+`make_plan` is pure; `detect_cores` and `detect_memory` read what the kernel grants this process, which in a
+container is less than `os.cpu_count()` says.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+# PostgreSQL keeps 3 connections for superusers; a migration and a person with psql take the other two.
+RESERVED_CONNECTIONS = 5
+# A worker has one thread of Python: more connections only move the queue into the database.
+MAX_POOL_SIZE = 10
+# A job process runs one job at a time; the second connection serves a read beside its transaction.
+JOB_POOL_SIZE = 2
+WORKER_MEMORY_BYTES = 128 * 1024**2
+
+
+class CapacityError(ValueError):
+    """The limits cannot all hold; the message carries the arithmetic."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds the plan; counts of 0 mean: derive it."""
+
+    cores: int
+    memory_bytes: int | None
+    workers_per_core: float = 1.0
+    workers: int = 0
+    instances: int = 1
+    max_connections: int = 100
+    pool_size: int = 0
+    job_processes: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes of one instance, and the connections that all instances take together."""
+
+    workers: int
+    pool_size: int
+    job_processes: int
+    connections: int
+    arithmetic: str
+
+
+def make_plan(limits: Limits) -> Plan:
+    """Size workers and pools so that all instances together fit into the database.
+
+    Raises:
+        CapacityError: when not even one connection for each worker fits, or a given size does not.
+    """
+    workers = limits.workers or _workers(limits)
+    job_connections = limits.instances * limits.job_processes * JOB_POOL_SIZE
+    free = limits.max_connections - RESERVED_CONNECTIONS - job_connections
+    pool_size = limits.pool_size or max(1, min(MAX_POOL_SIZE, free // (limits.instances * workers)))
+    connections = limits.instances * workers * pool_size + job_connections + RESERVED_CONNECTIONS
+    parts = [f"{limits.instances} instances x {workers} workers x {pool_size} connections"]
+    if job_connections:
+        parts.append(
+            f"{limits.instances} instances x {limits.job_processes} job processes x {JOB_POOL_SIZE}"
+        )
+    parts.append(f"{RESERVED_CONNECTIONS} reserved")
+    arithmetic = f"{' + '.join(parts)} = {connections}"
+    if connections > limits.max_connections:
+        raise CapacityError(
+            f"DATABASE_MAX_CONNECTIONS is {limits.max_connections}, but {arithmetic}. Raise it if the "
+            "server allows more, or lower INSTANCES, WEB_CONCURRENCY or DATABASE_POOL_SIZE."
+        )
+    return Plan(workers, pool_size, limits.job_processes, connections, arithmetic)
+
+
+def _workers(limits: Limits) -> int:
+    workers = max(1, int(limits.cores * limits.workers_per_core))
+    if limits.memory_bytes is not None:
+        workers = min(workers, max(1, limits.memory_bytes // WORKER_MEMORY_BYTES))
+    return workers
+
+
+def detect_cores(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> int:
+    """Whole cores that this process may use: the smaller of CPU affinity and cgroup quota, at least 1."""
+    affinity = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    quotas = [quota for group in _groups(root, membership, "cpu") if (quota := _quota(group))]
+    return max(1, int(min([affinity, *quotas])))
+
+
+def detect_memory(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """The cgroup's memory limit in bytes, or None where there is none."""
+    limits = [
+        limit
+        for group in _groups(root, membership, "memory")
+        for name in ("memory.max", "memory.limit_in_bytes")
+        # cgroup v1 writes "no limit" as a number close to 2**63.
+        if (limit := _number(group / name)) is not None and limit < 2**60
+    ]
+    return min(limits, default=None)
+
+
+def _groups(root: Path, membership: Path, controller: str) -> list[Path]:
+    """The cgroup directories whose limits apply to this process: its own and all above it (v2 and v1)."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return []
+    groups = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        base = root / controller if controllers else root
+        own = base / path.lstrip("/")
+        groups += [own, *(parent for parent in own.parents if parent.is_relative_to(base))]
+    return groups
+
+
+def _quota(group: Path) -> float | None:
+    """The CPU quota of one cgroup in cores."""
+    try:
+        quota, period = (group / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        us, period_us = _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")
+        return us / period_us if us and us > 0 and period_us else None
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,24 @@
+"""PostgreSQL: reads take a `ReadSession`, writes a `WriteSession`, models inherit from `Base`."""
+
+from app.core.database.engine import Database, database
+from app.core.database.errors import violated_constraint
+from app.core.database.models import Base
+from app.core.database.sessions import (
+    ReadSession,
+    ReadSessionDep,
+    WriteSession,
+    WriteSessionDep,
+    write_session,
+)
+
+__all__ = [
+    "Base",
+    "Database",
+    "ReadSession",
+    "ReadSessionDep",
+    "WriteSession",
+    "WriteSessionDep",
+    "database",
+    "violated_constraint",
+    "write_session",
+]

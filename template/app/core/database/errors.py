@@ -1,0 +1,43 @@
+"""What a database error means to a caller."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from app.core.problems import Unavailable, Unprocessable
+
+# SQLSTATE classes: 08 connection exception, 53 insufficient resources, 57P server shut down or starting.
+_UNAVAILABLE = ("08", "53", "57P")
+# Text that PostgreSQL cannot hold, such as U+0000, which is valid JSON.
+_UNSTORABLE = ("22021", "22P05")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns errors that are not the caller's into problems; every other one passes unchanged."""
+    try:
+        yield
+    except PoolTimeoutError as error:
+        raise Unavailable("All database connections are in use.") from error
+    except DBAPIError as error:
+        if error.connection_invalidated or _sqlstate(error).startswith(_UNAVAILABLE):
+            raise Unavailable("The database cannot be reached.") from error
+        if _sqlstate(error) in _UNSTORABLE:
+            raise Unprocessable("A text contains a character that cannot be stored.") from error
+        raise
+    except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
+        # asyncpg reports a failed connect before SQLAlchemy can wrap it. TimeoutError is an OSError.
+        raise Unavailable("The database cannot be reached.") from error
+
+
+def violated_constraint(error: IntegrityError) -> str | None:
+    """The name of the constraint that an INSERT, UPDATE or DELETE violated."""
+    cause = error.orig.__cause__ if error.orig else None
+    return getattr(cause, "constraint_name", None)
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""

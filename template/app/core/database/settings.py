@@ -1,0 +1,46 @@
+"""Where the database is, and how long a request may wait for it."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr
+from pydantic_settings import BaseSettings
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+
+def _is_postgresql(value: SecretStr) -> SecretStr:
+    try:
+        url = make_url(value.get_secret_value())
+    except ArgumentError:
+        url = None
+    if url is None or url.get_backend_name() not in {"postgresql", "postgres"} or not url.database:
+        raise ValueError("expected postgresql://user:password@host:5432/database")
+    return value
+
+
+class DatabaseSettings(BaseSettings):
+    database_url: Annotated[SecretStr, AfterValidator(_is_postgresql)] = Field(
+        description="PostgreSQL: `postgresql://user:password@host:5432/database`."
+    )
+    database_max_connections: int = Field(
+        100,
+        ge=1,
+        description="The server's `max_connections`, or this service's share; all pools fit into it.",
+    )
+    database_pool_size: int = Field(
+        0, ge=0, description="Connections of one worker; 0 derives them from the share."
+    )
+    database_pool_timeout_s: float = Field(
+        0.5, gt=0, description="Longest wait for a connection; then the answer is 503."
+    )
+    database_connect_timeout_s: float = Field(
+        2.0, gt=0, description="Longest time that opening a connection may take; then it is 503."
+    )
+
+    def sqlalchemy_url(self) -> URL:
+        """`database_url` for the asyncpg driver, with libpq's `sslmode` under asyncpg's name for it."""
+        url = make_url(self.database_url.get_secret_value()).set(drivername="postgresql+asyncpg")
+        if "sslmode" in url.query:
+            url = url.update_query_dict({"ssl": url.query["sslmode"]})
+            url = url.difference_update_query(["sslmode"])
+        return url

@@ -1,0 +1,155 @@
+"""Keyset pagination: a page starts behind the last row of the one before, whatever was written since.
+
+The index that serves the ORDER BY finds the start of any page directly, so that page 10,000 costs what
+page 1 does. A cursor is opaque and signed: a client cannot make one up.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from sqlalchemy import ColumnElement, Select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import UnaryExpression
+
+from app.core.database import ReadSession
+from app.core.pagination.page import DEFAULT_LIMIT, MAX_LIMIT, Page
+from app.core.problems import BadRequest
+from app.settings import get_settings
+
+VERSION = 1
+SIGNATURE_BYTES = 16
+
+T = TypeVar("T")
+
+
+class PageParams(BaseModel):
+    """The query parameters of a list: `Annotated[PageParams, Query()]`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Most items on the page.")
+    cursor: str | None = Field(
+        None, max_length=1000, description="`next` or `prev` of another page; none for the first page."
+    )
+
+
+@dataclass(frozen=True)
+class Keyset:
+    """The columns that order a list; together they are unique and none is ever NULL."""
+
+    columns: tuple[InstrumentedAttribute[Any], ...]
+    descending: bool
+
+    @classmethod
+    def of(cls, order_by: Sequence[InstrumentedAttribute[Any] | UnaryExpression[Any]]) -> "Keyset":
+        """Read `(Model.a.desc(), Model.b.desc())`.
+
+        Raises:
+            ValueError: when some columns ascend and others descend.
+        """
+        columns: list[Any] = []
+        directions = set()
+        for item in order_by:
+            descends = isinstance(item, UnaryExpression) and item.modifier is operators.desc_op
+            columns.append(item.element if isinstance(item, UnaryExpression) else item)
+            directions.add(descends)
+        if len(directions) != 1:
+            raise ValueError("order_by needs at least one column, all ascending or all descending")
+        return cls(tuple(columns), directions.pop())
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells one list's cursors from another's."""
+        return f"{'-' if self.descending else '+'}{','.join(str(column) for column in self.columns)}"
+
+    def ordered(self, *, backward: bool) -> list[ColumnElement[Any]]:
+        descending = self.descending != backward
+        return [column.desc() if descending else column.asc() for column in self.columns]
+
+    def beyond(self, values: Sequence[Any], *, backward: bool) -> ColumnElement[bool]:
+        """One row-value comparison, which PostgreSQL answers from a single index range."""
+        here, there = tuple_(*self.columns), tuple_(*values)
+        return here < there if self.descending != backward else here > there
+
+
+async def paginate(
+    session: ReadSession,
+    statement: Select[T],
+    params: PageParams,
+    *,
+    order_by: Sequence[InstrumentedAttribute[Any] | UnaryExpression[Any]],
+) -> Page[T]:
+    """One page of `statement`, a `select(Model)` without ORDER BY and LIMIT.
+
+    Args:
+        order_by: columns of the model, all ascending or all descending, unique together (end with the
+            primary key), never NULL, and covered by an index in this order.
+
+    Raises:
+        BadRequest: when the cursor is not one that this list gave out.
+    """
+    keyset = Keyset.of(order_by)
+    backward = False
+    if params.cursor is not None:
+        backward, values = decode(params.cursor, keyset)
+        statement = statement.where(keyset.beyond(values, backward=backward))
+    # One row more than asked tells whether there is another page, without counting.
+    rows = await session.scalars(
+        statement.order_by(*keyset.ordered(backward=backward)).limit(params.limit + 1)
+    )
+    more = len(rows) > params.limit
+    items = list(rows[: params.limit])
+    if backward:
+        items.reverse()
+    return Page.model_construct(
+        items=items,
+        next=encode(items[-1], keyset, backward=False) if items and (more or backward) else None,
+        prev=encode(items[0], keyset, backward=True)
+        if items and (more if backward else params.cursor is not None)
+        else None,
+    )
+
+
+def encode(row: object, keyset: Keyset, *, backward: bool) -> str:
+    """The cursor to the page behind (or, backward, before) `row`."""
+    values = [getattr(row, column.key) for column in keyset.columns]
+    # `default=str` because asyncpg's UUID is a subclass, which orjson refuses.
+    payload = orjson.dumps([VERSION, keyset.fingerprint, backward, values], default=str)
+    return base64.urlsafe_b64encode(_sign(payload) + payload).rstrip(b"=").decode()
+
+
+def decode(cursor: str, keyset: Keyset) -> tuple[bool, list[Any]]:
+    """Whether the cursor leads backward, and the values of the row that it stands on.
+
+    Raises:
+        BadRequest: when it is garbage, tampered with, of another list or of another version.
+    """
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        signature, payload = raw[:SIGNATURE_BYTES], raw[SIGNATURE_BYTES:]
+        if not hmac.compare_digest(signature, _sign(payload)):
+            raise ValueError("signature")
+        version, fingerprint, backward, values = orjson.loads(payload)
+        if (version, fingerprint) != (VERSION, keyset.fingerprint):
+            raise ValueError("another list")
+        return backward, [
+            TypeAdapter(column.type.python_type).validate_python(value)
+            for column, value in zip(keyset.columns, values, strict=True)
+        ]
+    except (ValueError, binascii.Error, ValidationError) as error:
+        raise BadRequest(
+            "The cursor is not valid for this list; start again without one."
+        ) from error
+
+
+def _sign(payload: bytes) -> bytes:
+    key = get_settings().cursor_secret.get_secret_value().encode()
+    return hmac.digest(key, payload, hashlib.sha256)[:SIGNATURE_BYTES]

@@ -1,0 +1,30 @@
+"""The posts' table."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import DateTime, ForeignKey, Index, String, Text, func
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.core.database import Base
+from app.users.models import User
+
+
+class Post(Base):
+    __tablename__ = "posts"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
+    author_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    title: Mapped[str] = mapped_column(String(200))
+    body: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.clock_timestamp()
+    )
+
+    # Loading it by accident is an error and not one query for each post: say `joinedload` instead.
+    author: Mapped[User] = relationship(lazy="raise_on_sql")
+
+
+# One for each order in which posts are listed; the second serves the foreign key as well.
+Index("ix_posts_created_at_id", Post.created_at, Post.id)
+Index("ix_posts_author_id_created_at_id", Post.author_id, Post.created_at, Post.id)

@@ -1,0 +1,36 @@
+"""Rows to begin with in development: `python -m dev` runs this after the migrations."""
+
+import asyncio
+
+from app.core.database import ReadSession, write_session
+from app.core.lifecycle import resources
+from app.core.pagination import PageParams
+from app.posts import service as posts
+from app.posts.schemas import PostCreate
+from app.settings import get_settings
+from app.users import service as users
+from app.users.schemas import UserCreate
+
+PEOPLE = {
+    "Ada Lovelace": "Notes on the Analytical Engine",
+    "Grace Hopper": "The Education of a Computer",
+    "Barbara Liskov": "Programming with Abstract Data Types",
+}
+
+
+async def seed() -> None:
+    """Add the people and a post of each, unless somebody is there already."""
+    async with resources(get_settings(), pool_size=1):
+        if (await users.list_users(ReadSession(), PageParams(limit=1))).items:
+            return
+        async with write_session() as session:
+            for name, title in PEOPLE.items():
+                email = f"{name.split()[0].lower()}@example.com"
+                user = await users.register(session, UserCreate(email=email, name=name))
+                await posts.publish(
+                    session, PostCreate(author_id=user.id, title=title, body="Worth reading.")
+                )
+
+
+if __name__ == "__main__":
+    asyncio.run(seed())

@@ -1,0 +1,27 @@
+"""What happens after a request of this domain."""
+
+from logging import getLogger
+from uuid import UUID
+
+from sqlalchemy import func, update
+
+from app.core.database import write_session
+from app.core.jobs import job
+from app.users.models import User
+
+logger = getLogger(__name__)
+
+
+@job
+async def send_welcome(user_id: UUID) -> None:
+    """Welcome a user once, however often the job runs."""
+    async with write_session() as session:
+        name = await session.returning(
+            update(User)
+            .where(User.id == user_id, User.welcomed_at.is_(None))
+            .values(welcomed_at=func.now())
+            .returning(User.name)
+        )
+        if name is not None:
+            # A mail provider would be called here, with the user's id as its idempotency key.
+            logger.info("Welcome, %s!", name)

@@ -1,0 +1,41 @@
+"""What clients send and receive."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+# Only a message that arrives proves an address; this catches slips.
+Email = Annotated[
+    str,
+    StringConstraints(
+        strip_whitespace=True, to_lower=True, max_length=254, pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$"
+    ),
+]
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+
+
+class UserCreate(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    email: Email = Field(examples=["ada@example.com"])
+    name: Name = Field(examples=["Ada Lovelace"])
+
+
+class UserUpdate(BaseModel):
+    """Only the fields that are sent are changed: the defaults are never used, and null is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    email: Email = Field(default="", examples=["ada@example.org"])
+    name: Name = Field(default="", examples=["Ada King"])
+
+
+class UserRead(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    email: str
+    name: str
+    created_at: datetime

