@@ -9,14 +9,14 @@ bind = f"{settings.host}:{settings.port}"
 # One worker for each usable core: 2n + 1 of them gave 0.7 times the requests and twice the latency.
 workers = settings.plan().workers
 worker_class = "app.core.server.Worker"
-# Imported once and shared by all workers, which saves a third of their memory; connections are opened
-# later, by each worker's own lifespan.
+# Imported once and shared by all workers, which saves a third of their memory; connections are
+# opened later, by each worker's own lifespan.
 preload_app = True
 # A worker whose event loop is blocked for this long is replaced; a slow request does not count.
 timeout = 30
 graceful_timeout = GRACEFUL_TIMEOUT_S
-# Longer than the idle time-out of the proxy in front, which would else send a request into a closing
-# connection.
+# Longer than the idle time-out of the proxy in front, which would else send a request into a
+# closing connection.
 keepalive = 75
 # Heartbeats are files: on a disk they stall a worker, so they go to memory where there is a tmpfs.
 worker_tmp_dir = "/dev/shm"  # noqa: S108 - gunicorn unlinks the file as it opens it

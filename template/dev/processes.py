@@ -8,11 +8,12 @@ import os
 import pwd
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]  # psutil ships no type hints
+import psutil
 
 TIMEOUT_S = 60.0
 _RUN_WHEN_TOLD = 'read -r go && exec "$@" </dev/null'
@@ -45,20 +46,23 @@ def start(
     # PGPORT and its like would override what we configure. The rest makes servers the same on every
     # machine; on macOS PostgreSQL also refuses to start in a locale that it cannot load.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
-    with _log(home).open("wb") as log:
-        process = psutil.Popen(
-            ["/bin/sh", "-c", _RUN_WHEN_TOLD, "sh", *command],
-            cwd=home,
-            env=inherited | {"LC_ALL": "C", "TZ": "UTC"},
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            # A terminal's Ctrl-C goes to its whole process group; we stop servers ourselves.
-            start_new_session=True,
-            user=account.pw_uid if account else None,
-            group=account.pw_gid if account else None,
-            extra_groups=[] if account else None,
-        )
+    try:
+        with _log(home).open("wb") as log:
+            process = psutil.Popen(
+                ["/bin/sh", "-c", _RUN_WHEN_TOLD, "sh", *command],
+                cwd=home,
+                env=inherited | {"LC_ALL": "C", "TZ": "UTC"},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A terminal's Ctrl-C goes to its whole process group; we stop servers ourselves.
+                start_new_session=True,
+                user=account.pw_uid if account else None,
+                group=account.pw_gid if account else None,
+                extra_groups=[] if account else None,
+            )
+    except OSError as error:  # a container may deny even root the right to become another user
+        raise ServerUnavailable(f"{command[0]} cannot be started: {error}") from error
     with process.stdin:
         record = home.with_name(f"{home.name}.{process.pid}.pid")
         record.write_text(f"{process.pid} {process.create_time()}")
@@ -80,24 +84,38 @@ def run(command: Sequence[str], home: Path, account: pwd.struct_passwd | None = 
 
 
 def stop(process: psutil.Process) -> None:
-    """Stop a process and its children: politely, then by force. Takes 14 seconds at the most."""
+    """Stop a process and its children: politely, then by force after a bounded wait."""
     try:
         children = process.children(recursive=True)
     except psutil.NoSuchProcess:
         return
     for signum, patience_s in _STOP_SIGNALS:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.send_signal(signum)
-            process.wait(patience_s)
-        except psutil.TimeoutExpired:
-            continue
-        except psutil.NoSuchProcess:
-            pass
-        break
+        if _ends_within(patience_s, process):
+            break
     for child in children:
         with suppress(psutil.NoSuchProcess):
             child.kill()
-    psutil.wait_procs(children, timeout=3.0)
+    for child in children:
+        _ends_within(_STOP_SIGNALS[-1][1], child)
+
+
+def _ends_within(patience_s: float, process: psutil.Process) -> bool:
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        try:
+            process.wait(0.02)
+        except psutil.TimeoutExpired:
+            # A process that we inherited from a dead run stays a zombie until the first process of
+            # the machine reaps it; that of a container often never does.
+            with suppress(psutil.NoSuchProcess):
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    continue
+                if isinstance(process, psutil.Popen):
+                    process.poll()  # Ours: it ended since we last looked.
+        return True
+    return False
 
 
 def stop_recorded(directory: Path) -> None:

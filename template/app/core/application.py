@@ -11,11 +11,13 @@ from app.core.logs import configure_logging
 from app.core.settings import CoreSettings
 
 
-def create_app(settings: CoreSettings, router: APIRouter, *, title: str, description: str) -> FastAPI:
-    """The application around `router`, with health endpoints, problem+json errors and its resources.
+def create_app(
+    settings: CoreSettings, router: APIRouter, *, title: str, description: str
+) -> FastAPI:
+    """The application around `router`: health endpoints, problem+json errors, resources.
 
-    No `default_response_class` is set: a return annotation alone lets FastAPI go from Pydantic straight
-    to bytes, and any response class turns that fast path off.
+    No `default_response_class` is set: a return annotation alone lets FastAPI go from Pydantic
+    straight to bytes, and any response class turns that fast path off.
 
     Raises:
         CapacityError: when the database does not allow as many connections as the settings need.
@@ -26,7 +28,7 @@ def create_app(settings: CoreSettings, router: APIRouter, *, title: str, descrip
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with resources(settings, pool_size=plan.pool_size):
             yield
-            # Before the connections close: what was accepted for after the response still needs them.
+            # Before the connections close: jobs that were accepted still need them.
             await jobs.drain()
 
     configure_logging(settings.log_level)

@@ -1,16 +1,16 @@
-"""How many workers and connections this instance may use: one model for gunicorn, the pools and the jobs.
+"""How many workers and connections this instance may use: one model for servers, pools and jobs.
 
-`make_plan` is pure; `detect_cores` and `detect_memory` read what the kernel grants this process, which in a
-container is less than `os.cpu_count()` says.
+`make_plan` is pure; `detect_cores` and `detect_memory` read what the kernel grants this process,
+which in a container is less than `os.cpu_count()` says.
 """
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-# PostgreSQL keeps 3 connections for superusers; a migration and a person with psql take the other two.
+# PostgreSQL keeps 3 connections for superusers; a migration and a person with psql take two.
 RESERVED_CONNECTIONS = 5
-# A worker has one thread of Python: more connections only move the queue into the database.
+# A worker runs Python on one core: more connections only move the queue into the database.
 MAX_POOL_SIZE = 10
 # A job process runs one job at a time; the second connection serves a read beside its transaction.
 JOB_POOL_SIZE = 2
@@ -66,8 +66,9 @@ def make_plan(limits: Limits) -> Plan:
     arithmetic = f"{' + '.join(parts)} = {connections}"
     if connections > limits.max_connections:
         raise CapacityError(
-            f"DATABASE_MAX_CONNECTIONS is {limits.max_connections}, but {arithmetic}. Raise it if the "
-            "server allows more, or lower INSTANCES, WEB_CONCURRENCY or DATABASE_POOL_SIZE."
+            f"DATABASE_MAX_CONNECTIONS is {limits.max_connections}, but {arithmetic}. "
+            "Raise it if the server allows more, or lower INSTANCES, WEB_CONCURRENCY or "
+            "DATABASE_POOL_SIZE."
         )
     return Plan(workers, pool_size, limits.job_processes, connections, arithmetic)
 
@@ -82,7 +83,7 @@ def _workers(limits: Limits) -> int:
 def detect_cores(
     root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> int:
-    """Whole cores that this process may use: the smaller of CPU affinity and cgroup quota, at least 1."""
+    """Whole cores that this process may use: the least of CPU affinity and cgroup quotas."""
     affinity = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -105,7 +106,7 @@ def detect_memory(
 
 
 def _groups(root: Path, membership: Path, controller: str) -> list[Path]:
-    """The cgroup directories whose limits apply to this process: its own and all above it (v2 and v1)."""
+    """The cgroups (v2 and v1) whose limits apply to this process: its own and all above it."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:

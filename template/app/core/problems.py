@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from http import HTTPStatus
 from logging import getLogger
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -17,7 +17,7 @@ class Problem(Exception):
     """An error with an HTTP status; `detail` is a sentence for the client."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
-    headers: dict[str, str] = {}
+    headers: ClassVar[dict[str, str]] = {}
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -44,13 +44,13 @@ class Unavailable(Problem):
     """Something that the request needs cannot be had now; trying again soon makes sense."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
-    headers = {"Retry-After": "1"}
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
 
 
 def problem_response(
     status: int, detail: str | None = None, *, headers: dict[str, str] | None = None, **members: Any
 ) -> Response:
-    """A problem document with the extension `members`; without `detail` it says what the status says."""
+    """A problem document with extension `members`; `detail` defaults to what the status means."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -95,9 +95,7 @@ async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     fields = [{"field": _field(item["loc"]), "message": item["msg"]} for item in error.errors()]
     names = ", ".join(dict.fromkeys(item["field"] for item in fields))
-    return problem_response(
-        HTTPStatus.UNPROCESSABLE_ENTITY, f"Not valid: {names}.", errors=fields
-    )
+    return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, f"Not valid: {names}.", errors=fields)
 
 
 async def _unexpected(_: Request, error: Exception) -> Response:

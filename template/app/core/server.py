@@ -7,14 +7,14 @@ from uvicorn_worker import UvicornWorker
 GRACEFUL_TIMEOUT_S = 30
 
 
-class Worker(UvicornWorker):
+class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no types
     """uvicorn on uvloop and httptools (h11 costs a third of the requests).
 
-    It must give up on a hung request before gunicorn kills it at `graceful_timeout`, or the lifespan's
-    shutdown never runs.
+    It must give up on a hung request before gunicorn kills it at `graceful_timeout`, or the
+    lifespan's shutdown never runs.
     """
 
-    CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - the base class declares it this way
+    CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - as the base class does
         "loop": "uvloop",
         "http": "httptools",
         "timeout_graceful_shutdown": GRACEFUL_TIMEOUT_S - 5,

@@ -1,10 +1,11 @@
 """An overview, read in parallel."""
 
 import asyncio
+from typing import Any
 
 from sqlalchemy import func, select
 
-from app.core.concurrency import outcome
+from app.core.concurrency import Outcome, outcome
 from app.core.database import ReadSession
 from app.core.pagination import PageParams
 from app.dashboard.schemas import Dashboard, UserCounts
@@ -23,7 +24,11 @@ async def overview(session: ReadSession) -> Dashboard:
         outcome("posts", count_posts(session), timeout_s=PART_TIMEOUT_S),
         outcome("latest_posts", latest_posts(session), timeout_s=PART_TIMEOUT_S),
     )
-    parts = {"users": users, "posts": posts, "latest_posts": latest}
+    parts: dict[str, Outcome[Any]] = {
+        "users": users,
+        "posts": posts,
+        "latest_posts": latest,
+    }
     return Dashboard(
         users=users.value,
         posts=posts.value,

@@ -19,7 +19,7 @@ class PostCreate(BaseModel):
 
 
 class PostUpdate(BaseModel):
-    """Only the fields that are sent are changed: the defaults are never used, and null is refused."""
+    """Only what is sent is changed: the defaults are never used, and null is refused."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -14,7 +14,7 @@ from app.posts.schemas import PostCreate, PostRead, PostUpdate
 
 
 def with_author() -> Select[Post]:
-    """Posts and their authors in one statement: each post has exactly one, so a JOIN repeats nothing."""
+    """Posts and authors in one statement: a post has exactly one, so a JOIN repeats nothing."""
     return select(Post).options(joinedload(Post.author, innerjoin=True))
 
 
@@ -54,10 +54,13 @@ async def list_posts(
     statement = with_author()
     if author_id is not None:
         statement = statement.where(Post.author_id == author_id)
-    page = await paginate(
-        session, statement, params, order_by=(Post.created_at.desc(), Post.id.desc())
+    return await paginate(
+        session,
+        statement,
+        params,
+        order_by=(Post.created_at.desc(), Post.id.desc()),
+        convert=PostRead.model_validate,
     )
-    return page.map(PostRead.model_validate)
 
 
 async def change(session: WriteSession, post_id: UUID, data: PostUpdate) -> PostRead:

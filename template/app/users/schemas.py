@@ -24,7 +24,7 @@ class UserCreate(BaseModel):
 
 
 class UserUpdate(BaseModel):
-    """Only the fields that are sent are changed: the defaults are never used, and null is refused."""
+    """Only what is sent is changed: the defaults are never used, and null is refused."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -45,9 +45,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["author_id"], ["users.id"], name=op.f("fk_posts_author_id")),
     )
     op.create_index("ix_posts_created_at_id", "posts", ["created_at", "id"])
-    op.create_index(
-        "ix_posts_author_id_created_at_id", "posts", ["author_id", "created_at", "id"]
-    )
+    op.create_index("ix_posts_author_id_created_at_id", "posts", ["author_id", "created_at", "id"])
 
 
 def downgrade() -> None:

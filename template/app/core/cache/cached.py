@@ -64,8 +64,8 @@ def cached(
     """Keep what the decorated function returns under `key`, such as `"user:{user_id}"`.
 
     Args:
-        key: names parameters of the function in braces; every parameter that shapes the result belongs
-            in it.
+        key: names parameters of the function in braces; every parameter that shapes the result
+            belongs in it.
         ttl_s: seconds, at most; `CACHE_TTL_S` if not given.
 
     Raises:

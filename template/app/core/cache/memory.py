@@ -6,7 +6,7 @@ Each worker has its own, so what another worker writes shows here after at most 
 import time
 from collections import OrderedDict
 
-from app.core.cache.settings import CacheSettings
+from app.core.settings.cache import CacheSettings
 
 # Of the entry, its key and its place in the dictionary, in CPython 3.11 to 3.14.
 ENTRY_BYTES = 250

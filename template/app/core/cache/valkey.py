@@ -1,7 +1,8 @@
-"""A cache in Valkey (or Redis), shared by all workers; when it is ill, the service works without it.
+"""A cache in Valkey or Redis, shared by all workers; when it is ill, the service works without it.
 
-redis-py's defaults would spend up to a minute on one read from a server that hangs; here an operation
-has `cache_timeout_s`, no retry, and after a failure the cache is left alone for `cache_retry_after_s`.
+redis-py's defaults would spend up to a minute on one read from a server that hangs; here an
+operation has `cache_timeout_s` and no retry, and after a failure the cache is left alone for
+`cache_retry_after_s`.
 """
 
 import time
@@ -12,12 +13,15 @@ from typing import TypeVar
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import RedisError
 
-from app.core.cache.settings import CacheSettings
+from app.core.settings.cache import CacheSettings
 
 # Connections of one worker: each is busy for well under a millisecond at a time.
 MAX_CONNECTIONS = 16
+# Made once: without it each new connection reads redis-py's version from disk, in the event loop.
+DRIVER = DriverInfo()
 
 T = TypeVar("T")
 
@@ -48,6 +52,7 @@ class ValkeyCache:
                 socket_timeout=settings.cache_timeout_s,
                 socket_connect_timeout=settings.cache_timeout_s,
                 retry=Retry(NoBackoff(), 0),
+                driver_info=DRIVER,
             )
         )
 
@@ -59,7 +64,8 @@ class ValkeyCache:
 
     async def get(self, key: str) -> bytes | None:
         """The value, or None when it is unknown or the server does not answer in time."""
-        return await self._attempt(lambda client: client.get(self._name(key)))
+        value = await self._attempt(lambda client: client.get(self._name(key)))
+        return value if isinstance(value, bytes) else None
 
     async def set(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keep the value for `ttl_s` seconds."""

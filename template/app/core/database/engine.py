@@ -4,14 +4,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.core.database.errors import translated
-from app.core.database.settings import DatabaseSettings
+from app.core.settings.database import DatabaseSettings
 
 
 class Database:
     """One engine and its pool; opened by the lifespan, in the event loop that uses it.
 
-    `reader` shares the pool of `writer` and commits each statement by itself, which saves a read the
-    round trips of BEGIN and ROLLBACK.
+    `reader` shares the pool of `writer` and commits each statement by itself, which saves a read
+    the round trips of BEGIN and ROLLBACK.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,9 @@ class Database:
     @property
     def writer(self) -> AsyncEngine:
         if self._engine is None:
-            raise RuntimeError("The database is not open: run inside `app.core.lifecycle.resources`.")
+            raise RuntimeError(
+                "The database is not open: run inside `app.core.lifecycle.resources`."
+            )
         return self._engine
 
     @property

@@ -9,7 +9,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.core.problems import Unavailable, Unprocessable
 
-# SQLSTATE classes: 08 connection exception, 53 insufficient resources, 57P server shut down or starting.
+# SQLSTATE: 08 connection exception, 53 insufficient resources, 57P server stops or starts.
 _UNAVAILABLE = ("08", "53", "57P")
 # Text that PostgreSQL cannot hold, such as U+0000, which is valid JSON.
 _UNSTORABLE = ("22021", "22P05")
@@ -29,7 +29,7 @@ def translated() -> Iterator[None]:
             raise Unprocessable("A text contains a character that cannot be stored.") from error
         raise
     except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
-        # asyncpg reports a failed connect before SQLAlchemy can wrap it. TimeoutError is an OSError.
+        # asyncpg fails to connect outside SQLAlchemy's wrapping; TimeoutError is an OSError.
         raise Unavailable("The database cannot be reached.") from error
 
 

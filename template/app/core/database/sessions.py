@@ -1,20 +1,19 @@
 """How requests and jobs reach the database.
 
-A read borrows a connection for one statement, eager loads included, and returns detached objects; a
-write holds one connection until it has committed. So a request holds at most one.
+A read borrows a connection for one statement, eager loads included, and returns detached objects;
+a write holds one connection until it has committed. So a request holds at most one.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from logging import getLogger
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, TypeVarTuple
 
 from fastapi import Depends
 from sqlalchemy import CursorResult, Row, Select, UpdateBase
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.selectable import TypedReturnsRows
-from typing_extensions import TypeVarTuple, Unpack
 
 from app.core.database.engine import Database, database
 from app.core.database.errors import translated
@@ -52,10 +51,10 @@ class ReadSession:
 
         return await self._run(fetch)
 
-    async def rows(self, statement: Select[Unpack[Ts]]) -> Sequence[Row[Unpack[Ts]]]:
+    async def rows(self, statement: Select[*Ts]) -> Sequence[Row[*Ts]]:
         """Every row, with all its columns."""
 
-        async def fetch(session: AsyncSession) -> Sequence[Row[Unpack[Ts]]]:
+        async def fetch(session: AsyncSession) -> Sequence[Row[*Ts]]:
             return (await session.execute(statement)).all()
 
         return await self._run(fetch)
@@ -67,8 +66,8 @@ class ReadSession:
             except DBAPIError as error:
                 if not error.connection_invalidated:
                     raise
-                # The server had closed an idle connection. The pool has dropped all of that age, and a
-                # SELECT can be run again.
+                # The server had closed an idle connection. The pool has dropped all of that age,
+                # and a SELECT can be run again.
                 return await self._run_once(fetch)
 
     async def _run_once(self, fetch: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
@@ -77,7 +76,7 @@ class ReadSession:
 
 
 class WriteSession(ReadSession):
-    """One transaction: what is read here is read inside it. Stands wherever a `ReadSession` is wanted."""
+    """One transaction, reads included; it may stand wherever a `ReadSession` is wanted."""
 
     def __init__(self, session: AsyncSession) -> None:
         super().__init__()
@@ -97,11 +96,11 @@ class WriteSession(ReadSession):
         """Run an INSERT, UPDATE or DELETE."""
         with translated():
             result = await self._session.execute(statement)
-        assert isinstance(result, CursorResult)  # UpdateBase always yields one.
+        assert isinstance(result, CursorResult)  # as for every UpdateBase
         return result
 
     async def returning(self, statement: TypedReturnsRows[T]) -> T | None:
-        """Run `INSERT|UPDATE|DELETE ... RETURNING` of at most one row: its first column, or None."""
+        """Run a write of at most one row with RETURNING: its first column, or None."""
         with translated():
             return (await self._session.scalars(statement)).one_or_none()
 
@@ -147,6 +146,6 @@ async def _write_session() -> AsyncIterator[WriteSession]:
 
 
 ReadSessionDep = Annotated[ReadSession, Depends(_read_session)]
-# Scope "function" ends the dependency, and so commits, before the response is sent: a commit that fails
-# is an error to the client, and the client's next request sees the row.
+# Scope "function" ends the dependency, and so commits, before the response is sent: a commit that
+# fails is an error to the client, and the client's next request sees the row.
 WriteSessionDep = Annotated[WriteSession, Depends(_write_session, scope="function")]

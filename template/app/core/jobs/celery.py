@@ -1,7 +1,8 @@
 """Jobs in Celery: a worker that dies, or is killed, loses nothing.
 
-Celery's defaults acknowledge a task before it runs and so lose it with the process; the settings below
-keep it in the broker until it has ended, which is why a job may run twice. `python -m app worker` runs them.
+Celery's defaults acknowledge a task before it runs and so lose it with the process; the settings
+below keep it in the broker until it has ended, which is why a job may run twice. `python -m app
+worker` runs them.
 """
 
 import asyncio
@@ -62,7 +63,7 @@ async def enqueue(
     """Hand the job to the broker, in a thread because Celery's client blocks.
 
     Raises:
-        kombu.exceptions.OperationalError: when the broker cannot be reached; two retries take about a second.
+        kombu.exceptions.OperationalError: when the broker cannot be reached, after about a second.
     """
     await asyncio.to_thread(
         celery.tasks[_name(function)].apply_async,

@@ -1,14 +1,14 @@
-"""Keyset pagination: a page starts behind the last row of the one before, whatever was written since.
+"""Keyset pagination: a page starts behind the last row of the one before, come or go what may.
 
-The index that serves the ORDER BY finds the start of any page directly, so that page 10,000 costs what
-page 1 does. A cursor is opaque and signed: a client cannot make one up.
+The index that serves the ORDER BY finds the start of any page directly, so that page 10,000 costs
+what page 1 does. A cursor is opaque and signed: a client cannot make one up.
 """
 
 import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ VERSION = 1
 SIGNATURE_BYTES = 16
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 class PageParams(BaseModel):
@@ -37,7 +38,9 @@ class PageParams(BaseModel):
 
     limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Most items on the page.")
     cursor: str | None = Field(
-        None, max_length=1000, description="`next` or `prev` of another page; none for the first page."
+        None,
+        max_length=1000,
+        description="`next` or `prev` of another page; none for the first page.",
     )
 
 
@@ -68,7 +71,8 @@ class Keyset:
     @property
     def fingerprint(self) -> str:
         """Tells one list's cursors from another's."""
-        return f"{'-' if self.descending else '+'}{','.join(str(column) for column in self.columns)}"
+        columns = ",".join(str(column) for column in self.columns)
+        return f"{'-' if self.descending else '+'}{columns}"
 
     def ordered(self, *, backward: bool) -> list[ColumnElement[Any]]:
         descending = self.descending != backward
@@ -76,7 +80,8 @@ class Keyset:
 
     def beyond(self, values: Sequence[Any], *, backward: bool) -> ColumnElement[bool]:
         """One row-value comparison, which PostgreSQL answers from a single index range."""
-        here, there = tuple_(*self.columns), tuple_(*values)
+        here = tuple_(*self.columns)
+        there = tuple_(*values, types=[column.type for column in self.columns])
         return here < there if self.descending != backward else here > there
 
 
@@ -86,12 +91,14 @@ async def paginate(
     params: PageParams,
     *,
     order_by: Sequence[InstrumentedAttribute[Any] | UnaryExpression[Any]],
-) -> Page[T]:
+    convert: Callable[[T], Item],
+) -> Page[Item]:
     """One page of `statement`, a `select(Model)` without ORDER BY and LIMIT.
 
     Args:
-        order_by: columns of the model, all ascending or all descending, unique together (end with the
-            primary key), never NULL, and covered by an index in this order.
+        order_by: columns of the model, all ascending or all descending, unique together (end with
+            the primary key), never NULL, and covered by an index in this order.
+        convert: makes an item of the page from a row, such as `PostRead.model_validate`.
 
     Raises:
         BadRequest: when the cursor is not one that this list gave out.
@@ -106,15 +113,15 @@ async def paginate(
         statement.order_by(*keyset.ordered(backward=backward)).limit(params.limit + 1)
     )
     more = len(rows) > params.limit
-    items = list(rows[: params.limit])
+    rows = rows[: params.limit]
     if backward:
-        items.reverse()
-    return Page.model_construct(
-        items=items,
-        next=encode(items[-1], keyset, backward=False) if items and (more or backward) else None,
-        prev=encode(items[0], keyset, backward=True)
-        if items and (more if backward else params.cursor is not None)
-        else None,
+        rows = rows[::-1]
+    # Whence we came, there is a page; where we go, there is one if there was a row too many.
+    before, after = (more, True) if backward else (params.cursor is not None, more)
+    return Page(
+        items=[convert(row) for row in rows],
+        next=encode(rows[-1], keyset, backward=False) if rows and after else None,
+        prev=encode(rows[0], keyset, backward=True) if rows and before else None,
     )
 
 

@@ -22,11 +22,6 @@ class DatabaseSettings(BaseSettings):
     database_url: Annotated[SecretStr, AfterValidator(_is_postgresql)] = Field(
         description="PostgreSQL: `postgresql://user:password@host:5432/database`."
     )
-    database_max_connections: int = Field(
-        100,
-        ge=1,
-        description="The server's `max_connections`, or this service's share; all pools fit into it.",
-    )
     database_pool_size: int = Field(
         0, ge=0, description="Connections of one worker; 0 derives them from the share."
     )
@@ -38,7 +33,7 @@ class DatabaseSettings(BaseSettings):
     )
 
     def sqlalchemy_url(self) -> URL:
-        """`database_url` for the asyncpg driver, with libpq's `sslmode` under asyncpg's name for it."""
+        """`database_url` for the asyncpg driver, which calls libpq's `sslmode` `ssl`."""
         url = make_url(self.database_url.get_secret_value()).set(drivername="postgresql+asyncpg")
         if "sslmode" in url.query:
             url = url.update_query_dict({"ssl": url.query["sslmode"]})

@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings
 
 def _is_long_enough(value: SecretStr) -> SecretStr:
     if len(value.get_secret_value().encode()) < 32:
-        raise ValueError('expected at least 32 bytes, for example from `openssl rand -hex 32`')
+        raise ValueError("expected at least 32 bytes, for example from `openssl rand -hex 32`")
     return value
 
 

@@ -1,0 +1,31 @@
+"""Jobs for the tests of the worker; they leave their marks in a file."""
+
+import asyncio
+import os
+from pathlib import Path
+from uuid import UUID
+
+from sqlalchemy import func, select
+
+from app.core.database import ReadSession
+from app.core.jobs import job
+from app.core.jobs.celery import celery
+
+__all__ = ["celery"]
+
+
+@job
+async def mark(path: str, value: UUID) -> None:
+    """Write down the value, and that the database answers."""
+    assert await ReadSession().scalar(select(func.now()))
+    await asyncio.to_thread(Path(path).write_text, f"{type(value).__name__} {value}")
+
+
+@job
+async def survive(path: str) -> None:
+    """Hang when run for the first time, and end when run again."""
+    file = Path(path)
+    if not file.exists():
+        file.write_text(str(os.getpid()))
+        await asyncio.sleep(60)
+    file.write_text("survived")

@@ -1,0 +1,37 @@
+"""Parts that fail or hang do not take the others with them."""
+
+import asyncio
+
+import pytest
+
+from app.core.concurrency import outcome
+
+
+async def work(seconds: float, value: int) -> int:
+    await asyncio.sleep(seconds)
+    if value < 0:
+        raise ValueError(value)
+    return value
+
+
+async def test_failures_and_time_outs_are_values() -> None:
+    good, bad, slow = await asyncio.gather(
+        outcome("good", work(0, 1), timeout_s=1),
+        outcome("bad", work(0, -1), timeout_s=1),
+        outcome("slow", work(60, 2), timeout_s=0.01),
+    )
+
+    assert (good.value, good.error) == (1, None)
+    assert bad.value is None
+    assert isinstance(bad.error, ValueError)
+    assert slow.value is None
+    assert isinstance(slow.error, TimeoutError)
+
+
+async def test_cancelling_reaches_the_work() -> None:
+    task = asyncio.create_task(outcome("slow", work(60, 1), timeout_s=60))
+    await asyncio.sleep(0)
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task

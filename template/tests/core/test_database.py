@@ -1,0 +1,222 @@
+"""Sessions: what they commit and when, what they hold, and what they refuse."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+from fastapi import APIRouter, FastAPI
+from httpx2 import ASGITransport, AsyncClient
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError, InvalidRequestError
+from sqlalchemy.orm import joinedload
+
+from app.core.application import create_app
+from app.core.database import (
+    Database,
+    ReadSession,
+    ReadSessionDep,
+    WriteSessionDep,
+    violated_constraint,
+    write_session,
+)
+from app.core.problems import Unavailable, Unprocessable
+from app.settings import get_settings
+from tests.core.tables import Book, Shelf, tables
+
+router = APIRouter()
+
+
+@router.post("/books", status_code=201)
+async def add_book(title: str, session: WriteSessionDep, shelf: str | None = None) -> None:
+    session.add(Book(title=title, shelf_id=uuid4() if shelf else None))
+
+
+@router.get("/books")
+async def count_books(session: ReadSessionDep) -> int:
+    return await session.scalar(select(func.count()).select_from(Book)) or 0
+
+
+@pytest.fixture(autouse=True)
+async def _tables(app: FastAPI) -> AsyncIterator[None]:
+    async with tables():
+        yield
+
+
+@pytest.fixture
+def books() -> FastAPI:
+    return create_app(get_settings(), router, title="books", description="for tests")
+
+
+@pytest.fixture
+async def client(app: FastAPI, books: FastAPI) -> AsyncIterator[AsyncClient]:
+    transport = ASGITransport(books, raise_app_exceptions=False)
+    async with AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+@pytest.fixture
+async def single() -> AsyncIterator[Database]:
+    """A database with one connection, which nobody else uses."""
+    database = Database()
+    database.open(get_settings(), pool_size=1)
+    yield database
+    await database.close()
+
+
+async def test_the_next_request_sees_the_write(client: AsyncClient) -> None:
+    for expected in range(1, 6):
+        assert (await client.post("/books", params={"title": "x"})).status_code == 201
+        assert (await client.get("/books")).json() == expected
+
+
+async def test_a_commit_that_fails_is_an_error_to_the_client(client: AsyncClient) -> None:
+    response = await client.post("/books", params={"title": "x", "shelf": "missing"})
+
+    assert response.status_code == 500
+    assert (await client.get("/books")).json() == 0
+
+
+async def test_an_error_rolls_back_and_calls_nobody_back() -> None:
+    called = []
+
+    async def callback() -> None:
+        called.append(True)
+
+    with pytest.raises(ZeroDivisionError):
+        async with write_session() as session:
+            session.add(Book(title="x"))
+            await session.flush()
+            session.after_commit(callback)
+            raise ZeroDivisionError
+
+    assert await ReadSession().scalars(select(Book)) == []
+    assert called == []
+
+
+async def test_after_commit_others_see_the_row_and_errors_stay_inside() -> None:
+    seen: list[str] = []
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    async def look() -> None:
+        seen.extend(await ReadSession().scalars(select(Book.title)))
+
+    async with write_session() as session:
+        session.add(Book(title="x"))
+        session.after_commit(fail)
+        session.after_commit(look)
+
+    assert seen == ["x"]
+
+
+async def test_a_write_session_reads_its_own_transaction() -> None:
+    async with write_session() as session:
+        book = Book(title="x")
+        session.add(book)
+        await session.flush()
+
+        assert await session.scalar(select(Book.title)) == "x"
+        assert await ReadSession().scalar(select(Book.title)) is None
+
+        statement = update(Book).where(Book.id == book.id).values(title="y").returning(Book.title)
+        assert await session.returning(statement) == "y"
+        assert (await session.execute(delete(Book))).rowcount == 1
+
+
+async def test_a_read_gives_its_connection_back_before_its_result_is_used(
+    single: Database,
+) -> None:
+    session = ReadSession(single)
+    async with write_session() as write:
+        shelf = Shelf(name="top")
+        write.add(shelf)
+        await write.flush()
+        for title in ("a", "b"):
+            write.add(Book(title=title, shelf_id=shelf.id))
+
+    books = await session.scalars(select(Book).options(joinedload(Book.shelf)).order_by(Book.title))
+    rows = await session.rows(select(Book.title, func.length(Book.title)).order_by(Book.title))
+
+    assert [book.shelf.name for book in books if book.shelf] == ["top", "top"]
+    assert [tuple(row) for row in rows] == [("a", 1), ("b", 1)]
+
+
+async def test_a_relationship_is_never_loaded_by_accident() -> None:
+    async with write_session() as session:
+        shelf = Shelf(name="top")
+        session.add(shelf)
+        await session.flush()
+        session.add(Book(title="a", shelf_id=shelf.id))
+
+    async with write_session() as session:
+        book = await session.scalar(select(Book))
+        assert book is not None
+        with pytest.raises(InvalidRequestError, match="raise_on_sql"):
+            _ = book.shelf
+
+
+async def test_parallel_reads_share_one_connection_without_waiting_for_each_other(
+    single: Database,
+) -> None:
+    session = ReadSession(single)
+
+    counts = await asyncio.gather(
+        *(session.scalar(select(func.count()).select_from(Book)) for _ in range(8))
+    )
+
+    assert counts == [0] * 8
+
+
+async def test_an_exhausted_pool_is_unavailable_and_not_a_hang(single: Database) -> None:
+    async with write_session(single) as holder:
+        await holder.scalar(select(Book))
+        with pytest.raises(Unavailable, match="in use"):
+            async with asyncio.timeout(5):
+                await ReadSession(single).scalar(select(Book))
+
+
+async def test_a_read_survives_connections_that_the_server_closed(single: Database) -> None:
+    session = ReadSession(single)
+    pid = await session.scalar(select(func.pg_backend_pid()))
+    async with write_session() as other:
+        await other.scalar(select(func.pg_terminate_backend(pid)))
+    await asyncio.sleep(0.1)
+
+    assert await session.scalar(select(func.pg_backend_pid())) != pid
+
+
+async def test_a_write_on_a_closed_connection_is_unavailable(single: Database) -> None:
+    with pytest.raises(Unavailable):
+        async with write_session(single) as session:
+            pid = await session.scalar(select(func.pg_backend_pid()))
+            async with write_session() as other:
+                await other.scalar(select(func.pg_terminate_backend(pid)))
+            await asyncio.sleep(0.1)
+            session.add(Book(title="x"))
+
+    assert await ReadSession().scalars(select(Book)) == []
+
+
+async def test_a_violated_constraint_has_a_name() -> None:
+    with pytest.raises(IntegrityError) as caught:
+        async with write_session() as session:
+            session.add(Shelf(name="top"))
+            session.add(Shelf(name="top"))
+
+    assert violated_constraint(caught.value) == "test_shelves_name_key"
+
+
+async def test_text_that_cannot_be_stored_is_the_callers_error() -> None:
+    with pytest.raises(Unprocessable):
+        async with write_session() as session:
+            await session.execute(insert(Book).values(title="\x00"))
+
+
+async def test_ping(single: Database) -> None:
+    await single.ping()
+    async with write_session(single) as holder:
+        await holder.scalar(select(1))
+        with pytest.raises(Unavailable):
+            await single.ping()

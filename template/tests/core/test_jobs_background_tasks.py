@@ -1,0 +1,70 @@
+"""Jobs in the web process: bounded, logged when they fail, and waited for."""
+
+import asyncio
+
+import pytest
+from fastapi import FastAPI
+
+from app.core.jobs import drain, enqueue, job
+from app.settings import get_settings
+
+running = 0
+most = 0
+done: list[int] = []
+
+
+@job
+async def work(number: int, *, seconds: float = 0.0) -> None:
+    global running, most
+    running += 1
+    most = max(most, running)
+    await asyncio.sleep(seconds)
+    running -= 1
+    if number < 0:
+        raise ValueError("a job that fails")
+    done.append(number)
+
+
+@pytest.fixture(autouse=True)
+def _fresh(app: FastAPI) -> None:
+    global running, most
+    running = most = 0
+    done.clear()
+
+
+async def test_enqueueing_does_not_wait_and_draining_does() -> None:
+    await enqueue(work, 1, seconds=0.05)
+    assert done == []
+
+    await drain()
+    assert done == [1]
+
+
+async def test_no_more_run_at_once_than_allowed() -> None:
+    limit = get_settings().job_concurrency
+    for number in range(3 * limit):
+        await enqueue(work, number, seconds=0.01)
+    await drain()
+
+    assert len(done) == 3 * limit
+    assert most == limit
+
+
+async def test_a_job_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    await enqueue(work, -1)
+    await drain()
+
+    assert "job work failed" in caplog.text
+    assert "a job that fails" in caplog.text
+
+
+async def test_a_job_that_outlasts_the_drain_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hasty = get_settings().model_copy(update={"job_drain_timeout_s": 0.05})
+    monkeypatch.setattr("app.core.jobs.background_tasks.get_settings", lambda: hasty)
+    await enqueue(work, 1, seconds=60)
+    await drain()
+
+    assert done == []
+    assert "1 jobs did not end in time" in caplog.text

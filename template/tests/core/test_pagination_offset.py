@@ -1,0 +1,56 @@
+"""Offset pages: whole, in order, and not arbitrarily deep."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from fastapi import FastAPI
+from pydantic import ValidationError
+from sqlalchemy import func, insert, select, text
+
+from app.core.database import ReadSession, write_session
+from app.core.pagination import Page, PageParams, paginate
+from app.core.pagination.offset import MAX_OFFSET
+from tests.core.tables import Book, tables
+
+NEWEST_FIRST = (Book.added_at.desc(), Book.id.desc())
+
+
+@pytest.fixture(autouse=True)
+async def _books(app: FastAPI) -> AsyncIterator[None]:
+    async with tables():
+        async with write_session() as session:
+            rows = select(
+                func.concat("book ", text("n")), func.to_timestamp(text("n / 4"))
+            ).select_from(text("generate_series(1, 50) AS n"))
+            await session.execute(insert(Book).from_select(["title", "added_at"], rows))
+        yield
+
+
+async def page(offset: str | None, limit: int) -> Page[str]:
+    params = PageParams(limit=limit, offset=int(offset or 0))
+    return await paginate(
+        ReadSession(), select(Book), params, order_by=NEWEST_FIRST, convert=lambda book: book.title
+    )
+
+
+@pytest.mark.parametrize("limit", [1, 7, 10, 49, 50, 100])
+async def test_forward_then_backward_shows_everything_once(limit: int) -> None:
+    pages = [await page(None, limit)]
+    while pages[-1].next:
+        pages.append(await page(pages[-1].next, limit))
+    back = [pages[-1]]
+    while back[-1].prev:
+        back.append(await page(back[-1].prev, limit))
+
+    ordered = await ReadSession().scalars(select(Book.title).order_by(*NEWEST_FIRST))
+    assert [title for each in pages for title in each.items] == list(ordered)
+    assert [each.items for each in reversed(back)] == [each.items for each in pages]
+
+
+async def test_beyond_the_end_is_an_empty_page() -> None:
+    assert await page("1000", 7) == Page(items=[], next=None, prev="993")
+
+
+def test_depth_is_bounded() -> None:
+    with pytest.raises(ValidationError):
+        PageParams(offset=MAX_OFFSET + 1)

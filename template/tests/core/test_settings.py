@@ -1,0 +1,116 @@
+"""Configuration: what is wrong is named, at once, and secrets stay secret."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.core.settings import ConfigurationError, CoreSettings, load
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("DATABASE_URL", None, "Field required"),
+        ("DATABASE_URL", "mysql://root:hunter2@host/db", "expected postgresql://"),
+        ("DATABASE_URL", "hunter2", "expected postgresql://"),
+        ("PORT", "99999", "less than or equal to 65535"),
+        ("WEB_CONCURRENCY", "many", "valid integer"),
+        ("LOG_LEVEL", "LOUD", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
+    ],
+)
+def test_a_wrong_variable_is_named_with_what_is_expected(
+    variable: str, value: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if value is None:
+        monkeypatch.delenv(variable)
+    else:
+        monkeypatch.setenv(variable, value)
+
+    with pytest.raises(ConfigurationError) as caught:
+        load(CoreSettings)
+
+    assert f"  {variable}: " in str(caught.value)
+    assert expected in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def refused(*command: str, **variables: str) -> str:
+    """What a command says that ends with an error, and without a traceback."""
+    process = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    return process.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("-m", "app", "serve"),
+        ("-m", "app", "migrate"),
+        ("-m", "gunicorn", "--config=deploy/gunicorn.conf.py", "app.main:app"),
+        ("-c", "import app.main"),
+    ],
+)
+def test_a_wrong_variable_stops_the_start(command: tuple[str, ...]) -> None:
+    output = refused(*command, DATABASE_URL="mysql://root:hunter2@host/db")
+
+    assert "DATABASE_URL: " in output
+    assert "hunter2" not in output
+
+
+def test_connections_that_do_not_fit_stop_the_start() -> None:
+    output = refused("-m", "app", "serve", WEB_CONCURRENCY="4", DATABASE_POOL_SIZE="30")
+
+    assert "1 instances x 4 workers x 30 connections" in output
+
+
+def test_a_secret_may_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "url").write_text("postgresql://app:from-file@db/app\n")
+    monkeypatch.delenv("DATABASE_URL")
+    monkeypatch.setenv("DATABASE_URL_FILE", str(tmp_path / "url"))
+
+    settings = load(CoreSettings)
+
+    assert settings.database_url.get_secret_value() == "postgresql://app:from-file@db/app"
+    assert "from-file" not in repr(settings)
+
+
+def test_a_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL_FILE", "/nowhere/url")
+
+    with pytest.raises(ConfigurationError, match=r"DATABASE_URL_FILE: cannot read /nowhere/url"):
+        load(CoreSettings)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
+def test_urls_of_any_spelling_lead_to_asyncpg(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"{scheme}://app@db/app?sslmode=require")
+
+    url = load(CoreSettings).sqlalchemy_url()
+
+    assert url.render_as_string() == "postgresql+asyncpg://app@db/app?ssl=require"
+
+
+def test_every_variable_is_documented() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    documented = dict(re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", page, re.MULTILINE))
+    expected = {
+        name.upper(): "required" if field.is_required() else f"`{field.default}`"
+        for name, field in CoreSettings.model_fields.items()
+    }
+
+    assert documented == expected
