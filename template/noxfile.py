@@ -22,5 +22,5 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The tests, on real servers that they start; arguments after `--` go to pytest."""
-    session.run("pytest", *session.posargs)
+    """The tests, on real servers that they start; arguments after `--` go to pytest instead."""
+    session.run("pytest", *(session.posargs or ["--numprocesses=auto"]))

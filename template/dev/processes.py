@@ -88,7 +88,7 @@ def stop(process: psutil.Process) -> None:
     try:
         children = process.children(recursive=True)
     except psutil.NoSuchProcess:
-        return
+        children = []  # It has ended, and may still have to be reaped.
     for signum, patience_s in _STOP_SIGNALS:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(signum)

@@ -17,7 +17,7 @@ STOP_TIMEOUT_S = 20
 
 @contextmanager
 def serving(**variables: str) -> Iterator[httpx2.Client]:
-    """Serve with two workers, on this test's servers unless `variables` say otherwise.
+    """Serve with two workers, on the servers of this run unless `variables` say otherwise.
 
     Yields a client. Fails if the service does not start, or does not stop cleanly when told to.
     """

@@ -51,6 +51,6 @@ async def test_beyond_the_end_is_an_empty_page() -> None:
     assert await page("1000", 7) == Page(items=[], next=None, prev="993")
 
 
-def test_depth_is_bounded() -> None:
+async def test_depth_is_bounded() -> None:
     with pytest.raises(ValidationError):
         PageParams(offset=MAX_OFFSET + 1)

@@ -44,7 +44,7 @@ class MemoryCache:
         return value
 
     async def set(self, key: str, value: bytes, ttl_s: float) -> None:
-        """Keep the value for `ttl_s` seconds; one that is larger than the whole cache is not kept."""
+        """Keep the value for `ttl_s` seconds, unless it is larger than the whole cache."""
         await self.delete(key)
         size = _size(key, value)
         if size > self._max_bytes:

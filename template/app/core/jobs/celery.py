@@ -53,7 +53,7 @@ def job(function: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
     def run(*args: Any, **kwargs: Any) -> None:
         _runner.run(_await(function, *args, **kwargs))
 
-    celery.task(run, name=_name(function))
+    celery.task(name=_name(function))(run)
     return function
 
 
@@ -66,7 +66,8 @@ async def enqueue(
         kombu.exceptions.OperationalError: when the broker cannot be reached, after about a second.
     """
     await asyncio.to_thread(
-        celery.tasks[_name(function)].apply_async,
+        celery.send_task,
+        _name(function),
         args,
         kwargs,
         retry_policy={"max_retries": 2, "interval_start": 0.2, "interval_step": 0.2},

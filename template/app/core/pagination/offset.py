@@ -1,7 +1,7 @@
 """Offset pagination: jumps to any page up to a bounded depth.
 
-The database reads and throws away every row before the page, so depth is bounded; and rows that others
-insert or delete meanwhile may make a client see one twice or miss one.
+The database reads and throws away every row before the page, so depth is bounded; and rows that
+others insert or delete meanwhile may make a client see one twice or miss one.
 """
 
 from collections.abc import Callable, Sequence

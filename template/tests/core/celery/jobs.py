@@ -26,6 +26,6 @@ async def survive(path: str) -> None:
     """Hang when run for the first time, and end when run again."""
     file = Path(path)
     if not file.exists():
-        file.write_text(str(os.getpid()))
+        file.write_text(f"pid {os.getpid()}")
         await asyncio.sleep(60)
     file.write_text("survived")

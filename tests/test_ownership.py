@@ -1,0 +1,96 @@
+"""Who owns what: copier.yml's lists (ours, seam, shared, yours) held against the files that are really rendered."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pathspec
+import pytest
+import yaml
+
+from tests.rendering import ROOT, render
+from tests.variants import VARIANTS
+
+CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
+QUESTIONS = [key for key in CONFIG if not key.startswith("_")]
+
+# Python's own leftovers, which a template that was run in place may hold.
+LEFTOVERS = ["__pycache__", "*.py[co]"]
+BY_ANSWER = re.compile(r"\{% if (?P<condition>(?P<question>\w+) is defined and [^%]+) %\}(?P<path>/\S+)\{% endif %\}")
+BY_UPDATE = re.compile(r"\{% if _copier_operation == 'update' %\}(?P<path>/\S+)\{% endif %\}")
+
+ENTRIES = [entry for entry in CONFIG["_exclude"] if entry not in LEFTOVERS]
+BY_ANSWER_MATCHES = [match for entry in ENTRIES if (match := BY_ANSWER.fullmatch(entry))]
+OWNERS: dict[str, list[str]] = {
+    "ours": CONFIG["_ours"],
+    "seam": CONFIG["_seam"],
+    "shared": CONFIG["_skip_if_exists"],
+    "yours": [match["path"] for entry in ENTRIES if (match := BY_UPDATE.fullmatch(entry))],
+}
+
+
+@pytest.fixture(scope="module")
+def rendered(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """The paths of every variant."""
+    paths = {}
+    for name, answers in VARIANTS.items():
+        service = render(template, tmp_path_factory.mktemp(name), answers)
+        paths[name] = {path.relative_to(service).as_posix() for path in service.rglob("*") if path.is_file()}
+    return paths
+
+
+def matches(pattern: str, paths: set[str]) -> set[str]:
+    """The paths that a pattern means, read like .gitignore as Copier reads it."""
+    return set(pathspec.PathSpec.from_lines("gitignore", [pattern]).match_files(paths))
+
+
+def test_every_rendered_path_has_exactly_one_owner(rendered: dict[str, set[str]]) -> None:
+    paths = set[str]().union(*rendered.values())
+    owners: dict[str, list[str]] = {path: [] for path in paths}
+    for owner, patterns in OWNERS.items():
+        for path in set[str]().union(*(matches(pattern, paths) for pattern in patterns)):
+            owners[path].append(owner)
+    assert {path: found for path, found in owners.items() if len(found) != 1} == {}
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+def test_an_owner_has_no_pattern_without_a_path_and_none_twice(owner: str, rendered: dict[str, set[str]]) -> None:
+    paths = set[str]().union(*rendered.values())
+    assert OWNERS[owner]
+    assert [pattern for pattern in OWNERS[owner] if not matches(pattern, paths)] == []
+    assert len(OWNERS[owner]) == len(set(OWNERS[owner]))
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+def test_an_owner_names_paths_from_the_root_and_directories_with_a_slash(
+    owner: str, rendered: dict[str, set[str]]
+) -> None:
+    paths = set[str]().union(*rendered.values())
+    for pattern in OWNERS[owner]:
+        assert pattern.startswith("/")
+        is_file = pattern.removeprefix("/") in paths
+        assert is_file != pattern.endswith("/"), pattern
+
+
+def test_every_entry_that_leaves_out_a_path_has_one_of_two_forms() -> None:
+    assert [entry for entry in ENTRIES if not BY_ANSWER.fullmatch(entry) and not BY_UPDATE.fullmatch(entry)] == []
+
+
+@pytest.mark.parametrize("match", BY_ANSWER_MATCHES, ids=lambda match: match["path"])
+def test_an_entry_asks_first_whether_an_older_service_knows_its_questions(match: re.Match[str]) -> None:
+    named = {word for word in re.findall(r"\w+", re.sub(r"'[^']*'", "", match["condition"])) if word in QUESTIONS}
+    guarded = set(re.findall(r"(\w+) is defined and", match["condition"]))
+    assert match["question"] in named
+    assert named == guarded
+
+
+@pytest.mark.parametrize("match", BY_ANSWER_MATCHES, ids=lambda match: match["path"])
+def test_an_answer_leaves_out_a_path_that_another_answer_brings(
+    match: re.Match[str], rendered: dict[str, set[str]]
+) -> None:
+    bringing = {variant for variant, paths in rendered.items() if matches(match["path"], paths)}
+    assert set() < bringing < set(VARIANTS)
+
+
+def test_no_entry_leaves_out_the_same_path_for_the_same_reason_as_another() -> None:
+    assert len(ENTRIES) == len(set(ENTRIES))

@@ -1,0 +1,97 @@
+"""The one list of variants, what answers there are, and what each answer may bring in.
+
+noxfile.py makes a session of every variant; the tests prove that the variants cover every pair of answers.
+"""
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+Answer = str | int | float | bool
+Answers = dict[str, Answer]
+
+# Every answer of a question with choices, and for a number its default and one other.
+QUESTIONS: dict[str, tuple[Answer, ...]] = {
+    "cache_backend": ("valkey", "memory", "none"),
+    "background_jobs": ("background_tasks", "celery"),
+    "pagination": ("cursor", "offset"),
+    "cpu_cores": (0, 2),
+    "example": (True, False),
+    "workers_per_core": (1.0, 1.5),
+    "db_max_connections": (100, 60),
+    "instances": (1, 2),
+}
+# Free text: its effect is tested by tests/test_questions.py, and it excludes no other answer.
+TEXT_QUESTIONS = ("project_name", "description", "project_slug")
+
+DEFAULTS: Answers = {question: answers[0] for question, answers in QUESTIONS.items()}
+
+# What differs from the defaults.
+VARIANTS: dict[str, Answers] = {
+    "defaults": {},
+    "minimum": {
+        "cache_backend": "none",
+        "pagination": "offset",
+        "example": False,
+    },
+    "everything": {
+        "project_name": "Every Thing 2.0",
+        "description": "It's 100 % <everything> & {{ more }}",
+        "project_slug": "everything",
+        "background_jobs": "celery",
+        "cpu_cores": 2,
+        "workers_per_core": 1.5,
+        "db_max_connections": 60,
+        "instances": 2,
+    },
+    "memory-celery": {
+        "cache_backend": "memory",
+        "background_jobs": "celery",
+        "example": False,
+        "db_max_connections": 60,
+        "instances": 2,
+    },
+    "memory-offset": {
+        "cache_backend": "memory",
+        "pagination": "offset",
+        "cpu_cores": 2,
+        "workers_per_core": 1.5,
+    },
+    "none-celery": {
+        "cache_backend": "none",
+        "background_jobs": "celery",
+        "workers_per_core": 1.5,
+        "db_max_connections": 60,
+    },
+    "none-celery-offset": {
+        "cache_backend": "none",
+        "background_jobs": "celery",
+        "pagination": "offset",
+        "cpu_cores": 2,
+        "instances": 2,
+    },
+    "valkey-offset": {
+        "pagination": "offset",
+        "cpu_cores": 2,
+        "example": False,
+        "workers_per_core": 1.5,
+        "db_max_connections": 60,
+        "instances": 2,
+    },
+}
+
+
+def pairs(answers: Answers) -> set[frozenset[tuple[str, Answer]]]:
+    """All pairs of answers, each with its question, that occur together in `answers`."""
+    complete = DEFAULTS | {key: answers[key] for key in answers if key in QUESTIONS}
+    return {frozenset(pair) for pair in combinations(complete.items(), 2)}
+
+
+def all_pairs() -> set[frozenset[tuple[str, Answer]]]:
+    """All pairs of answers that may occur together; no answer rules out another."""
+    return {
+        frozenset({(one, answer), (other, other_answer)})
+        for one, other in combinations(QUESTIONS, 2)
+        for answer in QUESTIONS[one]
+        for other_answer in QUESTIONS[other]
+    }
