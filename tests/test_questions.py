@@ -373,13 +373,19 @@ def test_more_cores_than_the_database_can_serve_are_refused_where_they_are_asked
 
 
 @pytest.fixture(scope="module")
-def capacity(service: Path) -> ModuleType:
+def capacity(template: Path, tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """The rendered service's own model, which imports nothing but the standard library."""
+    service = render(template, tmp_path_factory.mktemp("celery"), {"background_jobs": "celery"})
     spec = importlib.util.spec_from_file_location("rendered_capacity", service / "app/core/capacity.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    # This one lies beside settings, which import what is not installed here.
+    settings = (service / "app/core/settings/jobs.py").read_text(encoding="utf-8")
+    job_pool_size = re.search(r"^JOB_POOL_SIZE = (\d+)$", settings, re.MULTILINE)
+    assert job_pool_size
+    vars(module)["JOB_POOL_SIZE"] = int(job_pool_size[1])
     return module
 
 
@@ -401,6 +407,8 @@ def plan(capacity: ModuleType, load: tuple[int, float, int, str], connections: i
         ValueError: `CapacityError`, when the connections do not suffice.
     """
     cores, workers_per_core, instances, jobs = load
+    # One job process for each core, as app/core/settings has it.
+    job_processes = instances * cores if jobs == "celery" else 0
     return capacity.make_plan(
         capacity.Limits(
             cores=cores,
@@ -408,7 +416,7 @@ def plan(capacity: ModuleType, load: tuple[int, float, int, str], connections: i
             workers_per_core=workers_per_core,
             instances=instances,
             max_connections=connections,
-            job_processes=cores if jobs == "celery" else 0,
+            reserved={**capacity.ADMINISTRATION, "job processes": job_processes * capacity.JOB_POOL_SIZE},
         )
     )
 
@@ -454,7 +462,7 @@ def test_instances_are_refused_where_the_service_would_not_start(
         if connections >= 10
         else "Use a number from 10 to 100000."
     )
-    with pytest.raises(ValueError, match=re.escape(sentence)):
+    with pytest.raises((ValueError, copier.errors.UserMessageError), match=re.escape(sentence)):
         ask_only(template, tmp_path / "service", capacity_answers(load, connections))
 
 

@@ -5,7 +5,6 @@ noxfile.py makes a session of every variant; the tests prove that the variants c
 
 from collections.abc import Callable
 from itertools import combinations
-from typing import Any
 
 Answer = str | int | float | bool
 Answers = dict[str, Answer]
@@ -78,6 +77,28 @@ VARIANTS: dict[str, Answers] = {
         "db_max_connections": 60,
         "instances": 2,
     },
+}
+
+# The words that only some answers may bring into the rendered files and their names: a pattern (case does not
+# matter), and the answers with which it may, and must, occur.
+TRACES: dict[str, Callable[[Answers], bool]] = {
+    r"redis|valkey": lambda answers: answers["cache_backend"] == "valkey" or answers["background_jobs"] == "celery",
+    r"cache_url|cache_prefix|valkeycache|allkeys-lfu`|cache/valkey": lambda answers: (
+        answers["cache_backend"] == "valkey"
+    ),
+    r"memorycache|cache_max_bytes|cache/memory": lambda answers: answers["cache_backend"] == "memory",
+    # Not lru_cache, .ruff_cache and the like.
+    r"\bcach(e|ed|es|ing)(\b|_)": lambda answers: answers["cache_backend"] != "none",
+    r"celery|broker|kombu|job_queue|job_process|job_worker|noeviction": lambda answers: (
+        answers["background_jobs"] == "celery"
+    ),
+    r"background_tasks|backgroundtasks|job_concurrency|job_drain": lambda answers: (
+        answers["background_jobs"] == "background_tasks"
+    ),
+    # Not SQLAlchemy's CursorResult.
+    r"cursor(?!result)|keyset": lambda answers: answers["pagination"] == "cursor",
+    r"offset": lambda answers: answers["pagination"] == "offset",
+    r"\bposts\b|postread|dashboard|welcome|app/users|app\.users|seed": lambda answers: bool(answers["example"]),
 }
 
 

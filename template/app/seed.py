@@ -3,6 +3,7 @@
 import asyncio
 
 from app.core.database import ReadSession, write_session
+from app.core.jobs import drain
 from app.core.lifecycle import resources
 from app.core.pagination import PageParams
 from app.posts import service as posts
@@ -30,6 +31,7 @@ async def seed() -> None:
                 await posts.publish(
                     session, PostCreate(author_id=user.id, title=title, body="Worth reading.")
                 )
+        await drain()
 
 
 if __name__ == "__main__":

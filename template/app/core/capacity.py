@@ -1,19 +1,18 @@
-"""How many workers and connections this instance may use: one model for servers, pools and jobs.
+"""How many workers and connections this instance may use: one model for the server and the pools.
 
 `make_plan` is pure; `detect_cores` and `detect_memory` read what the kernel grants this process,
 which in a container is less than `os.cpu_count()` says.
 """
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 # PostgreSQL keeps 3 connections for superusers; a migration and a person with psql take two.
-RESERVED_CONNECTIONS = 5
+ADMINISTRATION = {"administration": 5}
 # A worker runs Python on one core: more connections only move the queue into the database.
 MAX_POOL_SIZE = 10
-# A job process runs one job at a time; the second connection serves a read beside its transaction.
-JOB_POOL_SIZE = 2
 WORKER_MEMORY_BYTES = 128 * 1024**2
 
 
@@ -23,7 +22,10 @@ class CapacityError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds the plan; counts of 0 mean: derive it."""
+    """What bounds the plan; counts of 0 mean: derive it.
+
+    `reserved` are the connections that are not for web workers, each number with what it is for.
+    """
 
     cores: int
     memory_bytes: int | None
@@ -32,7 +34,7 @@ class Limits:
     instances: int = 1
     max_connections: int = 100
     pool_size: int = 0
-    job_processes: int = 0
+    reserved: Mapping[str, int] = field(default_factory=lambda: ADMINISTRATION)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,6 @@ class Plan:
 
     workers: int
     pool_size: int
-    job_processes: int
     connections: int
     arithmetic: str
 
@@ -53,24 +54,19 @@ def make_plan(limits: Limits) -> Plan:
         CapacityError: when not even one connection for each worker fits, or a given size does not.
     """
     workers = limits.workers or _workers(limits)
-    job_connections = limits.instances * limits.job_processes * JOB_POOL_SIZE
-    free = limits.max_connections - RESERVED_CONNECTIONS - job_connections
+    free = limits.max_connections - sum(limits.reserved.values())
     pool_size = limits.pool_size or max(1, min(MAX_POOL_SIZE, free // (limits.instances * workers)))
-    connections = limits.instances * workers * pool_size + job_connections + RESERVED_CONNECTIONS
-    parts = [f"{limits.instances} instances x {workers} workers x {pool_size} connections"]
-    if job_connections:
-        parts.append(
-            f"{limits.instances} instances x {limits.job_processes} job processes x {JOB_POOL_SIZE}"
-        )
-    parts.append(f"{RESERVED_CONNECTIONS} reserved")
-    arithmetic = f"{' + '.join(parts)} = {connections}"
+    connections = limits.instances * workers * pool_size + sum(limits.reserved.values())
+    web = f"{limits.instances} instances x {workers} workers x {pool_size} connections"
+    others = [f"{number} for {purpose}" for purpose, number in limits.reserved.items()]
+    arithmetic = f"{' + '.join([web, *others])} = {connections}"
     if connections > limits.max_connections:
         raise CapacityError(
             f"DATABASE_MAX_CONNECTIONS is {limits.max_connections}, but {arithmetic}. "
             "Raise it if the server allows more, or lower INSTANCES, WEB_CONCURRENCY or "
             "DATABASE_POOL_SIZE."
         )
-    return Plan(workers, pool_size, limits.job_processes, connections, arithmetic)
+    return Plan(workers, pool_size, connections, arithmetic)
 
 
 def _workers(limits: Limits) -> int:

@@ -26,7 +26,10 @@ BRIEF_S = 0.5
 @pytest.fixture
 def server() -> Iterator[str]:
     """A server of this test's own, which it may break."""
-    with workspace() as home, valkey(home) as url:
+    with (
+        workspace() as home,
+        valkey(home, variable="TEST_CACHE_URL", maxmemory_policy="allkeys-lfu") as url,
+    ):
         yield url
 
 

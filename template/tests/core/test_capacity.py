@@ -28,7 +28,7 @@ from app.core.capacity import (
         pytest.param(Limits(8, 1), 1, 10, 15, id="however little memory, one worker"),
         pytest.param(Limits(4, None, workers=2), 2, 10, 25, id="workers as told"),
         pytest.param(Limits(4, None, pool_size=20), 4, 20, 85, id="pool as told"),
-        pytest.param(Limits(4, None, job_processes=4), 4, 10, 53, id="job processes count"),
+        pytest.param(Limits(8, None, reserved={"others": 44}), 8, 7, 100, id="others take theirs"),
     ],
 )
 def test_plan(limits: Limits, workers: int, pool_size: int, connections: int) -> None:
@@ -43,16 +43,15 @@ def test_plan(limits: Limits, workers: int, pool_size: int, connections: int) ->
     [
         (
             Limits(4, None, instances=30),
-            "30 instances x 4 workers x 1 connections + 5 reserved = 125",
+            "30 instances x 4 workers x 1 connections + 5 for administration = 125",
         ),
         (
             Limits(4, None, pool_size=30),
-            "1 instances x 4 workers x 30 connections + 5 reserved = 125",
+            "1 instances x 4 workers x 30 connections + 5 for administration = 125",
         ),
         (
-            Limits(1, None, instances=20, job_processes=2),
-            "20 instances x 1 workers x 1 connections + 20 instances x 2 job processes x 2"
-            " + 5 reserved = 105",
+            Limits(1, None, instances=20, reserved={"administration": 5, "others": 80}),
+            "20 instances x 1 workers x 1 connections + 5 for administration + 80 for others = 105",
         ),
     ],
 )
@@ -67,9 +66,8 @@ def test_a_plan_shows_its_arithmetic() -> None:
     assert make_plan(Limits(2, None)) == Plan(
         workers=2,
         pool_size=10,
-        job_processes=0,
         connections=25,
-        arithmetic="1 instances x 2 workers x 10 connections + 5 reserved = 25",
+        arithmetic="1 instances x 2 workers x 10 connections + 5 for administration = 25",
     )
 
 

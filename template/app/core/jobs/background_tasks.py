@@ -1,4 +1,4 @@
-"""Jobs in the web process, after the response: no broker and no second process.
+"""Jobs in the web process, after the response: nothing else to run.
 
 Like FastAPI's `BackgroundTasks`, but it can be called from anywhere, runs a bounded number at once
 and is waited for when the worker stops. A worker that is killed loses what it had accepted.

@@ -13,9 +13,9 @@ from typing import Any, ParamSpec
 from celery import Celery
 from celery.signals import worker_process_init, worker_process_shutdown
 
-from app.core.capacity import JOB_POOL_SIZE
 from app.core.lifecycle import resources
 from app.core.logs import configure_logging
+from app.core.settings.jobs import JOB_POOL_SIZE
 from app.settings import get_settings
 
 P = ParamSpec("P")

@@ -98,7 +98,7 @@ async def paginate(
     Args:
         order_by: columns of the model, all ascending or all descending, unique together (end with
             the primary key), never NULL, and covered by an index in this order.
-        convert: makes an item of the page from a row, such as `PostRead.model_validate`.
+        convert: makes an item of the page from a row, such as `BookRead.model_validate`.
 
     Raises:
         BadRequest: when the cursor is not one that this list gave out.

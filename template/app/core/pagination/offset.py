@@ -47,7 +47,7 @@ async def paginate(
 
     Args:
         order_by: columns that are unique together (end with the primary key), or pages overlap.
-        convert: makes an item of the page from a row, such as `PostRead.model_validate`.
+        convert: makes an item of the page from a row, such as `BookRead.model_validate`.
     """
     # One row more than asked tells whether there is another page, without counting.
     rows = await session.scalars(

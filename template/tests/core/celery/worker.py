@@ -14,7 +14,7 @@ STOP_TIMEOUT_S = 20
 
 @contextmanager
 def job_worker(*command: str) -> Iterator[None]:
-    """Run `python -m app worker`, or another command; fails if it does not start or stop cleanly."""
+    """Run `python -m app worker`, or another command; it must start and stop cleanly."""
     with NamedTemporaryFile(prefix="job-worker-") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *(command or ("app", "worker"))],

@@ -1,0 +1,144 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["copier>=9.19", "nox[uv]>=2026.10"]
+# ///
+"""Every check of Slipstream is a session: `nox` runs what CI runs, `nox --list` names the parts.
+
+`nox -s demo` renders a service and starts it. `nox -s "variant(defaults)"` renders one variant, makes it an
+environment of its own, and runs its formatting, lint, type and test sessions on real servers.
+"""
+
+import logging
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import nox
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tests import demo as demonstration
+from tests import interpreters, rendering
+from tests.variants import DEFAULTS, VARIANTS
+
+# Copier's git commands are of no interest here.
+logging.getLogger("plumbum").setLevel(logging.WARNING)
+
+nox.needs_version = ">=2026.10"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "tests", "variant", "newest", "demo-once"]
+
+DEPENDENCIES = nox.project.load_toml("pyproject.toml")["dependency-groups"]
+NAMES = [nox.param(name, id=name) for name in VARIANTS]
+# On the newest interpreter as well.
+NEWEST_NAMES = [nox.param(name, id=name) for name in ("defaults", "everything")]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Formatting, lint and types of the template's own Python, and lint of the plain files of template/."""
+    session.install(*DEPENDENCIES["lint"])
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The tests of the template: questions, rendering, ownership, updates. Arguments after `--` go to pytest."""
+    session.install(*DEPENDENCIES["tests"])
+    session.run("pytest", *(session.posargs or ["--numprocesses=auto"]), env={"PYTHONDONTWRITEBYTECODE": None})
+
+
+@nox.session(venv_backend="none")
+@nox.parametrize("name", NAMES)
+def variant(session: nox.Session, name: str) -> None:
+    """One variant on the oldest supported Python: rendered, formatted, linted, type-checked and tested."""
+    check(session, name, interpreters.oldest())
+
+
+@nox.session(venv_backend="none")
+@nox.parametrize("name", NEWEST_NAMES)
+def newest(session: nox.Session, name: str) -> None:
+    """The same on the newest Python that this machine has."""
+    check(session, name, interpreters.newest())
+
+
+@nox.session(venv_backend="none")
+def demo(session: nox.Session) -> None:
+    """Render the defaults, start the service and send it requests; `-- --once` ends by itself."""
+    run_demo(session, once="--once" in session.posargs)
+
+
+@nox.session(name="demo-once", venv_backend="none")
+def demo_once(session: nox.Session) -> None:
+    """The demo, for CI: fails if anything does not answer as it should."""
+    run_demo(session, once=True)
+
+
+def check(session: nox.Session, name: str, python: str) -> None:
+    """Render a variant and run its own sessions; shows their output only when one fails."""
+    started = time.monotonic()
+    service = render(session, name)
+    environment = uv_environment(python)
+    uv(session, service, "sync", "--quiet", environment=environment)
+    output = uv(session, service, "run", "nox", environment=environment)
+    passed = [line for line in output.splitlines() if " passed" in line]
+    session.log(f"{name}: {'; '.join(passed)} on {python}, {time.monotonic() - started:.0f} s in all")
+
+
+def render(session: nox.Session, name: str) -> Path:
+    """Render a variant of the working tree into the session's temporary directory."""
+    home = Path(session.create_tmp()).absolute()
+    for leftover in ("template", "service"):
+        shutil.rmtree(home / leftover, ignore_errors=True)
+    template = rendering.snapshot(home / "template")
+    return rendering.render(template, home / "service", DEFAULTS | VARIANTS[name])
+
+
+def run_demo(session: nox.Session, *, once: bool) -> None:
+    service = render(session, "defaults")
+    environment = uv_environment(interpreters.oldest())
+    uv(session, service, "sync", "--quiet", environment=environment)
+    demonstration.run(service, uv_program(), environment, once=once)
+
+
+def uv_program() -> str:
+    try:
+        from uv import find_uv_bin
+    except ImportError:
+        program = shutil.which("uv")
+        if program is None:
+            raise SystemExit('uv is missing: pip install "nox[uv]"') from None
+        return program
+    return find_uv_bin()
+
+
+def uv_environment(python: str) -> dict[str, str | None]:
+    """Variables for uv in a rendered service: its own environment, with this interpreter."""
+    return {
+        "UV_PYTHON": python,
+        "UV_PYTHON_DOWNLOADS": "never",
+        "VIRTUAL_ENV": None,
+        # Every test starts processes of the service: compile once.
+        "PYTHONDONTWRITEBYTECODE": None,
+        # Colour would hide the line that counts the tests.
+        "NO_COLOR": "1",
+        "FORCE_COLOR": None,
+    }
+
+
+def uv(session: nox.Session, service: Path, *arguments: str, environment: dict[str, str | None]) -> str:
+    """Run uv in the service; returns its output, which is shown only if it fails."""
+    with session.chdir(service):
+        output = session.run(uv_program(), *arguments, env=environment, silent=True, external=True)
+    assert isinstance(output, str)
+    return output
+
+
+if __name__ == "__main__":
+    os.chdir(Path(__file__).parent)
+    nox.main()

@@ -1,0 +1,53 @@
+"""Which Python interpreters this machine has.
+
+uv finds most of them by itself, but not those of pyenv, whose shims fail for versions that are not selected.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+OLDEST_MINOR = 11
+_VERSION = "import sys; v = sys.version_info; print(v[1] if v[0] == 3 and v.releaselevel == 'final' else -1)"
+
+
+@cache
+def interpreters() -> dict[int, str]:
+    """The path of a working, released CPython 3.x for each minor version that a service may run on."""
+    found: dict[int, str] = {sys.version_info.minor: sys.executable}
+    for path in _candidates():
+        minor = _minor(path)
+        if minor >= OLDEST_MINOR:
+            found.setdefault(minor, path)
+    return found
+
+
+def oldest() -> str:
+    """The oldest interpreter that is supported and installed."""
+    return interpreters()[min(interpreters())]
+
+
+def newest() -> str:
+    """The newest interpreter that is installed."""
+    return interpreters()[max(interpreters())]
+
+
+def _candidates() -> Iterator[str]:
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for minor in range(OLDEST_MINOR, OLDEST_MINOR + 10):
+        if path := shutil.which(f"python3.{minor}"):
+            yield path
+        for installed in sorted(pyenv.glob(f"3.{minor}.*/bin/python3.{minor}")):
+            yield str(installed)
+
+
+def _minor(path: str) -> int:
+    try:
+        process = subprocess.run([path, "-c", _VERSION], capture_output=True, text=True, timeout=10, check=True)
+        return int(process.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return -1

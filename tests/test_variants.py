@@ -1,0 +1,70 @@
+"""The list of variants is complete, and an answer that was not given leaves no trace."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.rendering import render
+from tests.variants import DEFAULTS, QUESTIONS, TRACES, VARIANTS, all_pairs, pairs
+
+
+def test_every_pair_of_answers_occurs_in_a_variant() -> None:
+    covered = set().union(*(pairs(answers) for answers in VARIANTS.values()))
+
+    assert [sorted(map(str, pair)) for pair in all_pairs() - covered] == []
+    assert covered <= all_pairs()
+
+
+def test_every_answer_of_every_choice_has_traces_to_look_for() -> None:
+    choices = {
+        (question, answer)
+        for question, answers in QUESTIONS.items()
+        for answer in answers
+        if isinstance(answer, str | bool) and answer not in ("none", False)
+    }
+    told_apart = {
+        (question, answer)
+        for question, answer in choices
+        for allowed in TRACES.values()
+        if allowed(DEFAULTS | {question: answer})
+        and not all(allowed(DEFAULTS | {question: other}) for other in QUESTIONS[question])
+    }
+
+    assert told_apart == choices
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def variant(request: pytest.FixtureRequest, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp(request.param)
+    # The texts of the users are theirs: only the answers that have traces count here.
+    answers = {key: value for key, value in (DEFAULTS | VARIANTS[request.param]).items() if key in QUESTIONS}
+    return render(template, home / request.param, answers)
+
+
+def test_answers_that_were_not_given_leave_no_trace(variant: Path) -> None:
+    answers = DEFAULTS | VARIANTS[variant.name]
+    absent = [re.compile(trace, re.IGNORECASE) for trace, allowed in TRACES.items() if not allowed(answers)]
+
+    assert [found for pattern in absent for found in _traces(variant, pattern.search)] == []
+
+
+def test_answers_that_were_given_leave_their_traces(variant: Path) -> None:
+    answers = DEFAULTS | VARIANTS[variant.name]
+    present = [re.compile(trace, re.IGNORECASE) for trace, allowed in TRACES.items() if allowed(answers)]
+
+    assert [pattern.pattern for pattern in present if not any(_traces(variant, pattern.search))] == []
+
+
+def _traces(service: Path, search: Callable[[str], re.Match[str] | None]) -> Iterator[str]:
+    for path in sorted(service.rglob("*")):
+        name = path.relative_to(service).as_posix()
+        # It records every answer, and is Copier's.
+        if not path.is_file() or name == ".copier-answers.yml":
+            continue
+        if search(name):
+            yield name
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if search(line):
+                yield f"{name}:{number}: {line.strip()}"
