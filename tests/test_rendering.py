@@ -1,0 +1,154 @@
+"""What is rendered looks as if it had been written by hand, and is the same every time."""
+
+import ast
+import re
+import tomllib
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.rendering import render
+from tests.variants import DEFAULTS, VARIANTS, Answers
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def answers(request: pytest.FixtureRequest) -> Answers:
+    return DEFAULTS | VARIANTS[request.param]
+
+
+@pytest.fixture(scope="module")
+def service(answers: Answers, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(template, tmp_path_factory.mktemp("rendered") / "service", answers)
+
+
+def files(service: Path) -> dict[str, str]:
+    """The text of every rendered file, by its name."""
+    return {path.relative_to(service).as_posix(): path.read_text() for path in service.rglob("*") if path.is_file()}
+
+
+def test_no_tag_is_left(service: Path, answers: Answers) -> None:
+    # What a user wrote is not the template's to interpret.
+    own = str(answers.get("description", ""))
+
+    assert [name for name, text in files(service).items() if re.search(r"\{[{%#]", text.replace(own, ""))] == []
+    assert [name for name in files(service) if "{" in name or name.endswith(".jinja")] == []
+
+
+def test_there_is_no_debris_of_blank_lines(service: Path) -> None:
+    debris = []
+    for name, text in files(service).items():
+        most = 2 if name.endswith((".py", ".mako")) else 1
+        if text and (text.startswith("\n") or not text.endswith("\n") or text.endswith("\n\n")):
+            debris.append(f"{name}: begins or ends with a blank line, or without a line break")
+        if "\n" * (most + 2) in text:
+            debris.append(f"{name}: more than {most} blank lines")
+        if re.search(r"[ \t]\n", text) or "\t" in text or "\r" in text:
+            debris.append(f"{name}: white space at the end of a line, or a tab")
+
+    assert debris == []
+
+
+def test_every_file_parses(service: Path) -> None:
+    for name, text in files(service).items():
+        if name.endswith(".py"):
+            ast.parse(text, name)
+        elif name.endswith(".toml"):
+            tomllib.loads(text)
+        elif name.endswith((".yml", ".yaml")):
+            yaml.safe_load(text)
+
+
+def test_no_python_line_is_longer_than_the_formatter_allows(service: Path) -> None:
+    assert [
+        f"{name}:{number}"
+        for name, text in files(service).items()
+        if name.endswith(".py")
+        for number, line in enumerate(text.splitlines(), 1)
+        if len(line) > 100
+    ] == []
+
+
+def test_nothing_speaks_of_the_template(service: Path) -> None:
+    """But for how to update, which is Copier's and its answers file's to say."""
+    about = re.compile(r"slipstream|jinja|cookiecutter|_copier", re.IGNORECASE)
+
+    assert [name for name, text in files(service).items() if about.search(text) and name != ".copier-answers.yml"] == []
+
+
+def test_a_second_rendering_is_identical(service: Path, answers: Answers, template: Path, tmp_path: Path) -> None:
+    assert files(render(template, tmp_path / "elsewhere" / "again", answers)) == files(service)
+
+
+def test_every_module_says_what_it_is_for(service: Path) -> None:
+    assert [
+        name
+        for name, text in files(service).items()
+        if name.endswith(".py") and text and not ast.get_docstring(ast.parse(text))
+    ] == []
+
+
+def test_every_answer_is_in_one_file_list(template: Path, tmp_path: Path) -> None:
+    """Which files an answer brings and takes, as the table of copier.yml says."""
+    listed = {
+        name: set(files(render(template, tmp_path / name, DEFAULTS | answers)))
+        for name, answers in {
+            "defaults": {},
+            "memory": {"cache_backend": "memory"},
+            "none": {"cache_backend": "none"},
+            "celery": {"background_jobs": "celery"},
+            "offset": {"pagination": "offset"},
+            "bare": {"example": False},
+            "alone": {"cache_backend": "none", "background_jobs": "background_tasks"},
+        }.items()
+    }
+    defaults = listed["defaults"]
+
+    def change(name: str) -> tuple[set[str], set[str]]:
+        return listed[name] - defaults, defaults - listed[name]
+
+    assert change("memory") == (
+        {"app/core/cache/memory.py", "tests/core/test_cache_memory.py"},
+        {
+            "app/core/cache/valkey.py",
+            "app/core/settings/redis_url.py",
+            "dev/valkey.py",
+            "tests/core/test_cache_valkey.py",
+        },
+    )
+    assert change("none") == (
+        set(),
+        {
+            "app/core/cache/__init__.py",
+            "app/core/cache/backend.py",
+            "app/core/cache/cached.py",
+            "app/core/cache/valkey.py",
+            "app/core/settings/cache.py",
+            "app/core/settings/redis_url.py",
+            "dev/valkey.py",
+            "tests/core/test_cache.py",
+            "tests/core/test_cache_valkey.py",
+            "tests/users/test_users_cache.py",
+        },
+    )
+    assert change("celery") == (
+        {"app/core/jobs/celery.py", *(f"tests/core/celery/{name}.py" for name in ("__init__", "jobs", "test_worker"))}
+        | {"tests/core/celery/worker.py"},
+        {"app/core/jobs/background_tasks.py", "tests/core/test_jobs_background_tasks.py"},
+    )
+    assert change("offset") == (
+        {"app/core/pagination/offset.py", "tests/core/test_pagination_offset.py"},
+        {
+            "app/core/pagination/cursor.py",
+            "app/core/settings/pagination.py",
+            "tests/core/test_pagination_cursor.py",
+        },
+    )
+    added, removed = change("bare")
+    assert added == set()
+    assert {"/".join(name.split("/")[:2]) for name in removed} == {
+        *("app/dashboard", "app/posts", "app/seed.py", "app/users", "migrations/versions"),
+        *("tests/dashboard", "tests/posts", "tests/users"),
+    }
+    assert set(chain(*listed.values())) >= defaults
