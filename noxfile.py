@@ -107,14 +107,11 @@ def run_demo(session: nox.Session, *, once: bool) -> None:
 
 
 def uv_program() -> str:
-    try:
-        from uv import find_uv_bin
-    except ImportError:
-        program = shutil.which("uv")
-        if program is None:
-            raise SystemExit('uv is missing: pip install "nox[uv]"') from None
-        return program
-    return find_uv_bin()
+    """The uv that `nox[uv]` brings along, or else the one on PATH."""
+    program = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if program is None:
+        raise SystemExit('uv is missing: pip install "nox[uv]"')
+    return program
 
 
 def uv_environment(python: str) -> dict[str, str | None]:

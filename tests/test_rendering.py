@@ -3,7 +3,6 @@
 import ast
 import re
 import tomllib
-from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -91,18 +90,15 @@ def test_every_module_says_what_it_is_for(service: Path) -> None:
 
 def test_every_answer_is_in_one_file_list(template: Path, tmp_path: Path) -> None:
     """Which files an answer brings and takes, as the table of copier.yml says."""
-    listed = {
-        name: set(files(render(template, tmp_path / name, DEFAULTS | answers)))
-        for name, answers in {
-            "defaults": {},
-            "memory": {"cache_backend": "memory"},
-            "none": {"cache_backend": "none"},
-            "celery": {"background_jobs": "celery"},
-            "offset": {"pagination": "offset"},
-            "bare": {"example": False},
-            "alone": {"cache_backend": "none", "background_jobs": "background_tasks"},
-        }.items()
+    changed: dict[str, Answers] = {
+        "defaults": {},
+        "memory": {"cache_backend": "memory"},
+        "none": {"cache_backend": "none"},
+        "celery": {"background_jobs": "celery"},
+        "offset": {"pagination": "offset"},
+        "bare": {"example": False},
     }
+    listed = {name: set(files(render(template, tmp_path / name, DEFAULTS | changed[name]))) for name in changed}
     defaults = listed["defaults"]
 
     def change(name: str) -> tuple[set[str], set[str]]:
@@ -151,4 +147,3 @@ def test_every_answer_is_in_one_file_list(template: Path, tmp_path: Path) -> Non
         *("app/dashboard", "app/posts", "app/seed.py", "app/users", "migrations/versions"),
         *("tests/dashboard", "tests/posts", "tests/users"),
     }
-    assert set(chain(*listed.values())) >= defaults

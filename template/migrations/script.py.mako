@@ -1,6 +1,6 @@
 """${message}
 
-Revision: ${up_revision}, after ${down_revision | comma,n}, ${create_date}
+Revision ${up_revision} of ${create_date}, which follows ${down_revision or "none"}.
 """
 
 import sqlalchemy as sa

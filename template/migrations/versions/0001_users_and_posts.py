@@ -1,6 +1,6 @@
 """users and posts
 
-Revision: 0001, the first, 2026-11-22
+Revision 0001 of 2026-11-22, which follows none.
 """
 
 import sqlalchemy as sa
