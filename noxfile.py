@@ -86,8 +86,8 @@ def check(session: nox.Session, name: str, python: str) -> None:
     environment = uv_environment(python)
     uv(session, service, "sync", "--quiet", environment=environment)
     output = uv(session, service, "run", "nox", environment=environment)
-    passed = [line for line in output.splitlines() if " passed" in line]
-    session.log(f"{name}: {'; '.join(passed)} on {python}, {time.monotonic() - started:.0f} s in all")
+    passed = [line.strip("= ") for line in output.splitlines() if " passed in " in line]
+    session.log(f"{name}: {', '.join(passed)} on {python}; {time.monotonic() - started:.0f} s in all")
 
 
 def render(session: nox.Session, name: str) -> Path:
