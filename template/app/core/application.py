@@ -20,7 +20,7 @@ def create_app(
     straight to bytes, and any response class turns that fast path off.
 
     Raises:
-        CapacityError: when the database does not allow as many connections as the settings need.
+        ConfigurationError: when the database allows fewer connections than the settings need.
     """
     plan = settings.plan()
 

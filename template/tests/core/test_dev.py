@@ -66,4 +66,4 @@ def test_a_command_runs_on_the_servers() -> None:
     )
 
     assert process.returncode == 0
-    assert "database connections" in process.stderr
+    assert "database connections: " in process.stdout

@@ -72,8 +72,9 @@ def test_a_wrong_variable_stops_the_start(command: tuple[str, ...]) -> None:
     assert "hunter2" not in output
 
 
-def test_connections_that_do_not_fit_stop_the_start() -> None:
-    output = refused("-m", "app", "serve", WEB_CONCURRENCY="4", DATABASE_POOL_SIZE="30")
+@pytest.mark.parametrize("command", [("-m", "app", "serve"), ("-c", "import app.main")])
+def test_connections_that_do_not_fit_stop_the_start(command: tuple[str, ...]) -> None:
+    output = refused(*command, WEB_CONCURRENCY="4", DATABASE_POOL_SIZE="30")
 
     assert "4 workers x 30 connections" in output
 
