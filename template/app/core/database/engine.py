@@ -27,7 +27,7 @@ class Database:
             pool_timeout=settings.database_pool_timeout_s,
             # The connection that was used last is the warmest, and the others may idle out.
             pool_use_lifo=True,
-            # A failover or a new replica is found within half an hour.
+            # So that a new address of the server is found without a restart.
             pool_recycle=1800,
             connect_args={"timeout": settings.database_connect_timeout_s},
         )

@@ -20,6 +20,9 @@ from app.settings import get_settings
 
 P = ParamSpec("P")
 
+# A request waits for this at most, after its commit.
+PUBLISH_TIMEOUT_S = 2.0
+
 settings = get_settings()
 
 celery = Celery("app", broker=settings.broker_url.get_secret_value())
@@ -63,15 +66,17 @@ async def enqueue(
     """Hand the job to the broker, in a thread because Celery's client blocks.
 
     Raises:
-        kombu.exceptions.OperationalError: when the broker cannot be reached, after about a second.
+        kombu.exceptions.OperationalError: when the broker cannot be reached.
+        TimeoutError: when it does not answer within `PUBLISH_TIMEOUT_S`; the job may still run.
     """
-    await asyncio.to_thread(
-        celery.send_task,
-        _name(function),
-        args,
-        kwargs,
-        retry_policy={"max_retries": 2, "interval_start": 0.2, "interval_step": 0.2},
-    )
+    async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+        await asyncio.to_thread(
+            celery.send_task,
+            _name(function),
+            args,
+            kwargs,
+            retry_policy={"max_retries": 2, "interval_start": 0.2, "interval_step": 0.2},
+        )
 
 
 async def drain() -> None:
