@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["copier>=9.19", "nox[uv]>=2026.10"]
 # ///
-"""Every check of Slipstream is a session: `nox` runs what CI runs, `nox --list` names the parts.
+"""Every check of Slipstream is a session: `nox -j auto` runs what CI runs, `nox --list` names the parts.
 
 `nox -s demo` renders a service and starts it. `nox -s "variant(defaults)"` renders one variant, makes it an
 environment of its own, and runs its formatting, lint, type and test sessions on real servers.
@@ -53,14 +53,14 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or ["--numprocesses=auto"]), env={"PYTHONDONTWRITEBYTECODE": None})
 
 
-@nox.session(venv_backend="none")
+@nox.session(venv_backend="none", allow_parallel=True)
 @nox.parametrize("name", NAMES)
 def variant(session: nox.Session, name: str) -> None:
     """One variant on the oldest supported Python: rendered, formatted, linted, type-checked and tested."""
     check(session, name, interpreters.oldest())
 
 
-@nox.session(venv_backend="none")
+@nox.session(venv_backend="none", allow_parallel=True)
 @nox.parametrize("name", NEWEST_NAMES)
 def newest(session: nox.Session, name: str) -> None:
     """The same on the newest Python that this machine has."""
@@ -84,6 +84,9 @@ def check(session: nox.Session, name: str, python: str) -> None:
     started = time.monotonic()
     service = render(session, name)
     environment = uv_environment(python)
+    if session.parallel:
+        # Variants side by side: the cores are taken, so each runs its tests in one process.
+        environment["PYTEST_XDIST_AUTO_NUM_WORKERS"] = "1"
     uv(session, service, "sync", "--quiet", environment=environment)
     output = uv(session, service, "run", "nox", environment=environment)
     passed = [line.strip("= ") for line in output.splitlines() if " passed in " in line]
