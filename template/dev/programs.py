@@ -23,7 +23,8 @@ def attached(home: Path, *commands: Sequence[str]) -> int:
             ended, _ = psutil.wait_procs(programs, timeout=_POLL_S)
             if ended:
                 code: int = ended[0].returncode
-                return code
+                # As shells do: 128 and the signal that ended it.
+                return code if code >= 0 else 128 - code
 
 
 @contextmanager

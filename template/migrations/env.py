@@ -20,7 +20,12 @@ def run(connection: Connection) -> None:
 
 
 async def connect() -> None:
-    engine = create_async_engine(get_settings().sqlalchemy_url(), poolclass=pool.NullPool)
+    settings = get_settings()
+    engine = create_async_engine(
+        settings.sqlalchemy_url(),
+        poolclass=pool.NullPool,
+        connect_args={"timeout": settings.database_connect_timeout_s},
+    )
     async with engine.connect() as connection:
         await connection.run_sync(run)
     await engine.dispose()

@@ -4,8 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from app.core import health, jobs, problems
+from app.core.body_limit import BodyLimit
 from app.core.lifecycle import resources
 from app.core.logs import configure_logging
 from app.core.settings import CoreSettings
@@ -32,7 +34,17 @@ def create_app(
             await jobs.drain()
 
     configure_logging(settings.log_level)
-    app = FastAPI(title=title, description=description, lifespan=lifespan)
+    app = FastAPI(
+        title=title,
+        description=description,
+        lifespan=lifespan,
+        # A redirect to the path without its slash would go to whatever host the request names.
+        redirect_slashes=False,
+        responses=problems.RESPONSES,
+    )
+    # Not FastAPI's `max_body_size`: it stands outside of all middleware and answers in plain text.
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     problems.install(app)
     app.include_router(health.router)
     app.include_router(router)

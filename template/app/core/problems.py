@@ -8,7 +8,11 @@ from typing import Any, ClassVar
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+
+# A body of unknown fields would else be answered with a larger one.
+MAX_FIELDS = 20
 
 logger = getLogger(__name__)
 
@@ -45,6 +49,27 @@ class Unavailable(Problem):
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+
+class Busy(Unavailable):
+    """Too many requests at once; the service is well."""
+
+
+class ProblemDocument(BaseModel):
+    """What clients get for every error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+_CONTENT = {"application/problem+json": {"schema": ProblemDocument.model_json_schema()}}
+# For OpenAPI: every route may answer so.
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "What is wrong with the request", "content": _CONTENT},
+    "5XX": {"description": "What is wrong with the service", "content": _CONTENT},
+}
 
 
 def problem_response(
@@ -93,16 +118,24 @@ async def _http_exception(_: Request, error: Exception) -> Response:
 
 async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    fields = [{"field": _field(item["loc"]), "message": item["msg"]} for item in error.errors()]
+    fields = [
+        {"field": _field(item["loc"]), "message": item["msg"]}
+        for item in error.errors()[:MAX_FIELDS]
+    ]
     names = ", ".join(dict.fromkeys(item["field"] for item in fields))
     return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, f"Not valid: {names}.", errors=fields)
 
 
 async def _unexpected(_: Request, error: Exception) -> Response:
-    # Starlette raises the error again after this answer, so that the server logs its traceback.
-    return problem_response(HTTPStatus.INTERNAL_SERVER_ERROR, "An unexpected error; it was logged.")
+    # Starlette raises the error again after this answer, for the server to log. The server then
+    # closes the connection, and the client must know before it sends its next request.
+    return problem_response(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "An unexpected error; it was logged.",
+        headers={"Connection": "close"},
+    )
 
 
 def _field(location: Sequence[Any]) -> str:
-    """`("body", "email")` as `body.email`."""
-    return ".".join(str(part) for part in location)
+    """`("body", "email")` as `body.email`, and no longer than a name may be."""
+    return ".".join(str(part) for part in location)[:100]

@@ -4,6 +4,9 @@ from typing import Any
 
 from uvicorn_worker import UvicornWorker
 
+# From SIGTERM on: requests have this long to end,
+REQUEST_DRAIN_S = 15
+# and what the lifespan closes after them, jobs among it, until then; gunicorn kills the worker.
 GRACEFUL_TIMEOUT_S = 30
 
 
@@ -17,5 +20,5 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no type
     CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - as the base class does
         "loop": "uvloop",
         "http": "httptools",
-        "timeout_graceful_shutdown": GRACEFUL_TIMEOUT_S - 5,
+        "timeout_graceful_shutdown": REQUEST_DRAIN_S,
     }

@@ -6,6 +6,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from app.core.changes import Changes
+
 Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Body = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 
@@ -18,11 +20,7 @@ class PostCreate(BaseModel):
     body: Body = Field(examples=["It weaves algebraic patterns."])
 
 
-class PostUpdate(BaseModel):
-    """Only what is sent is changed: the defaults are never used, and null is refused."""
-
-    model_config = ConfigDict(extra="forbid")
-
+class PostUpdate(Changes):
     title: Title = Field(default="", examples=["Notes, revised"])
     body: Body = Field(default="", examples=["It still weaves algebraic patterns."])
 

@@ -69,6 +69,6 @@ async def change(session: WriteSession, post_id: UUID, data: PostUpdate) -> Post
     Raises:
         NotFound: when there is no such post.
     """
-    if changes := data.model_dump(exclude_unset=True):
+    if changes := data.sent():
         await session.execute(update(Post).where(Post.id == post_id).values(changes))
     return await get_post(session, post_id)

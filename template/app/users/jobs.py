@@ -24,4 +24,4 @@ async def send_welcome(user_id: UUID) -> None:
         )
         if name is not None:
             # A mail provider would be called here, with the user's id as its idempotency key.
-            logger.info("Welcome, %s!", name)
+            logger.info("Welcome, %r!", name)

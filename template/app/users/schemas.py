@@ -6,11 +6,17 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-# Only a message that arrives proves an address; this catches slips.
+from app.core.changes import Changes
+
+# Only a message that arrives proves an address; this catches slips. ASCII, whose lower case is as
+# long.
 Email = Annotated[
     str,
     StringConstraints(
-        strip_whitespace=True, to_lower=True, max_length=254, pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$"
+        strip_whitespace=True,
+        to_lower=True,
+        max_length=254,
+        pattern=r"^[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+$",
     ),
 ]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
@@ -23,11 +29,7 @@ class UserCreate(BaseModel):
     name: Name = Field(examples=["Ada Lovelace"])
 
 
-class UserUpdate(BaseModel):
-    """Only what is sent is changed: the defaults are never used, and null is refused."""
-
-    model_config = ConfigDict(extra="forbid")
-
+class UserUpdate(Changes):
     email: Email = Field(default="", examples=["ada@example.org"])
     name: Name = Field(default="", examples=["Ada King"])
 

@@ -7,6 +7,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.core.cache import cached
+from app.core.database import ReadSession, WriteSession, write_session
 
 loaded: list[str] = []
 
@@ -55,6 +56,31 @@ async def test_a_value_ends_with_its_ttl(name: str) -> None:
     await asyncio.sleep(0.35)
 
     assert not (await greet.lookup("hello", name)).hit
+
+
+async def test_values_are_told_apart_whatever_they_contain(name: str) -> None:
+    @cached("pair:{one}:{other}")
+    async def pair(one: str, other: str = "default") -> bytes:
+        return f"{one} {other}".encode()
+
+    assert await pair(f"{name}:2", "3") == f"{name}:2 3".encode()
+    assert await pair(name, "2:3") == f"{name} 2:3".encode()
+    assert await pair(name) == f"{name} default".encode()
+
+
+async def test_what_is_not_committed_is_not_kept(name: str) -> None:
+    @cached("in-transaction:{name}")
+    async def read(session: ReadSession, name: str) -> bytes:
+        return b"uncommitted" if isinstance(session, WriteSession) else b"committed"
+
+    async with write_session() as session:
+        assert (await read.lookup(session, name)).status == "app; fwd=miss"
+    assert await read(ReadSession(), name) == b"committed"
+
+
+async def test_invalidating_something_else_is_refused() -> None:
+    with pytest.raises(TypeError, match="has the fields"):
+        await greet.invalidate(id=1)
 
 
 async def test_an_error_is_not_kept(app: FastAPI) -> None:

@@ -73,8 +73,18 @@ async def test_a_killed_server_is_a_miss(cache: ValkeyCache, pid: int) -> None:
 
     started = time.monotonic()
     assert await cache.get("key") is None
-    await cache.set("key", b"lost", 60)
+    assert not await cache.set("key", b"lost", 60)
     assert time.monotonic() - started < BRIEF_S
+
+
+async def test_a_server_that_is_full_is_not_left_alone(cache: ValkeyCache, server: str) -> None:
+    client = AsyncRedis.from_url(server, driver_info=DRIVER)
+    async with aclosing(client):
+        await client.config_set("maxmemory-policy", "noeviction")
+        await client.config_set("maxmemory", "1")
+
+    assert not await cache.set("other", b"refused", 60)
+    assert await cache.get("key") == b"value"
 
 
 async def test_keys_carry_the_prefix(cache: ValkeyCache, server: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import delete, func, insert, select, update
-from sqlalchemy.exc import IntegrityError, InvalidRequestError
+from sqlalchemy.exc import IntegrityError, InvalidRequestError, MultipleResultsFound
 from sqlalchemy.orm import joinedload
 
 from app.core.application import create_app
@@ -155,6 +155,33 @@ async def test_a_relationship_is_never_loaded_by_accident() -> None:
         assert book is not None
         with pytest.raises(InvalidRequestError, match="raise_on_sql"):
             _ = book.shelf
+
+
+async def test_equal_values_of_different_rows_are_all_there() -> None:
+    async with write_session() as session:
+        shelf = Shelf(name="top")
+        session.add(shelf)
+        await session.flush()
+        for _ in range(3):
+            session.add(Book(title="same", shelf_id=shelf.id))
+
+    assert await ReadSession().scalars(select(Book.title)) == ["same"] * 3
+    with pytest.raises(MultipleResultsFound):
+        await ReadSession().scalar(select(Book.title))
+    repeated = select(Shelf).join(Book, Book.shelf_id == Shelf.id)
+    assert [each.name for each in await ReadSession().scalars(repeated)] == ["top"]
+
+
+async def test_a_statement_that_takes_too_long_is_unavailable(app: FastAPI) -> None:
+    hasty = Database()
+    settings = get_settings().model_copy(update={"database_statement_timeout_s": 0.1})
+    hasty.open(settings, pool_size=1)
+
+    with pytest.raises(Unavailable, match="did not answer in time"):
+        await ReadSession(hasty).scalar(select(func.pg_sleep(30)))
+    assert await ReadSession(hasty).scalar(select(func.now()))
+
+    await hasty.close()
 
 
 async def test_parallel_reads_share_one_connection_without_waiting_for_each_other(

@@ -6,6 +6,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.core.jobs import drain, enqueue, job
+from app.core.problems import Unavailable
 from app.settings import get_settings
 
 running = 0
@@ -23,6 +24,23 @@ async def work(number: int, *, seconds: float = 0.0) -> None:
     if number < 0:
         raise ValueError("a job that fails")
     done.append(number)
+
+
+@job
+async def need(times: int) -> None:
+    """Finds nothing available so many times."""
+    global running
+    running += 1
+    if running <= times:
+        raise Unavailable("All database connections are in use.")
+    done.append(times)
+
+
+@job
+async def chain(number: int) -> None:
+    done.append(number)
+    if number:
+        await enqueue(chain, number - 1)
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +74,28 @@ async def test_a_job_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> N
 
     assert "job work failed" in caplog.text
     assert "a job that fails" in caplog.text
+
+
+async def test_a_function_that_is_no_job_is_refused() -> None:
+    async def forgotten() -> None: ...
+
+    with pytest.raises(TypeError, match="not declared with @job"):
+        await enqueue(forgotten)
+
+
+async def test_a_job_waits_for_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.core.jobs.background_tasks.RETRY_AFTER_S", 0.01)
+    await enqueue(need, 2)
+    await drain()
+
+    assert done == [2]
+
+
+async def test_jobs_of_jobs_are_waited_for() -> None:
+    await enqueue(chain, 3)
+    await drain()
+
+    assert done == [3, 2, 1, 0]
 
 
 async def test_a_job_that_outlasts_the_drain_is_cancelled(

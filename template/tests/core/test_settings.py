@@ -19,6 +19,12 @@ ROOT = Path(__file__).parents[2]
         ("DATABASE_URL", None, "Field required"),
         ("DATABASE_URL", "mysql://root:hunter2@host/db", "expected postgresql://"),
         ("DATABASE_URL", "hunter2", "expected postgresql://"),
+        ("DATABASE_URL", "", "Field required"),
+        ("DATABASE_URL", "postgresql://app:hunter2/app", "expected postgresql://"),
+        ("DATABASE_URL", "postgresql://app:x@hunter2:y@db/app", "expected postgresql://"),
+        ("DATABASE_URL", "postgresql://app@db/app?connect_timeout=5", "the only option"),
+        ("DATABASE_URL", "postgresql://app@db/app?sslmode=perhaps", "one of disable, allow"),
+        ("WORKERS_PER_CORE", "inf", "finite number"),
         ("PORT", "99999", "less than or equal to 65535"),
         ("WEB_CONCURRENCY", "many", "valid integer"),
         ("LOG_LEVEL", "LOUD", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
@@ -88,6 +94,14 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path, monkeypatch: pytest.Monke
 
     assert settings.database_url.get_secret_value() == "postgresql://app:from-file@db/app"
     assert "from-file" not in repr(settings)
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "url").write_bytes(b"\xff\xfe")
+    monkeypatch.setenv("DATABASE_URL_FILE", str(tmp_path / "url"))
+
+    with pytest.raises(ConfigurationError, match=r"DATABASE_URL_FILE: .* is not UTF-8 text"):
+        load(CoreSettings)
 
 
 def test_a_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

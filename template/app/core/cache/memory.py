@@ -43,17 +43,18 @@ class MemoryCache:
         self._entries.move_to_end(key)
         return value
 
-    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
+    async def set(self, key: str, value: bytes, ttl_s: float) -> bool:
         """Keep the value for `ttl_s` seconds, unless it is larger than the whole cache."""
         await self.delete(key)
         size = _size(key, value)
         if size > self._max_bytes:
-            return
+            return False
         self._entries[key] = (time.monotonic() + ttl_s, value)
         self._bytes += size
         while self._bytes > self._max_bytes:
             oldest, (_, dropped) = self._entries.popitem(last=False)
             self._bytes -= _size(oldest, dropped)
+        return True
 
     async def delete(self, key: str) -> None:
         """Forget the value."""

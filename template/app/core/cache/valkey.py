@@ -14,7 +14,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from app.core.settings.cache import CacheSettings
 
@@ -67,9 +67,11 @@ class ValkeyCache:
         value = await self._attempt(lambda client: client.get(self._name(key)))
         return value if isinstance(value, bytes) else None
 
-    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
-        """Keep the value for `ttl_s` seconds."""
-        await self._attempt(lambda client: client.set(self._name(key), value, px=int(ttl_s * 1000)))
+    async def set(self, key: str, value: bytes, ttl_s: float) -> bool:
+        """Keep the value for `ttl_s` seconds; says whether it is kept."""
+        ttl_ms = max(1, int(ttl_s * 1000))
+        kept = await self._attempt(lambda client: client.set(self._name(key), value, px=ttl_ms))
+        return kept is not None
 
     async def delete(self, key: str) -> None:
         """Forget the value; if the server does not answer, it stays until its TTL ends."""
@@ -84,10 +86,14 @@ class ValkeyCache:
             return None
         try:
             return await operation(self._client)
+        except ResponseError as error:
+            # It answered, in time: this one operation is refused, for example for want of memory.
+            logger.warning("cache: %s", error)
         except (RedisError, OSError) as error:
             self._closed_until = time.monotonic() + self._retry_after_s
-            logger.warning("cache: left alone for %g s: %r", self._retry_after_s, error)
-            return None
+            reason = f"{type(error).__name__}: {error}"
+            logger.warning("cache: left alone for %g s: %s", self._retry_after_s, reason)
+        return None
 
     def _name(self, key: str) -> str:
         return f"{self._prefix}:{key}"

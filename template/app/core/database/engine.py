@@ -15,11 +15,12 @@ class Database:
     """
 
     def __init__(self) -> None:
-        self._engine: AsyncEngine | None = None
+        self._writer: AsyncEngine | None = None
+        self._reader: AsyncEngine | None = None
 
     def open(self, settings: DatabaseSettings, *, pool_size: int) -> None:
         """Make the engine; the first statement connects."""
-        self._engine = create_async_engine(
+        self._writer = create_async_engine(
             settings.sqlalchemy_url(),
             pool_size=pool_size,
             # Overflow connections are opened and closed all the time under load: 1.5x slower.
@@ -29,26 +30,29 @@ class Database:
             pool_use_lifo=True,
             # So that a new address of the server is found without a restart.
             pool_recycle=1800,
-            connect_args={"timeout": settings.database_connect_timeout_s},
+            connect_args={
+                "timeout": settings.database_connect_timeout_s,
+                # The client's own clock: it also ends a wait for a server that is gone.
+                "command_timeout": settings.database_statement_timeout_s,
+            },
+            # Values are the users' own, and no business of a log.
+            hide_parameters=True,
         )
+        self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._engine is not None:
-            await self._engine.dispose()
-            self._engine = None
+        if self._writer is not None:
+            await self._writer.dispose()
+        self._writer = self._reader = None
 
     @property
     def writer(self) -> AsyncEngine:
-        if self._engine is None:
-            raise RuntimeError(
-                "The database is not open: run inside `app.core.lifecycle.resources`."
-            )
-        return self._engine
+        return _opened(self._writer)
 
     @property
     def reader(self) -> AsyncEngine:
-        return self.writer.execution_options(isolation_level="AUTOCOMMIT")
+        return _opened(self._reader)
 
     async def ping(self) -> None:
         """Run a statement.
@@ -59,6 +63,12 @@ class Database:
         with translated():
             async with self.reader.connect() as connection:
                 await connection.execute(text("SELECT 1"))
+
+
+def _opened(engine: AsyncEngine | None) -> AsyncEngine:
+    if engine is None:
+        raise RuntimeError("The database is not open: run inside `app.core.lifecycle.resources`.")
+    return engine
 
 
 database = Database()

@@ -7,12 +7,13 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from app.core.problems import Unavailable, Unprocessable
+from app.core.problems import Busy, Unavailable, Unprocessable
 
-# SQLSTATE: 08 connection exception, 53 insufficient resources, 57P server stops or starts.
-_UNAVAILABLE = ("08", "53", "57P")
-# Text that PostgreSQL cannot hold, such as U+0000, which is valid JSON.
-_UNSTORABLE = ("22021", "22P05")
+# SQLSTATE: 08 connection exception, 53 insufficient resources, 57 operator intervention (server
+# stops or starts, query cancelled), 55P03 lock timeout, 40001 and 40P01 serialization and deadlock.
+_UNAVAILABLE = ("08", "53", "57", "55P03", "40001", "40P01")
+# What JSON can carry and a column cannot hold: U+0000, text too long, number out of range.
+_UNSTORABLE = ("22021", "22P05", "22001", "22003")
 
 
 @contextmanager
@@ -21,15 +22,19 @@ def translated() -> Iterator[None]:
     try:
         yield
     except PoolTimeoutError as error:
-        raise Unavailable("All database connections are in use.") from error
+        raise Busy("All database connections are in use.") from error
     except DBAPIError as error:
         if error.connection_invalidated or _sqlstate(error).startswith(_UNAVAILABLE):
             raise Unavailable("The database cannot be reached.") from error
         if _sqlstate(error) in _UNSTORABLE:
-            raise Unprocessable("A text contains a character that cannot be stored.") from error
+            raise Unprocessable(
+                "A value is too long, or has characters that cannot be stored."
+            ) from error
         raise
+    except TimeoutError as error:
+        raise Unavailable("The database did not answer in time.") from error
     except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
-        # asyncpg fails to connect outside SQLAlchemy's wrapping; TimeoutError is an OSError.
+        # asyncpg fails to connect outside SQLAlchemy's wrapping.
         raise Unavailable("The database cannot be reached.") from error
 
 

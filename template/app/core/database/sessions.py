@@ -10,7 +10,7 @@ from logging import getLogger
 from typing import Annotated, Any, TypeVar, TypeVarTuple
 
 from fastapi import Depends
-from sqlalchemy import CursorResult, Row, Select, UpdateBase
+from sqlalchemy import CursorResult, Row, ScalarResult, Select, UpdateBase
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.selectable import TypedReturnsRows
@@ -36,18 +36,22 @@ class ReadSession:
         self._database = source
 
     async def scalars(self, statement: Select[T]) -> Sequence[T]:
-        """The first column of every row: for `select(Model)` the distinct models."""
+        """The first column of every row; a model that a JOIN repeats comes once."""
 
         async def fetch(session: AsyncSession) -> Sequence[T]:
-            return (await session.scalars(statement)).unique().all()
+            return _once(statement, await session.scalars(statement)).all()
 
         return await self._run(fetch)
 
     async def scalar(self, statement: Select[T]) -> T | None:
-        """The first column of the only row, or None; several rows are an error."""
+        """The first column of the only row, or None.
+
+        Raises:
+            MultipleResultsFound: when there are several rows.
+        """
 
         async def fetch(session: AsyncSession) -> T | None:
-            return (await session.scalars(statement)).unique().one_or_none()
+            return _once(statement, await session.scalars(statement)).one_or_none()
 
         return await self._run(fetch)
 
@@ -73,6 +77,12 @@ class ReadSession:
     async def _run_once(self, fetch: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
         async with AsyncSession(self._database.reader) as session:
             return await fetch(session)
+
+
+def _once(statement: Select[T], result: ScalarResult[T]) -> ScalarResult[T]:
+    """Repeated models are one object and come from a JOIN; repeated values are different rows."""
+    column = statement.column_descriptions[0]
+    return result.unique() if column.get("entity") is column["expr"] else result
 
 
 class WriteSession(ReadSession):
@@ -111,7 +121,7 @@ class WriteSession(ReadSession):
         """
         self._callbacks.append(callback)
 
-    async def commit(self) -> None:
+    async def _commit(self) -> None:
         """Commit, give the connection back, and run the callbacks."""
         with translated():
             await self._session.commit()
@@ -133,7 +143,7 @@ async def write_session(source: Database = database) -> AsyncIterator[WriteSessi
     async with AsyncSession(source.writer, expire_on_commit=False) as session:
         write = WriteSession(session)
         yield write
-        await write.commit()
+        await write._commit()
 
 
 async def _read_session() -> ReadSession:

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec
 
 from celery import Celery
 from celery.signals import worker_process_init, worker_process_shutdown
+from kombu.exceptions import OperationalError
 
 from app.core.lifecycle import resources
 from app.core.logs import configure_logging
@@ -22,6 +23,7 @@ P = ParamSpec("P")
 
 # A request waits for this at most, after its commit.
 PUBLISH_TIMEOUT_S = 2.0
+PING_TIMEOUT_S = 1.0
 
 settings = get_settings()
 
@@ -68,7 +70,10 @@ async def enqueue(
     Raises:
         kombu.exceptions.OperationalError: when the broker cannot be reached.
         TimeoutError: when it does not answer within `PUBLISH_TIMEOUT_S`; the job may still run.
+        TypeError: when the function was not declared with `job`.
     """
+    if _name(function) not in celery.tasks:
+        raise TypeError(f"{function!r} is not declared with @job")
     async with asyncio.timeout(PUBLISH_TIMEOUT_S):
         await asyncio.to_thread(
             celery.send_task,
@@ -79,8 +84,23 @@ async def enqueue(
         )
 
 
+async def ping() -> bool:
+    """Whether the broker answers in time."""
+    try:
+        async with asyncio.timeout(PING_TIMEOUT_S):
+            await asyncio.to_thread(_connect)
+    except (OSError, OperationalError):
+        return False
+    return True
+
+
 async def drain() -> None:
     """Nothing waits in this process: the broker holds every job."""
+
+
+def _connect() -> None:
+    with celery.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1, timeout=PING_TIMEOUT_S)
 
 
 def _name(function: Callable[..., Any]) -> str:

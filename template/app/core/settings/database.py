@@ -7,14 +7,19 @@ from pydantic_settings import BaseSettings
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
 
 def _is_postgresql(value: SecretStr) -> SecretStr:
     try:
         url = make_url(value.get_secret_value())
-    except ArgumentError:
+    except (ArgumentError, ValueError):
+        # Their messages quote parts of the URL, the password among them.
         url = None
     if url is None or url.get_backend_name() not in {"postgresql", "postgres"} or not url.database:
         raise ValueError("expected postgresql://user:password@host:5432/database")
+    if set(url.query) - {"sslmode"} or url.query.get("sslmode", "prefer") not in SSL_MODES:
+        raise ValueError(f"the only option after ? is sslmode, one of {', '.join(SSL_MODES)}")
     return value
 
 
@@ -31,11 +36,13 @@ class DatabaseSettings(BaseSettings):
     database_connect_timeout_s: float = Field(
         2.0, gt=0, description="Longest time that opening a connection may take; then it is 503."
     )
+    database_statement_timeout_s: float = Field(
+        5.0, gt=0, description="Longest time that one statement may take; then it is 503."
+    )
 
     def sqlalchemy_url(self) -> URL:
         """`database_url` for the asyncpg driver, which calls libpq's `sslmode` `ssl`."""
         url = make_url(self.database_url.get_secret_value()).set(drivername="postgresql+asyncpg")
         if "sslmode" in url.query:
-            url = url.update_query_dict({"ssl": url.query["sslmode"]})
-            url = url.difference_update_query(["sslmode"])
+            url = url.set(query={"ssl": url.query["sslmode"]})
         return url

@@ -17,6 +17,7 @@ from app.core.jobs import enqueue
 from dev.serving import free_port
 from tests.core.celery.jobs import mark, survive
 from tests.core.celery.worker import job_worker
+from tests.core.serving import serving
 
 TIMEOUT_S = 30
 
@@ -77,8 +78,24 @@ except Exception as error:
     return process.stdout.strip()
 
 
+def test_a_function_that_is_no_job_is_refused() -> None:
+    async def forgotten() -> None: ...
+
+    with pytest.raises(TypeError, match="not declared with @job"):
+        asyncio.run(enqueue(forgotten))
+
+
 def test_a_broker_that_is_down_is_an_error() -> None:
     assert enqueue_at(free_port()) == "OperationalError"
+
+
+def test_a_broker_that_is_down_is_said() -> None:
+    with serving(BROKER_URL=f"redis://127.0.0.1:{free_port()}/0") as client:
+        response = client.get("/readyz")
+
+    assert response.status_code == 200
+    assert response.json()["status"] == "degraded"
+    assert response.json()["checks"]["broker"] == "unreachable"
 
 
 def test_a_broker_that_hangs_is_an_error() -> None:
