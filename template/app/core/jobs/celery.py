@@ -23,7 +23,7 @@ P = ParamSpec("P")
 
 # A request waits for this at most, after its commit.
 PUBLISH_TIMEOUT_S = 2.0
-PING_TIMEOUT_S = 1.0
+PING_TIMEOUT_S = 1
 
 settings = get_settings()
 
@@ -48,6 +48,7 @@ celery.conf.update(
     },
 )
 
+_jobs: set[Callable[..., Awaitable[None]]] = set()
 _process = AsyncExitStack()
 _runner = asyncio.Runner()
 
@@ -59,6 +60,7 @@ def job(function: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
         _runner.run(_await(function, *args, **kwargs))
 
     celery.task(name=_name(function))(run)
+    _jobs.add(function)
     return function
 
 
@@ -72,7 +74,7 @@ async def enqueue(
         TimeoutError: when it does not answer within `PUBLISH_TIMEOUT_S`; the job may still run.
         TypeError: when the function was not declared with `job`.
     """
-    if _name(function) not in celery.tasks:
+    if function not in _jobs:
         raise TypeError(f"{function!r} is not declared with @job")
     async with asyncio.timeout(PUBLISH_TIMEOUT_S):
         await asyncio.to_thread(
