@@ -25,7 +25,7 @@ def translated() -> Iterator[None]:
         raise Busy("All database connections are in use.") from error
     except DBAPIError as error:
         if error.connection_invalidated or _sqlstate(error).startswith(_UNAVAILABLE):
-            raise Unavailable("The database cannot be reached.") from error
+            raise Unavailable("The database cannot serve the request now.") from error
         if _sqlstate(error) in _UNSTORABLE:
             raise Unprocessable(
                 "A value is too long, or has characters that cannot be stored."
