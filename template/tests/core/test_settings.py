@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("variable", "value", "expected"),
     [
-        ("DATABASE_URL", None, "Field required"),
+        ("DATABASE_URL", None, "is missing. PostgreSQL: `postgresql://"),
         ("DATABASE_URL", "mysql://root:hunter2@host/db", "expected postgresql://"),
         ("DATABASE_URL", "hunter2", "expected postgresql://"),
-        ("DATABASE_URL", "", "Field required"),
+        ("DATABASE_URL", "", "is missing."),
         ("DATABASE_URL", "postgresql://app:hunter2/app", "expected postgresql://"),
         ("DATABASE_URL", "postgresql://app:x@hunter2:y@db/app", "expected postgresql://"),
         ("DATABASE_URL", "postgresql://app@db/app?connect_timeout=5", "the only option"),
