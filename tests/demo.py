@@ -120,7 +120,7 @@ def ask(
     except urllib.error.HTTPError as error:
         answer = Answer(error.code, _lower(error.headers), json.load(error))
     if not quiet:
-        text = json.dumps(answer.body)
+        text = answer.body["detail"] if answer.status >= 400 else json.dumps(answer.body)
         cached = f"  [Cache-Status: {answer.headers['cache-status']}]" if "cache-status" in answer.headers else ""
         print(f"  {method} {_short(path, 60)} -> {answer.status}{cached}\n      {_short(text, 100)}")
     require(answer.status == status, f"expected {status}, not {answer.status}: {answer.body}")

@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 
 
 class Page(BaseModel, Generic[Item]):
-    """`next` and `prev` lead to the neighbouring pages; null where there is none."""
+    """`next` and `prev` are what to send for the neighbouring pages; null where there is none."""
 
     items: list[Item]
     next: str | None = None

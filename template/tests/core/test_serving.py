@@ -1,0 +1,16 @@
+"""The test server ends with its test, however the test ends."""
+
+import psutil
+import pytest
+
+from tests.core.serving import serving
+
+
+def test_a_test_that_fails_leaves_no_process() -> None:
+    with pytest.raises(ZeroDivisionError), serving():
+        servers = psutil.Process().children(recursive=True)
+        raise ZeroDivisionError
+
+    assert len(servers) >= 3
+    _, alive = psutil.wait_procs(servers, timeout=5)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
