@@ -11,6 +11,6 @@ def test_a_test_that_fails_leaves_no_process() -> None:
         servers = psutil.Process().children(recursive=True)
         raise ZeroDivisionError
 
-    assert len(servers) >= 3
+    assert len(servers) >= 2  # gunicorn, and at least the worker that has answered
     _, alive = psutil.wait_procs(servers, timeout=5)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
