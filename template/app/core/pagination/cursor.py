@@ -10,6 +10,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import orjson
@@ -148,13 +149,19 @@ def decode(cursor: str, keyset: Keyset) -> tuple[bool, list[Any]]:
         if (version, fingerprint) != (VERSION, keyset.fingerprint):
             raise ValueError("another list")
         return backward, [
-            TypeAdapter(column.type.python_type).validate_python(value)
+            _adapter(column.type.python_type).validate_python(value)
             for column, value in zip(keyset.columns, values, strict=True)
         ]
     except (ValueError, binascii.Error, ValidationError) as error:
         raise BadRequest(
             "The cursor is not valid for this list; start again without one."
         ) from error
+
+
+@lru_cache
+def _adapter(python_type: type[Any]) -> TypeAdapter[Any]:
+    # Building one costs more than using it.
+    return TypeAdapter(python_type)
 
 
 def _sign(payload: bytes) -> bytes:
