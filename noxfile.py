@@ -29,7 +29,7 @@ logging.getLogger("plumbum").setLevel(logging.WARNING)
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "tests", "variant", "newest", "demo-once"]
+nox.options.sessions = ["lint", "tests", "variant", "newest", "demo-once", "bench-tests"]
 
 DEPENDENCIES = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 NAMES = [nox.param(name, id=name) for name in VARIANTS]
@@ -77,6 +77,26 @@ def demo(session: nox.Session) -> None:
 def demo_once(session: nox.Session) -> None:
     """The demo, for CI: fails if anything does not answer as it should."""
     run_demo(session, once=True)
+
+
+@nox.session(python=interpreters.newest())
+def bench(session: nox.Session) -> None:
+    """Measure the rendered service beside four others; `-- --quick` for the picture, `-- --help` for the choice."""
+    install_benchmark(session)
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(name="bench-tests", python=interpreters.newest())
+def bench_tests(session: nox.Session) -> None:
+    """The tests of the benchmark, on real servers and with few rows. Arguments after `--` go to pytest."""
+    install_benchmark(session)
+    session.run("pytest", "benchmarks/tests", *session.posargs)
+
+
+def install_benchmark(session: nox.Session) -> None:
+    """All services in one environment, so that they differ in nothing but their own code."""
+    pyproject = render(session, "defaults") / "pyproject.toml"
+    session.install("--requirements", str(pyproject), "--group", f"{pyproject}:dev", *DEPENDENCIES["bench"])
 
 
 def check(session: nox.Session, name: str, python: str) -> None:

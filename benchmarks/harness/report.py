@@ -1,0 +1,434 @@
+"""The results as Markdown: the whole picture, details, goals, latency at a fixed rate, and how to read them (pure)."""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from benchmarks.harness.results import Measurement, Results, Section
+from benchmarks.harness.scenarios import ENDPOINTS, SCENARIOS
+from benchmarks.harness.summary import (
+    CLIENT_BUSY_CORES,
+    DATABASE_BUSY_CORES,
+    KEEPS_UP_SHARE,
+    SERVICE_BUSY_CORES,
+    Limit,
+    Spread,
+    Summary,
+    cores,
+    counterpart,
+    latency,
+    paired,
+    ratio,
+    services,
+    spread,
+    summary,
+    tail,
+)
+
+Key = TypeVar("Key", bound=Hashable)
+
+SUBJECT = "rendered"
+NOTHING = "-"
+TITLES: dict[Section, str] = {"mixes": "Mixes", "endpoints": "Endpoints", "clients": "Numbers of clients"}
+
+Mark = Literal["disturbed", "errors", Limit]
+_IDLE = f", while the service's one worker used less than {SERVICE_BUSY_CORES:g} of a core"
+# Letters, because a raised digit behind a number reads as a power of it.
+MARKS: dict[Mark, tuple[str, str]] = {
+    "disturbed": ("†", "other processes took CPU time in at least one round, and repeating it did not help"),
+    "errors": ("ᵉ", "some requests failed; they are not counted among the answered"),
+    "client": ("ᶜ", f"the client was the limit ({CLIENT_BUSY_CORES:g} cores or more): the service may be faster"),
+    "database": ("ᵈ", f"the database was the limit ({DATABASE_BUSY_CORES:g} cores or more){_IDLE}"),
+    "cores": ("ᵏ", f"the client and the database used up the cores beside the service's{_IDLE}"),
+    "waiting": (
+        "ʷ",
+        f"the client and the database had time left{_IDLE}: it waited for a lock, a thread, a connection, another "
+        "service or more clients",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the subject is to reach; every scenario of the section counts when none is named.
+
+    "requests" is requests/s and "p95" the p95 latency, both as a multiple of that of `against`; "tail" is p99 / p50
+    with four times more clients than pool connections.
+    """
+
+    section: Section
+    scenario: str | None
+    figure: Literal["requests", "p95", "tail"]
+    bound: float
+    against: str = ""
+    workers: int | None = None
+
+    @property
+    def at_least(self) -> bool:
+        return self.figure == "requests"
+
+
+GOALS = (
+    Goal("mixes", "read-mostly-cached", "requests", 100, "naive"),
+    Goal("mixes", "read-mostly-cached", "p95", 1 / 30, "naive"),
+    Goal("mixes", "read-mostly", "requests", 12, "naive"),
+    Goal("mixes", "read-mostly", "p95", 1 / 10, "naive"),
+    Goal("endpoints", "user", "requests", 0.60, "raw", workers=1),
+    Goal("endpoints", "posts", "requests", 0.75, "raw", workers=1),
+    Goal("endpoints", "users", "requests", 0.60, "raw", workers=1),
+    Goal("endpoints", "write", "requests", 0.55, "raw", workers=1),
+    Goal("mixes", "read-mostly-cached", "requests", 0.70, "raw"),
+    *(Goal("endpoints", name, "requests", 0.95, "plain") for name in ENDPOINTS),
+    Goal("mixes", "read-mostly-cached", "requests", 3, "plain"),
+    Goal("clients", None, "tail", 2),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    goal: Goal
+    scenario: str | None
+    value: Spread | None  # None: not measured
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        if self.value is None:
+            return "not measured"
+        reached = self.value.median >= self.goal.bound if self.goal.at_least else self.value.median <= self.goal.bound
+        return "reached" if reached else "**missed**"
+
+
+def markdown(results: Results) -> str:
+    """The whole report; parts for which nothing was measured say so or are left out."""
+    parts = [
+        _header(results),
+        _whole_picture(results),
+        *(_details(results, section) for section in TITLES),
+        _goals(results),
+        _open_loop(results),
+        _notes(results),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def verdicts(goal: Goal, results: Results) -> list[Verdict]:
+    """One for each measurement that the goal speaks of, or a single one without a value."""
+    found = []
+    for each in results.measurements:
+        if (
+            (each.service, each.section) == (SUBJECT, goal.section)
+            and goal.scenario in (None, each.scenario)
+            and goal.workers in (None, each.workers)
+            and (SCENARIOS[each.scenario].cached or not each.cached)
+            and (goal.figure != "tail" or each.clients == results.settings.get("pool_clients"))
+        ):
+            verdict = _verdict(goal, each, results)
+            if verdict.value:
+                found.append(verdict)
+    return found or [Verdict(goal, goal.scenario, None)]
+
+
+def _verdict(goal: Goal, measurement: Measurement, results: Results) -> Verdict:
+    if goal.figure == "tail":
+        value = spread([tail(each) for each in measurement.rounds])
+        return Verdict(goal, measurement.scenario, value, tuple(_doubts(results, measurement)))
+    baseline = counterpart(results, measurement, goal.against)
+    if baseline is None or goal.workers not in (None, baseline.workers):
+        return Verdict(goal, measurement.scenario, None)
+    value = ratio(measurement, baseline) if goal.figure == "requests" else paired(measurement, baseline, latency(0.95))
+    remarks = [*_doubts(results, measurement), *_doubts(results, baseline)]
+    if baseline.workers != measurement.workers:
+        remarks.append(f"workers: {measurement.workers} against {baseline.workers}")
+    return Verdict(goal, measurement.scenario, value, tuple(remarks))
+
+
+def _doubts(results: Results, measurement: Measurement) -> Iterable[str]:
+    """What keeps a figure from being the service's own."""
+    total = summary(measurement, cores(results))
+    if total.errors:
+        yield f"{measurement.service}: errors {_errors(total.errors)}"
+    if total.limited_by:
+        yield f"{measurement.service}: {total.limited_by} was the limit"
+    if total.disturbed_rounds:
+        yield f"{measurement.service}: {total.disturbed_rounds} of {len(measurement.rounds)} rounds disturbed"
+
+
+def _header(results: Results) -> str:
+    disturbed = sum(summary(each, cores(results)).disturbed_rounds for each in results.measurements)
+    lines = [
+        "# Benchmark",
+        "",
+        f"Started {results.started_at}, took {results.seconds / 60:.1f} minutes; "
+        + ("complete." if results.complete else "**interrupted: what follows is a part of it.**"),
+        "",
+        f"- Machine: {_pairs(results.machine)}",
+        f"- Versions: {_pairs(results.versions)}",
+        f"- Client: {results.settings.get('client', 'not recorded')}",
+        f"- Settings: {_pairs({key: value for key, value in results.settings.items() if key != 'client'})}",
+        f"- Rounds repeated because other processes took CPU time: {sum(m.discarded for m in results.measurements)}; "
+        f"kept in spite of that: {disturbed}",
+    ]
+    return "\n".join(lines)
+
+
+def _whole_picture(results: Results) -> str:
+    measured = [each for section in ("mixes", "endpoints") for each in results.measurements if each.section == section]
+    if not measured:
+        return ""
+    names = services(results, measured)
+    marks: set[Mark] = set()
+
+    def cell(measurement: Measurement, several: bool) -> str:
+        total = summary(measurement, cores(results))
+        text = _spread(total.requests_per_s, plain, ranged=False) + _marked(total, marks)
+        against = _ratio(results, measurement, "naive", times)
+        text += f" ({against})" if against != NOTHING else ""
+        return f"{measurement.workers} workers: {text}" if several else text
+
+    rows = []
+    for (_, scenario, clients), group in _grouped(measured, lambda m: (m.section, m.scenario, m.clients)).items():
+        by_service = _grouped(group, lambda m: m.service)
+        cells = []
+        for service in names:
+            mine = by_service.get(service, [])
+            cells.append("<br>".join(cell(each, len(mine) > 1) for each in mine) or NOTHING)
+        rows.append([scenario, str(clients), *cells])
+    lines = ["## The whole picture", "", "Requests/s, in brackets as a multiple of the naive service's.", ""]
+    return "\n".join([*lines, _table(["scenario", "clients", *names], rows), *_footnotes(marks)])
+
+
+def _details(results: Results, section: Section) -> str:
+    measured = [each for each in results.measurements if each.section == section]
+    if not measured:
+        return ""
+    marks: set[Mark] = set()
+    lines = [f"## {TITLES[section]}"]
+    # Where the number of clients is what varies, it is a column and not a heading.
+    varies = section == "clients"
+    for (scenario, clients), group in _grouped(measured, lambda m: (m.scenario, None if varies else m.clients)).items():
+        title = results.scenarios.get(scenario, "")
+        heading = f"### {scenario}" + (f": {title}" if title else "") + (f" ({clients} clients)" if clients else "")
+        order = services(results, group)
+        group = sorted(group, key=lambda m: (m.clients, order.index(m.service), m.workers))
+        headers = ["service", *(["clients"] if varies else []), *DETAILS]
+        rows = [
+            [each.service, *([str(each.clients)] if varies else []), *_detail(results, each, marks)] for each in group
+        ]
+        lines += ["", heading, "", _table(*_without_empty(headers, rows))]
+    return "\n".join([*lines, *_footnotes(marks)])
+
+
+DETAILS = (
+    *("workers", "requests/s (low-high)", "of naive", "of raw", "of plain", "CPU us/request"),
+    *("p50 ms", "p95 ms", "p99 ms", "errors", "memory MB", "bytes/answer"),
+)
+
+
+def _detail(results: Results, measurement: Measurement, marks: set[Mark]) -> list[str]:
+    """The cells of DETAILS."""
+    total = summary(measurement, cores(results))
+    return [
+        str(measurement.workers),
+        _spread(total.requests_per_s, plain) + _marked(total, marks),
+        _ratio(results, measurement, "naive", times),
+        _ratio(results, measurement, "raw", share),
+        _ratio(results, measurement, "plain", share),
+        *(_spread(each, plain, ranged=False) for each in (total.cpu_us, total.p50_ms, total.p95_ms, total.p99_ms)),
+        _errors(total.errors),
+        _spread(total.memory_bytes, megabytes, ranged=False),
+        NOTHING if measurement.response_bytes is None else f"{measurement.response_bytes:,}",
+    ]
+
+
+def _goals(results: Results) -> str:
+    if all(each.service != SUBJECT for each in results.measurements):
+        return f"## Goals\n\nNot measured: they are those of the {SUBJECT} service, which had no part in this run."
+    rows = []
+    for goal in GOALS:
+        form = _form(goal)
+        for verdict in verdicts(goal, results):
+            what = {
+                "requests": f"requests/s against {goal.against}",
+                "p95": f"p95 against {goal.against}",
+                "tail": "p99 / p50, 4 times more clients than connections",
+            }[goal.figure]
+            rows.append(
+                [
+                    verdict.scenario or "any",
+                    what + (f", {goal.workers} worker" if goal.workers else ""),
+                    ("at least " if goal.at_least else "at most ") + form(goal.bound),
+                    _spread(verdict.value, form),
+                    verdict.text,
+                    "; ".join(verdict.remarks),
+                ]
+            )
+    headers = ["scenario", f"figure of {SUBJECT}", "goal", "measured (low-high)", "", "remarks"]
+    return "\n".join(["## Goals", "", _table(headers, rows, text=(0, 1, 4, 5))])
+
+
+def _form(goal: Goal) -> Callable[[float], str]:
+    """How a goal's figures are written: in four digits, so that a narrow miss does not look like the goal."""
+
+    def digits(value: float) -> str:
+        return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+    if goal.figure == "p95":
+        return lambda value: f"1/{digits(1 / value)}" if 0 < value < 1 else f"{digits(value)}x"
+    if goal.at_least and goal.bound < 1:
+        return lambda value: f"{digits(100 * value)} %"
+    return lambda value: f"{digits(value)}x"
+
+
+def _open_loop(results: Results) -> str:
+    measured = [each for each in results.measurements if each.section == "open_loop"]
+    if not measured:
+        return ""
+    marks: set[Mark] = set()
+    rows = []
+    for (scenario, rate, _), group in _grouped(measured, lambda m: (m.scenario, m.rate_per_s, m.clients)).items():
+        order = services(results, group)
+        for each in sorted(group, key=lambda m: order.index(m.service)):
+            total = summary(each, cores(results))
+            latencies = (total.p50_ms, total.p95_ms, total.p99_ms, total.max_ms)
+            rows.append(
+                [
+                    scenario,
+                    each.service,
+                    str(each.workers),
+                    plain(rate) if rate else NOTHING,
+                    _spread(total.requests_per_s, plain, ranged=False) + _marked(total, marks),
+                    f"{total.unanswered:,}",
+                    _errors(total.errors),
+                    *(_spread(latency_ms, plain, ranged=False) for latency_ms in latencies),
+                    _keeps_up(total),
+                ]
+            )
+    headers = ["scenario", "service", "workers", "due/s", "answered/s", "unanswered", "errors"]
+    headers += ["p50 ms", "p95 ms", "p99 ms", "max ms", "keeps up"]
+    lines = [
+        "## Latency at a fixed rate",
+        "",
+        "Requests are sent when they are due, whether or not earlier ones were answered, and their latency counts from "
+        f"then. A service that answers less than {share(KEEPS_UP_SHARE)} of what is due cannot keep up: its latencies "
+        "grow for as long as the round lasts and say nothing else.",
+        "",
+    ]
+    return "\n".join([*lines, _table(headers, rows, text=(0, 1, 11)), *_footnotes(marks)])
+
+
+def _keeps_up(total: Summary) -> str:
+    if total.keeps_up:
+        return "yes"
+    due = total.answered + total.unanswered + sum(total.errors.values())
+    return "**cannot keep up**" + (f": {share(total.answered / due)} answered" if due else "")
+
+
+def _notes(results: Results) -> str:
+    lines = ["## Notes", ""]
+    lines += [f"- **{name}**: {text}" for name, text in results.services.items()]
+    if results.scenarios:
+        lines += ["", "What is asked:", ""]
+        lines += [f"- {name}: {text}" for name, text in results.scenarios.items()]
+    lines += [
+        "",
+        "How to read this:",
+        "",
+        "- A figure is the median of its rounds. Compare within one run only: machines drift from run to run.",
+        "- A ratio is the median of the ratios of rounds with the same number, which were measured soon after each "
+        "other; it may differ a little from the ratio of the medians.",
+        "- CPU time is that of all processes of the service, and the steadiest column. Memory is their proportional "
+        "set size at the end of a round. Bytes of an answer include its headers.",
+        "- Requests that failed are errors and not among the requests/s.",
+    ]
+    return "\n".join(lines)
+
+
+def plain(value: float) -> str:
+    """Three significant digits, more in front of the point."""
+    if value == 0 or abs(value) >= 99.95:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
+
+
+def times(value: float) -> str:
+    if value >= 9.95:
+        return f"{value:,.0f}x"
+    return f"{value:.1f}x" if value >= 0.995 else f"{value:.2f}x"
+
+
+def share(value: float) -> str:
+    return f"{100 * value:.0f} %" if value >= 0.0995 else f"{100 * value:.1f} %"
+
+
+def megabytes(value: float) -> str:
+    return f"{value / 1e6:,.0f}"
+
+
+def _spread(value: Spread | None, form: Callable[[float], str], *, ranged: bool = True) -> str:
+    if value is None:
+        return NOTHING
+    text = form(value.median)
+    ends = list(dict.fromkeys((form(value.low), form(value.high))))
+    return f"{text} ({'-'.join(ends)})" if ranged and len(ends) > 1 else text
+
+
+def _ratio(results: Results, measurement: Measurement, name: str, form: Callable[[float], str]) -> str:
+    baseline = counterpart(results, measurement, name)
+    return _spread(ratio(measurement, baseline), form, ranged=False) if baseline else NOTHING
+
+
+def _errors(errors: Mapping[str, int]) -> str:
+    total = sum(errors.values())
+    kinds = ", ".join(f"{kind}: {count:,}" for kind, count in sorted(errors.items()) if count)
+    return f"{total:,} ({kinds})" if total else "0"
+
+
+def _marked(total: Summary, marks: set[Mark]) -> str:
+    """The marks of a figure, with a space in front; also adds them to `marks`."""
+    mine: list[Mark] = ["disturbed"] if total.disturbed_rounds else []
+    if total.errors:
+        mine.append("errors")
+    if total.limited_by:
+        mine.append(total.limited_by)
+    marks.update(mine)
+    return "".join(f" {MARKS[each][0]}" for each in mine)
+
+
+def _footnotes(marks: set[Mark]) -> list[str]:
+    used = [f"{sign} {text}." for mark, (sign, text) in MARKS.items() if mark in marks]
+    return ["", "<br>\n".join(used)] if used else []
+
+
+def _grouped(measurements: Iterable[Measurement], key: Callable[[Measurement], Key]) -> dict[Key, list[Measurement]]:
+    groups: dict[Key, list[Measurement]] = {}
+    for each in measurements:
+        groups.setdefault(key(each), []).append(each)
+    return groups
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}: {_value(value)}" for key, value in values.items()) or "not recorded"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return f"({_pairs(value)})"
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return " ".join(map(_value, value)) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _without_empty(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Without columns that say nothing in any row."""
+    kept = [column for column in range(len(headers)) if any(row[column] != NOTHING for row in rows)]
+    return [headers[column] for column in kept], [[row[column] for column in kept] for row in rows]
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[int] = (0,)) -> str:
+    """A table of pipes; columns are aligned to the right, except those of `text`."""
+    rule = ["---" if column in text else "---:" for column in range(len(headers))]
+    lines = [headers, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,282 @@
+"""A run: starts the services in groups, checks their answers, and measures them in turns."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import floor, log10
+from pathlib import Path
+from statistics import median
+from typing import Protocol
+
+from benchmarks.harness import answers, machine, rounds, services
+from benchmarks.harness.drivers import Driver, Load
+from benchmarks.harness.environment import Environment
+from benchmarks.harness.results import Measurement, Round, Section
+from benchmarks.harness.scenarios import ENDPOINTS, MIXES, SCENARIOS, Data, Request, stream, write
+from benchmarks.harness.seeding import Size
+from benchmarks.harness.services import SERVICES, Running, Service
+from benchmarks.harness.summary import schedule
+from tests.rendering import ROOT
+
+# The open loop runs at half of what the bar manages in a closed one, or else the first service of the run.
+BAR = "plain"
+RATE_SHARE = 0.5
+WARM_UP_SHARE = 0.3
+# Of all rounds, how many may be repeated because of other processes.
+REPEATED_SHARE = 0.25
+# The connections of one worker of the rendered service, by its own capacity model.
+POOL_SIZE = 10
+# How many requests of each kind must be answered alike.
+COMPARED = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure, and for how long."""
+
+    services: tuple[str, ...] = tuple(SERVICES)
+    endpoints: tuple[str, ...] = tuple(ENDPOINTS)
+    mixes: tuple[str, ...] = tuple(MIXES)
+    # What is measured with several numbers of clients as well, and at a fixed rate.
+    sweep_of: tuple[str, ...] = ("user",)
+    open_loop_of: tuple[str, ...] = ("read-mostly", "read-mostly-cached")
+    sweep: tuple[int, ...] = (1, 4, 16, 4 * POOL_SIZE, 16 * POOL_SIZE)
+    clients: int = 4 * POOL_SIZE
+    # None: one for endpoints, and for mixes as many as each kind of service runs in production.
+    workers: int | None = None
+    rounds: int = 4
+    seconds: float = 3.0
+    rate_per_s: float | None = None
+    size: Size = field(default_factory=Size)
+
+    @property
+    def depth(self) -> int:
+        """How many posts come before the deep page."""
+        return min(100_000, self.size.posts // 2)
+
+    def settings(self) -> dict[str, str | int | float | None]:
+        """What the results say about how they were measured."""
+        return {
+            "users": self.size.users,
+            "posts": self.size.posts,
+            "clients": self.clients,
+            "pool_clients": 4 * POOL_SIZE,
+            "workers": self.workers or "one for endpoints, as in production for mixes",
+            "rounds": self.rounds,
+            "seconds": self.seconds,
+        }
+
+    @property
+    def fewer_rounds(self) -> int:
+        """For what is measured many times over."""
+        return (self.rounds + 1) // 2
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is measured on the same started services; `alone`: one worker on a core of its own."""
+
+    section: Section
+    scenarios: tuple[str, ...]
+    cached: bool
+    alone: bool
+
+
+class Watcher(Protocol):
+    """Is told how the run goes."""
+
+    def expect(self, rounds: int) -> None: ...
+    def say(self, what: str) -> None: ...
+    def count(self, measured: Round) -> None: ...
+
+
+def groups(plan: Plan) -> list[Group]:
+    """Endpoints on one worker without caches; mixes as in production, those with caches apart."""
+    found = [Group("endpoints", plan.endpoints, cached=False, alone=plan.workers in (None, 1))]
+    for cached in (False, True):
+        names = tuple(name for name in plan.mixes if MIXES[name].cached == cached)
+        found.append(Group("mixes", names, cached=cached, alone=plan.workers == 1))
+    return [group for group in found if group.scenarios]
+
+
+def expected_rounds(plan: Plan) -> int:
+    """How many rounds the plan takes when none is repeated."""
+    scenarios = {*plan.endpoints, *plan.mixes}
+    more = len(scenarios & set(plan.sweep_of)) * len(plan.sweep) + len(scenarios & set(plan.open_loop_of))
+    return len(plan.services) * (plan.rounds * len(scenarios) + plan.fewer_rounds * more)
+
+
+class Runner:
+    """Measures a plan; `measurements` holds what there is, however the run ends."""
+
+    def __init__(self, plan: Plan, environment: Environment, driver: Driver, watcher: Watcher) -> None:
+        self.measurements: list[Measurement] = []
+        self._plan = plan
+        self._environment = environment
+        self._driver = driver
+        self._watcher = watcher
+        self._cores = machine.Cores()
+        self._repeats_left = round(REPEATED_SHARE * expected_rounds(plan))
+        self._data: dict[str, Data] = {}
+        self._sizes: dict[tuple[str, str], int] = {}
+
+    def run(self) -> None:
+        """Measure everything.
+
+        Raises:
+            AnswersDiffer: before anything is measured on services that do not agree.
+            ServiceDied: when one does not survive.
+        """
+        self._watcher.expect(expected_rounds(self._plan))
+        for group in groups(self._plan):
+            with self._started(group) as running:
+                self._data = {one.service.name: self._data_of(one.service, group) for one in running}
+                self._check(group, running)
+                for name in group.scenarios:
+                    self._measure(group.section, name, group, running)
+                    if name in self._plan.sweep_of:
+                        for clients in self._plan.sweep:
+                            self._measure("clients", name, group, running, clients=clients)
+                    if name in self._plan.open_loop_of:
+                        self._measure("open_loop", name, group, running, rate=self._rate(group.section, name))
+
+    @contextmanager
+    def _started(self, group: Group) -> Iterator[list[Running]]:
+        self._cores = machine.separate() if group.alone else machine.Cores()
+        self._environment.pin(self._cores.others)
+        with ExitStack() as stack:
+            running = []
+            for name in self._plan.services:
+                self._watcher.say(f"starting {name}")
+                service = SERVICES[name]
+                started = services.running(
+                    service,
+                    workers=self._workers(service, group),
+                    cached=group.cached,
+                    directory=self._directory(service, group),
+                    variables=self._environment.variables,
+                    workspace=self._environment.workspace,
+                )
+                running.append(stack.enter_context(started))
+                machine.pin([running[-1].process], self._cores.service)
+            yield running
+
+    def _workers(self, service: Service, group: Group) -> int:
+        if service.one_worker_only:
+            return 1
+        if self._plan.workers is not None:
+            return self._plan.workers
+        return 1 if group.alone else service.workers(len(machine.usable_cores()))
+
+    def _directory(self, service: Service, group: Group) -> Path:
+        return self._environment.directories[group.cached] if service.name == "rendered" else ROOT
+
+    def _data_of(self, service: Service, group: Group) -> Data:
+        rows = self._environment.rows
+        return Data(rows.users, service.deep_page(rows, self._directory(service, group)))
+
+    def _check(self, group: Group, running: Sequence[Running]) -> None:
+        """All services answer every kind of request of the group alike."""
+        self._watcher.say("checking that all answers are equal")
+        kinds = {make: SCENARIOS[name].choose for name in group.scenarios for make in SCENARIOS[name].parts}
+        ports = {one.service.name: one.port for one in running}
+        # Writes last: a cache does not see what another service writes.
+        for make in sorted(kinds, key=lambda make: make is write):
+            for seed in range(COMPARED):
+                requests = {
+                    name: make(random.Random(seed), self._data[name], kinds[make])  # noqa: S311 - not for secrets
+                    for name in ports
+                }
+                found = answers.check_equal(requests, ports)
+                for name, answer in found.items():
+                    if answer.status >= 400:
+                        raise answers.AnswersDiffer(f"{name} answers {requests[name].path} with {answer}")
+                    self._sizes[make.__name__, name] = answer.size
+            if make is write:
+                for one in running:
+                    if one.service.coherent or one.workers == 1:
+                        answers.check_written(one.service.name, one.port, requests[one.service.name])
+        nobody = Request("GET", f"/users/{answers.NOBODY}")
+        answers.check_equal(dict.fromkeys(ports, nobody), ports)
+
+    def _measure(
+        self,
+        section: Section,
+        name: str,
+        group: Group,
+        running: Sequence[Running],
+        *,
+        clients: int | None = None,
+        rate: float | None = None,
+    ) -> None:
+        scenario, parts = SCENARIOS[name], list(SCENARIOS[name].parts)
+        number_of_rounds = self._plan.rounds if section in ("endpoints", "mixes") else self._plan.fewer_rounds
+        # A distribution's tail needs more answers than a mean.
+        seconds = self._plan.seconds * (2 if rate else 1)
+        loads = {
+            one.service.name: Load(
+                port=one.port,
+                requests=[request.encoded() for request in stream(scenario, self._data[one.service.name])],
+                clients=clients or self._plan.clients,
+                seconds=seconds,
+                rate=rate,
+                cores=self._cores.others,
+            )
+            for one in running
+        }
+        by_name = {one.service.name: one for one in running}
+        measured: dict[str, list[Round]] = {service: [] for service in by_name}
+        discarded = dict.fromkeys(by_name, 0)
+        what = f"{section}: {name}" + (f", {clients} clients" if clients else "")
+        try:
+            if section in ("endpoints", "mixes"):
+                for service, load in loads.items():
+                    self._watcher.say(f"{what}: warming {service}")
+                    self._driver(replace(load, seconds=max(0.2, seconds * WARM_UP_SHARE)))
+            for _, service in schedule(list(by_name), number_of_rounds):
+                self._watcher.say(f"{what}: {service}")
+                one, repeated = rounds.undisturbed(
+                    partial(rounds.measure, by_name[service], loads[service], self._driver, self._environment),
+                    self._may_repeat,
+                )
+                measured[service].append(one)
+                discarded[service] += repeated
+                self._watcher.count(one)
+        finally:
+            self.measurements += [
+                Measurement(
+                    section=section,
+                    scenario=name,
+                    service=service,
+                    workers=by_name[service].workers,
+                    clients=clients or self._plan.clients,
+                    cached=group.cached,
+                    rounds=tuple(done),
+                    rate_per_s=rate,
+                    response_bytes=self._sizes[parts[0].__name__, service] if len(parts) == 1 else None,
+                    discarded=discarded[service],
+                )
+                for service, done in measured.items()
+                if done
+            ]
+
+    def _may_repeat(self) -> bool:
+        self._repeats_left -= 1
+        return self._repeats_left >= 0
+
+    def _rate(self, section: Section, scenario: str) -> float:
+        """The fixed rate: as given, or a share of what was just measured, to two digits."""
+        if self._plan.rate_per_s:
+            return self._plan.rate_per_s
+        measured = {one.service: one for one in self.measurements if (one.section, one.scenario) == (section, scenario)}
+        bar = measured.get(BAR) or next(iter(measured.values()))
+        return two_digits(RATE_SHARE * median(one.requests_per_s for one in bar.rounds))
+
+
+def two_digits(number: float) -> float:
+    """Rounded to two significant digits, and at least 1."""
+    if number < 1:
+        return 1.0
+    return float(round(number, 1 - floor(log10(number))))

@@ -1,0 +1,131 @@
+"""What the services are asked: endpoints, mixes of them, and the stream of requests of each (pure)."""
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
+from uuid import UUID
+
+# Enough that hardly any user comes twice, and few enough for wrk to load in no time.
+STREAM_LENGTH = 5_000
+HOT_USERS = 1_000
+
+
+class Request(NamedTuple):
+    method: str
+    path: str
+    body: bytes = b""
+
+    def encoded(self) -> bytes:
+        """The request as it is sent, HTTP/1.1 with keep-alive."""
+        head = f"{self.method} {self.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n"
+        if self.body:
+            head += f"Content-Type: application/json\r\nContent-Length: {len(self.body)}\r\n"
+        return head.encode() + b"\r\n" + self.body
+
+
+@dataclass(frozen=True)
+class Data:
+    """The seeded rows that requests name; `deep_page` is a service's own path of a page far down the list."""
+
+    users: Sequence[UUID]
+    deep_page: str
+
+
+Choose = Callable[[random.Random, Data], UUID]
+
+
+def anyone(rng: random.Random, data: Data) -> UUID:
+    """Every user is as likely as any other, so no cache of this size helps."""
+    return rng.choice(data.users)
+
+
+def someone_popular(rng: random.Random, data: Data) -> UUID:
+    """One of the first HOT_USERS, the k-th about 1/k as often as the first."""
+    hot = min(HOT_USERS, len(data.users))
+    return data.users[int(hot ** rng.random()) - 1]
+
+
+def user(rng: random.Random, data: Data, choose: Choose) -> Request:
+    return Request("GET", f"/users/{choose(rng, data)}")
+
+
+def posts(_rng: random.Random, _data: Data, _choose: Choose) -> Request:
+    return Request("GET", "/posts?limit=20")
+
+
+def posts_deep(_rng: random.Random, data: Data, _choose: Choose) -> Request:
+    return Request("GET", data.deep_page)
+
+
+def users(_rng: random.Random, _data: Data, _choose: Choose) -> Request:
+    return Request("GET", "/reports/users")
+
+
+def aggregate(rng: random.Random, data: Data, choose: Choose) -> Request:
+    return Request("GET", f"/reports/authors/{choose(rng, data)}")
+
+
+def dashboard(rng: random.Random, data: Data, choose: Choose) -> Request:
+    return Request("GET", f"/reports/authors/{choose(rng, data)}/dashboard")
+
+
+def write(rng: random.Random, data: Data, choose: Choose) -> Request:
+    body = json.dumps({"name": f"Name {rng.randrange(1_000_000):06d}"}).encode()
+    return Request("PATCH", f"/users/{choose(rng, data)}", body)
+
+
+def health(_rng: random.Random, _data: Data, _choose: Choose) -> Request:
+    return Request("GET", "/livez")
+
+
+Make = Callable[[random.Random, Data, Choose], Request]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`parts` gives each kind of request its share; `cached` says whether services may use their caches."""
+
+    title: str
+    parts: Mapping[Make, float]
+    cached: bool = False
+    choose: Choose = anyone
+
+
+READ_MOSTLY: Mapping[Make, float] = {
+    user: 48,
+    posts: 20,
+    posts_deep: 5,
+    users: 2,
+    aggregate: 10,
+    dashboard: 5,
+    write: 10,
+}
+
+ENDPOINTS: dict[str, Scenario] = {
+    "health": Scenario("a liveness probe", {health: 1}),
+    "user": Scenario("one user by key", {user: 1}),
+    "posts": Scenario("20 posts with authors, first page", {posts: 1}),
+    "posts-deep": Scenario("20 posts with authors, behind 100,000 others", {posts_deep: 1}),
+    "users": Scenario("1,000 users", {users: 1}),
+    "aggregate": Scenario("an author's posts, counted and summed", {aggregate: 1}),
+    "dashboard": Scenario("four reads and a call to another service, in parallel", {dashboard: 1}),
+    "write": Scenario("one user's name changed", {write: 1}),
+}
+
+MIXES: dict[str, Scenario] = {
+    "read-mostly-cached": Scenario("90 % reads, caches on, popular users", READ_MOSTLY, True, someone_popular),
+    "read-mostly": Scenario("90 % reads, no caches, any user", READ_MOSTLY),
+    "write-heavy": Scenario("half writes, half reads, caches on", {write: 50, user: 50}, True, someone_popular),
+}
+
+SCENARIOS = ENDPOINTS | MIXES
+
+
+def stream(scenario: Scenario, data: Data, *, seed: int = 0, length: int = STREAM_LENGTH) -> list[Request]:
+    """The requests of a scenario; for equal arguments always the same ones."""
+    rng = random.Random(seed)  # noqa: S311 - not for secrets
+    makers, weights = list(scenario.parts), list(accumulate(scenario.parts.values()))
+    return [make(rng, data, scenario.choose) for make in rng.choices(makers, cum_weights=weights, k=length)]

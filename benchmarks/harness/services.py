@@ -1,0 +1,279 @@
+"""The five services: how each is started, as its own kind is run in production, and how it is stopped."""
+
+import http.client
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from urllib.parse import urlencode
+
+import psutil
+from dev.processes import StartFailed, start, stop
+from dev.serving import free_port
+
+from benchmarks.harness.seeding import Rows
+from tests.rendering import ROOT, render, snapshot
+from tests.variants import DEFAULTS
+
+START_TIMEOUT_S = 60.0
+OVERLAY = ROOT / "benchmarks" / "rendered"
+# Signs the cursors of the rendered service, here and there.
+CURSOR_SECRET = "benchmark" * 4
+
+
+class ServiceDied(RuntimeError):
+    """A service ended, or lost a worker, while it was measured; the message ends with the end of its log."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """`command` takes the number of workers and the port; `workers`, how many its kind runs on so many cores."""
+
+    name: str
+    title: str
+    command: Callable[[int, int], list[str]]
+    workers: Callable[[int], int]
+    # The path of the page behind the rows' prefix, given the directory in which the service runs.
+    deep_page: Callable[[Rows, Path], str]
+    # Whether it can answer from a cache, and whether all its workers then see each other's writes.
+    caches: bool = False
+    coherent: bool = True
+    one_worker_only: bool = False
+
+
+@dataclass(frozen=True)
+class Running:
+    """A started service and the processes that it consists of."""
+
+    service: Service
+    workers: int
+    port: int
+    process: psutil.Process
+    children: frozenset[int]
+    log: Path
+
+    def check(self) -> None:
+        """Raise ServiceDied unless every process that was there at the start still runs."""
+        alive = self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
+        if not alive or _children(self.process) != self.children:
+            raise ServiceDied(f"{self.service.name}: a process ended; its log ends:\n{_tail(self.log)}")
+
+
+def uvicorn(name: str, *options: str) -> Callable[[int, int], list[str]]:
+    def command(workers: int, port: int) -> list[str]:
+        application = f"benchmarks.{name}.main:app"
+        number = ["--workers", str(workers)] if workers > 1 else []
+        return [sys.executable, "-m", "uvicorn", application, "--port", str(port), *number, *options]
+
+    return command
+
+
+def gunicorn(workers: int, port: int) -> list[str]:
+    options = ["--worker-class", "uvicorn_worker.UvicornWorker", "--workers", str(workers)]
+    return [sys.executable, "-m", "gunicorn", *options, "--bind", f"127.0.0.1:{port}", "benchmarks.usual.main:app"]
+
+
+def rendered(_workers: int, _port: int) -> list[str]:
+    return [sys.executable, "-m", "app", "serve"]
+
+
+def by_offset(rows: Rows, _directory: Path) -> str:
+    return f"/posts?limit=20&offset={rows.depth}"
+
+
+def by_keyset(rows: Rows, _directory: Path) -> str:
+    return "/posts?" + urlencode({"limit": 20, "before": f"{rows.last_created_at.isoformat()}_{rows.last_id}"})
+
+
+def by_cursor(rows: Rows, directory: Path) -> str:
+    """The rendered service's own cursor, made by its own code."""
+    script = (
+        "import sys; from types import SimpleNamespace; from datetime import datetime\n"
+        "from app.core.pagination.cursor import Keyset, encode; from app.posts.models import Post\n"
+        "row = SimpleNamespace(id=sys.argv[1], created_at=datetime.fromisoformat(sys.argv[2]))\n"
+        "print(encode(row, Keyset.of((Post.created_at.desc(), Post.id.desc())), backward=False))"
+    )
+    # Only the secret counts; nothing connects.
+    environment = os.environ | {
+        "CURSOR_SECRET": CURSOR_SECRET,
+        "DATABASE_URL": "postgresql://nobody@127.0.0.1/none",
+        "CACHE_URL": "redis://127.0.0.1",
+    }
+    process = subprocess.run(
+        [sys.executable, "-c", script, str(rows.last_id), rows.last_created_at.isoformat()],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return "/posts?" + urlencode({"limit": 20, "cursor": process.stdout.strip()})
+
+
+def one(_cores: int) -> int:
+    return 1
+
+
+def each_core(cores: int) -> int:
+    return cores
+
+
+SERVICES = {
+    service.name: service
+    for service in (
+        Service(
+            "naive",
+            "what slow services do: N+1, OFFSET, synchronous sessions, BaseHTTPMiddleware, a blocking call; no cache",
+            uvicorn("naive", "--loop", "asyncio", "--http", "h11"),
+            one,
+            by_offset,
+            one_worker_only=True,
+        ),
+        Service(
+            "usual",
+            "what good articles recommend: ORJSONResponse, pool 20 + 10, selectinload, Redis in routes, 2n + 1 workers",
+            gunicorn,
+            lambda cores: 2 * cores + 1,
+            by_keyset,
+            caches=True,
+        ),
+        Service(
+            "plain",
+            "FastAPI, asyncpg and orjson by hand, without any guard and without a cache: the bar",
+            uvicorn("plain", "--no-access-log"),
+            each_core,
+            by_keyset,
+        ),
+        Service(
+            "rendered",
+            "the service that the template renders, with its production settings and all its guards",
+            rendered,
+            each_core,
+            by_cursor,
+            caches=True,
+        ),
+        Service(
+            "raw",
+            "ASGI, asyncpg and a dict, nothing else: the limit (no validation, no framework, no shared cache)",
+            uvicorn("raw", "--no-access-log"),
+            each_core,
+            by_keyset,
+            caches=True,
+            coherent=False,
+        ),
+    )
+}
+
+
+def render_service(template: Path, destination: Path, *, cached: bool) -> Path:
+    """Render the service with its example, and lay over it the domain that the benchmark needs beside that."""
+    answers = DEFAULTS | {"cache_backend": "valkey" if cached else "none"}
+    render(template, destination, answers)
+    shutil.copytree(OVERLAY, destination, dirs_exist_ok=True)
+    routers = destination / "app" / "api.py"
+    lines = routers.read_text().splitlines()
+    first_import = next(number for number, line in enumerate(lines) if line.startswith("from app."))
+    lines.insert(first_import, "from app.reports.router import router as reports")
+    routers.write_text("\n".join([*lines, "router.include_router(reports)", ""]))
+    return destination
+
+
+def render_services(workspace: Path) -> dict[bool, Path]:
+    """The rendered service with and without its cache, from the working tree."""
+    template = snapshot(workspace / "template")
+    return {
+        cached: render_service(template, workspace / f"rendered-{cached}", cached=cached) for cached in (True, False)
+    }
+
+
+@contextmanager
+def running(
+    service: Service, *, workers: int, cached: bool, directory: Path, variables: Mapping[str, str], workspace: Path
+) -> Iterator[Running]:
+    """Start a service in `directory` and wait until all its workers answer; stop it at the end.
+
+    Raises:
+        StartFailed: with the end of its log.
+    """
+    home = Path(mkdtemp(prefix=f"{service.name}-", dir=workspace))
+    port = free_port()
+    environment = {
+        **variables,
+        "CACHED": "1" if cached else "0",
+        "PORT": str(port),
+        "WEB_CONCURRENCY": str(workers),
+        "CURSOR_SECRET": CURSOR_SECRET,
+    }
+    process = start_in(directory, service.command(workers, port), environment, home)
+    try:
+        _wait(process, service, workers, port, home)
+        yield Running(service, workers, port, process, _children(process), home.with_name(f"{home.name}.log"))
+    finally:
+        stop(process)
+
+
+def migrate(directory: Path, variables: Mapping[str, str]) -> None:
+    """Bring the database to the rendered service's schema."""
+    subprocess.run(
+        [sys.executable, "-m", "app", "migrate"],
+        cwd=directory,
+        env={**os.environ, **variables, "CURSOR_SECRET": CURSOR_SECRET},
+        check=True,
+    )
+
+
+def start_in(directory: Path, command: Sequence[str], variables: Mapping[str, str], home: Path) -> psutil.Popen:
+    """Start a command in `directory` with more variables; its record and log lie beside `home`."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        # `start` makes `home` current.
+        return start(["/bin/sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", str(directory), *command], home)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _wait(process: psutil.Popen, service: Service, workers: int, port: int, home: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    enough = workers if workers > 1 else 0
+    seen: frozenset[int] = frozenset()
+    while True:
+        if process.poll() is not None:
+            raise StartFailed(service.name, f"ended with exit code {process.returncode}", home)
+        if time.monotonic() > deadline:
+            raise StartFailed(service.name, f"was not ready in {START_TIMEOUT_S:.0f} s", home)
+        children = _children(process)
+        if answers(port) == 200 and len(children) >= enough and children == seen:
+            return
+        seen = children
+        time.sleep(0.3)
+
+
+def answers(port: int) -> int | None:
+    """The status with which this port answers /livez; None while nobody does."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/livez")
+        return connection.getresponse().status
+    except OSError:
+        return None
+    finally:
+        connection.close()
+
+
+def _children(process: psutil.Process) -> frozenset[int]:
+    try:
+        return frozenset(child.pid for child in process.children(recursive=True))
+    except psutil.NoSuchProcess:
+        return frozenset()
+
+
+def _tail(log: Path, lines: int = 20) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

@@ -1,0 +1,1 @@
+"""FastAPI, asyncpg and orjson by hand: the bar."""

@@ -1,0 +1,1 @@
+"""Plain ASGI, asyncpg and orjson: the limit."""

@@ -1,0 +1,349 @@
+"""The report as a reader sees it: its tables are read back."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from benchmarks.harness.report import GOALS, Goal, markdown, megabytes, plain, share, times, verdicts
+from benchmarks.harness.results import QUANTILES, Measurement, Results, Round
+from benchmarks.harness.scenarios import ENDPOINTS, MIXES
+from benchmarks.harness.summary import Spread
+from benchmarks.tests import fakes
+from benchmarks.tests.fakes import measurement, results, round_
+
+
+def part(text: str, heading: str) -> str:
+    """What is below a heading, up to the next of any level."""
+    assert f"\n{heading}" in text, f"{heading} is missing"
+    return text.split(f"\n{heading}", 1)[1].split("\n#", 1)[0]
+
+
+def table(text: str) -> list[dict[str, str]]:
+    """The rows of the only table in `text`, by header."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    headers, rule, *rows = lines
+    assert all(len(row) == len(headers) for row in lines)
+    assert set("".join(rule)) <= set("-:")
+    return [dict(zip(headers, row, strict=True)) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole() -> str:
+    return markdown(fakes.whole_run())
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "text"),
+    [
+        (plain, 0, "0"),
+        (plain, 0.7612, "0.76"),
+        (plain, 9.996, "10.0"),
+        (plain, 43.21, "43.2"),
+        (plain, 99.96, "100"),
+        (plain, 12345.6, "12,346"),
+        (times, 0.53, "0.53x"),
+        (times, 0.997, "1.0x"),
+        (times, 2.44, "2.4x"),
+        (times, 9.96, "10x"),
+        (times, 1234.5, "1,234x"),
+        (share, 0.0049, "0.5 %"),
+        (share, 0.0996, "10 %"),
+        (share, 0.947, "95 %"),
+        (megabytes, 123_456_789, "123"),
+    ],
+)
+def test_numbers(form: Callable[[float], str], value: float, text: str) -> None:
+    assert form(value) == text
+
+
+def test_the_header_says_what_was_run_where(whole: str) -> None:
+    header = whole.split("## ", 1)[0]
+    for text in ("Fake CPU", "cores: 2", "pinned: yes", "python: 3.13.0", "Client: wrk 4.2", "pool_clients: 40"):
+        assert text in header
+    assert "took 25.0 minutes; complete." in header
+
+
+def test_the_header_of_an_interrupted_run_with_disturbed_rounds() -> None:
+    disturbed = measurement("naive", round_(), round_(disturbed=True), discarded=3)
+    header = markdown(results([disturbed], complete=False, settings={})).split("## ", 1)[0]
+    assert "interrupted" in header
+    assert "complete." not in header
+    assert "took CPU time: 3; kept in spite of that: 1" in header
+    assert "Client: not recorded" in header
+
+
+def test_the_whole_picture_has_a_row_a_scenario_and_a_column_a_service(whole: str) -> None:
+    rows = table(part(whole, "## The whole picture"))
+    assert list(rows[0]) == ["scenario", "clients", "naive", "usual", "plain", "rendered", "raw"]
+    assert [row["scenario"] for row in rows] == [*MIXES, *ENDPOINTS]
+    assert all(row["naive"].endswith("(1.0x)") for row in rows)
+
+
+def test_the_whole_picture_says_requests_and_ratio_for_rounds_of_the_same_number() -> None:
+    run = results(
+        [
+            measurement("naive", round_(2_000), round_(1_000), round_(500), cached=False),
+            measurement("rendered", round_(40_000), round_(30_000), round_(30_000), cached=True),
+        ]
+    )
+    [row] = table(part(markdown(run), "## The whole picture"))
+    assert row["naive"] == "100 (1.0x)"
+    assert row["rendered"] == "3,000 (30x)"
+
+
+def test_services_with_several_numbers_of_workers_are_told_apart() -> None:
+    run = results([measurement("rendered", round_(1_000 * workers), workers=workers) for workers in (1, 2)])
+    [row] = table(part(markdown(run), "## The whole picture"))
+    assert row["rendered"] == "1 workers: 100<br>2 workers: 200"
+
+
+def test_details() -> None:
+    naive = measurement("naive", round_(100), round_(110), round_(90))
+    busy = round_(2_000, of_sample={"p50_ms": 4.0}, memory_bytes=61_400_000)
+    rendered = measurement("rendered", busy, busy, busy, response_bytes=1_234)
+    raw, bar = measurement("raw", *[round_(2_500)] * 3), measurement("plain", *[round_(2_000)] * 3)
+    text = markdown(results([raw, rendered, naive, bar]))
+    rows = {row["service"]: row for row in table(part(text, "### user: one user by key (40 clients)"))}
+    assert list(rows) == ["naive", "plain", "rendered", "raw"]
+    assert rows["naive"]["requests/s (low-high)"] == "10.0 (9.00-11.0)"
+    assert rows["rendered"] == {
+        "service": "rendered",
+        "workers": "1",
+        "requests/s (low-high)": "200",
+        "of naive": "20x",
+        "of raw": "80 %",
+        "of plain": "100 %",
+        "CPU us/request": "4,850",
+        "p50 ms": "4.00",
+        "p95 ms": rows["rendered"]["p95 ms"],
+        "p99 ms": rows["rendered"]["p99 ms"],
+        "errors": "0",
+        "memory MB": "61",
+        "bytes/answer": "1,234",
+    }
+    assert 4 < float(rows["rendered"]["p95 ms"]) < float(rows["rendered"]["p99 ms"]) < 13
+
+
+def test_columns_that_say_nothing_are_left_out(whole: str) -> None:
+    assert "bytes/answer" not in table(part(whole, "### read-mostly-cached"))[0]
+    assert "bytes/answer" in table(part(whole, "### posts-deep"))[0]
+    [row] = table(part(markdown(results([measurement("usual", round_())])), "### user"))
+    assert not {"of naive", "of raw", "of plain"} & set(row)
+
+
+def test_numbers_of_clients_are_rows(whole: str) -> None:
+    rows = table(part(whole.split("## Numbers of clients", 1)[1], "### user"))
+    assert [row["clients"] for row in rows if row["service"] == "rendered"] == ["1", "4", "16", "40", "160"]
+
+
+@pytest.mark.parametrize(
+    ("round_made", "sign", "words"),
+    [
+        (round_(disturbed=True), "†", "other processes"),
+        (round_(of_sample={"errors": {"503": 1}}), "ᵉ", "failed"),
+        (round_(of_sample={"client_cores": 0.95}), "ᶜ", "the client was the limit"),
+        (round_(service_cores=0.4, database_cores=0.9), "ᵈ", "the database was the limit"),
+        (round_(service_cores=0.4, database_cores=0.6), "ᵏ", "used up the cores beside"),
+        (round_(service_cores=0.4, database_cores=0.2), "ʷ", "had time left"),
+    ],
+)
+def test_figures_that_are_not_the_services_own_are_marked(round_made: Round, sign: str, words: str) -> None:
+    text = markdown(results([measurement("naive", round_()), measurement("rendered", round_made)]))
+    picture, details = part(text, "## The whole picture"), part(text, "### user")
+    assert table(picture)[0]["rendered"] == f"100 {sign} (1.0x)"
+    assert table(picture)[0]["naive"] == "100 (1.0x)"
+    assert [row["requests/s (low-high)"] for row in table(details)] == ["100", f"100 {sign}"]
+    for section in (picture, details):
+        [footnote] = [line for line in section.splitlines() if line.startswith(sign)]
+        assert words in footnote
+
+
+def test_nothing_is_explained_that_is_not_marked() -> None:
+    text = markdown(results([measurement("naive", round_())]))
+    assert not any(sign in text for sign in "†ᵉᶜᵈᵏʷ")
+
+
+def test_errors_are_named() -> None:
+    failing = round_(of_sample={"errors": {"timeout": 2, "503": 1_000}})
+    [row] = table(part(markdown(results([measurement("naive", failing, failing)])), "### user"))
+    assert row["errors"] == "2,004 (503: 2,000, timeout: 4)"
+
+
+def goal_rows(run: Results) -> dict[tuple[str, str], dict[str, str]]:
+    rows = table(part(markdown(run), "## Goals"))
+    return {(row["scenario"], row["figure of rendered"]): row for row in rows}
+
+
+def test_each_goal_is_judged(whole: str) -> None:
+    rows = table(part(whole, "## Goals"))
+    assert len(rows) == len(GOALS) == 19
+    verdicts_by_goal = {(row["scenario"], row["figure of rendered"]): row[""] for row in rows}
+    assert verdicts_by_goal["read-mostly-cached", "requests/s against naive"] == "reached"
+    assert verdicts_by_goal["health", "requests/s against plain"] == "**missed**"
+    assert "not measured" not in verdicts_by_goal.values()
+
+
+@pytest.mark.parametrize(
+    ("goal", "mine", "other", "state", "figures"),
+    [
+        (Goal("mixes", "read-mostly", "requests", 12, "naive"), 12_000, 1_000, "reached", "12x"),
+        (Goal("mixes", "read-mostly", "requests", 12, "naive"), 11_990, 1_000, "**missed**", "11.99x"),
+        (Goal("mixes", "read-mostly-cached", "requests", 0.7, "raw"), 7_000, 10_000, "reached", "70 %"),
+        (Goal("mixes", "read-mostly-cached", "requests", 0.7, "raw"), 6_996, 10_000, "**missed**", "69.96 %"),
+        (Goal("endpoints", "user", "requests", 0.6, "raw", workers=1), 6_100, 10_000, "reached", "61 %"),
+    ],
+)
+def test_goals_for_requests(goal: Goal, mine: int, other: int, state: str, figures: str) -> None:
+    assert goal in GOALS
+    load: dict[str, Any] = {"section": goal.section, "scenario": goal.scenario}
+    run = results([measurement("rendered", round_(mine), **load), measurement(goal.against, round_(other), **load)])
+    [verdict] = verdicts(goal, run)
+    assert verdict.text == state
+    row = next(row for row in table(part(markdown(run), "## Goals")) if row[""] == state)
+    assert (row["measured (low-high)"], row[""], row["remarks"]) == (figures, state, "")
+
+
+@pytest.mark.parametrize(("p95_ms", "state", "figures"), [(2.0, "reached", "1/40"), (4.0, "**missed**", "1/20")])
+def test_the_goal_for_latency(p95_ms: float, state: str, figures: str) -> None:
+    def only_p95(value: float) -> tuple[float, ...]:
+        return tuple(value if quantile == 0.95 else 1.0 for quantile in QUANTILES)
+
+    load: dict[str, Any] = {"section": "mixes", "scenario": "read-mostly-cached"}
+    mine = measurement("rendered", round_(of_sample={"latencies_ms": only_p95(p95_ms)}), **load)
+    naive = measurement("naive", round_(of_sample={"latencies_ms": only_p95(80.0)}), **load)
+    row = goal_rows(results([mine, naive]))["read-mostly-cached", "p95 against naive"]
+    assert (row["goal"], row["measured (low-high)"], row[""]) == ("at most 1/30", figures, state)
+
+
+@pytest.mark.parametrize(("tail", "state"), [(1.9, "reached"), (2.2, "**missed**")])
+def test_the_goal_for_the_tail_is_judged_where_clients_are_four_times_the_connections(tail: float, state: str) -> None:
+    run = results(
+        [
+            measurement("rendered", round_(of_sample={"tail": tail}), section="clients", clients=40),
+            measurement("rendered", round_(of_sample={"tail": 9.0}), section="clients", clients=160),
+            measurement("raw", round_(of_sample={"tail": 9.0}), section="clients", clients=40),
+        ]
+    )
+    [verdict] = verdicts(GOALS[-1], run)
+    assert verdict.text == state
+    assert verdict.scenario == "user"
+    assert verdicts(GOALS[-1], replace(run, settings={}))[0].text == "not measured"
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"workers": 2},
+        {"cached": True},
+        {"section": "mixes"},
+        {"service": "usual"},
+        {"rounds": ()},
+    ],
+)
+def test_a_goal_is_not_judged_by_another_measurement(spoilt: dict[str, Any]) -> None:
+    goal = Goal("endpoints", "user", "requests", 0.6, "raw", workers=1)
+    assert goal in GOALS
+    mine, raw = measurement("rendered", round_(900)), measurement("raw", round_(1_000))
+    assert verdicts(goal, results([mine, raw]))[0].text == "reached"
+    assert verdicts(goal, results([replace(mine, **spoilt), raw]))[0].text == "not measured"
+    assert verdicts(goal, results([mine]))[0].text == "not measured"
+
+
+def test_goals_for_one_worker_need_an_opponent_with_one_worker() -> None:
+    goal = Goal("endpoints", "user", "requests", 0.6, "raw", workers=1)
+    run = results([measurement("rendered", round_(900)), measurement("raw", round_(1_000), workers=2)])
+    assert verdicts(goal, run)[0].text == "not measured"
+
+
+def test_without_the_service_that_has_goals_there_is_no_table_of_them() -> None:
+    goals = part(markdown(results([measurement("raw", round_())])), "## Goals")
+    assert "Not measured" in goals
+    assert "|" not in goals
+
+
+def test_what_makes_a_verdict_doubtful_is_said() -> None:
+    load: dict[str, Any] = {"section": "mixes", "scenario": "read-mostly-cached"}
+    mine = measurement(
+        "rendered", round_(120_000, of_sample={"errors": {"503": 3}}), round_(disturbed=True), workers=2, **load
+    )
+    naive = measurement("naive", round_(1_000, service_cores=0.2), round_(10, service_cores=0.2), **load)
+    row = goal_rows(results([mine, naive]))["read-mostly-cached", "requests/s against naive"]
+    assert row["measured (low-high)"] == "110x (100x-120x)"
+    assert row["remarks"] == (
+        "rendered: errors 3 (503: 3); rendered: 1 of 2 rounds disturbed; naive: waiting was the limit; "
+        "workers: 2 against 1"
+    )
+
+
+def test_services_that_cannot_keep_up_are_named() -> None:
+    load: dict[str, Any] = {"section": "open_loop", "scenario": "read-mostly", "rate_per_s": 640.0}
+    slow = measurement("naive", round_(800, of_sample={"unanswered": 5_600}), **load)
+    fast = measurement("rendered", round_(6_400, of_sample={"p50_ms": 2.0}), **load)
+    rows = table(part(markdown(results([fast, slow])), "## Latency at a fixed rate"))
+    by_service = {row["service"]: row for row in rows}
+    assert list(by_service) == ["naive", "rendered"]
+    assert by_service["naive"]["keeps up"] == "**cannot keep up**: 12 % answered"
+    assert (by_service["naive"]["unanswered"], by_service["naive"]["answered/s"]) == ("5,600", "80.0")
+    assert by_service["rendered"]["keeps up"] == "yes"
+    assert (by_service["rendered"]["due/s"], by_service["rendered"]["p50 ms"]) == ("640", "2.00")
+
+
+def test_the_notes_say_what_each_service_leaves_out(whole: str) -> None:
+    notes = part(whole, "## Notes")
+    for name, text in fakes.SERVICES.items():
+        assert f"- **{name}**: {text}" in notes
+
+
+def test_pipes_do_not_break_tables() -> None:
+    text = markdown(results([measurement("a|b", round_())]))
+    assert "| a\\|b |" in text
+
+
+PARTIAL: dict[str, list[Measurement]] = {
+    "nothing": [],
+    "without rounds": [measurement("naive"), measurement("rendered")],
+    "without requests": [measurement(name, round_(0)) for name in fakes.SERVICES],
+    "one service": [each for each in fakes.whole_run().measurements if each.service == "rendered"],
+    "one scenario": [each for each in fakes.whole_run().measurements if each.scenario == "read-mostly"],
+    "one without answers": [measurement("naive", round_(0)), measurement("rendered", round_(500))],
+    "fewer rounds": [measurement("naive", round_(1)), measurement("rendered", round_(5), round_(6))],
+    "an open loop without answers": [
+        measurement("rendered", round_(0), section="open_loop", rate_per_s=10.0),
+        measurement("naive", section="open_loop", rate_per_s=10.0),
+    ],
+    "clients without answers": [measurement("rendered", round_(0), section="clients")],
+    "an unknown service": [measurement("other", round_())],
+}
+
+
+@pytest.mark.parametrize("name", PARTIAL)
+def test_partial_results(name: str) -> None:
+    run = results(PARTIAL[name], complete=False, machine={}, versions={}, services={}, scenarios={})
+    text = markdown(run)
+    assert "Machine: not recorded" in text
+    assert not re.findall(r"\b(?:nan|inf|None|\w*Error)\b", text)
+    for section in text.split("\n#"):
+        if "\n|" in section:
+            table(section)
+    # What was not measured is neither reached nor missed.
+    if "rendered" not in {each.service for each in PARTIAL[name]} or len(PARTIAL[name]) < 3:
+        assert "missed" not in text
+
+
+def test_a_service_without_answers_shows_as_nothing_and_not_as_a_ratio() -> None:
+    text = markdown(results([measurement("naive", round_(0)), measurement("rendered", round_(500))]))
+    [row] = table(part(text, "## The whole picture"))
+    assert (row["naive"], row["rendered"]) == ("0", "50.0")
+    rows = table(part(text, "### user"))
+    assert [row["CPU us/request"] for row in rows] == ["-", "19,400"]
+
+
+def test_a_verdict_without_a_value_is_none() -> None:
+    for goal in GOALS:
+        [verdict] = verdicts(goal, results())
+        assert verdict.value is None
+        assert verdict.text == "not measured"
+    assert replace(verdict, value=Spread(2.0, 1.0, 3.0)).text == "reached"

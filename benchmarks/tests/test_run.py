@@ -1,0 +1,163 @@
+"""Whole runs, as a person starts them: on servers of their own, with few rows and short rounds."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from benchmarks.harness.results import SCHEMA_VERSION
+from benchmarks.harness.scenarios import SCENARIOS
+from benchmarks.harness.services import SERVICES
+from tests.rendering import ROOT
+
+TIMEOUT_S = 240
+SMALL = ["--users", "2000", "--posts", "2000", "--clients", "8", "--client", "own"]
+
+
+@pytest.fixture(scope="module")
+def temporary() -> Iterator[Path]:
+    """A directory for temporary files of its own, so that the rows of real runs stay as they are."""
+    path = Path(tempfile.mkdtemp(prefix="benchmark-tests-"))
+    # Under root PostgreSQL runs as another user, who has to get to its data.
+    path.chmod(0o711)
+    yield path
+    # Whatever a failing test has left behind.
+    subprocess.run(
+        [sys.executable, "-c", "import benchmarks; from dev.workspace import reap_orphans; reap_orphans()"],
+        cwd=ROOT,
+        env=environment(path),
+        check=True,
+    )
+    shutil.rmtree(path)
+
+
+def environment(temporary: Path) -> dict[str, str]:
+    return os.environ | {"TMPDIR": str(temporary)}
+
+
+def start(temporary: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", *SMALL, "--output", str(temporary / "results"), *arguments],
+        cwd=ROOT,
+        env=environment(temporary),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(temporary: Path, *arguments: str) -> tuple[int, str]:
+    with start(temporary, *arguments) as process:
+        try:
+            output, _ = process.communicate(timeout=TIMEOUT_S)
+        finally:
+            process.kill()
+        return process.returncode, output
+
+
+def leftovers(temporary: Path) -> list[str]:
+    """Processes of a run, which all have its directory for temporary files in their environment, and its files."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TMPDIR") == str(temporary):
+                found.append(" ".join(process.cmdline()))
+        except psutil.Error:
+            continue
+    return found + [str(path) for path in temporary.glob("devservers-*/run-*")]
+
+
+def results(temporary: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((temporary / "results" / "results.json").read_text())
+    return found
+
+
+def test_all_services_answer_alike_and_are_measured(temporary: Path) -> None:
+    code, output = run(temporary, "--rounds", "1", "--seconds", "0.2", "--sweep", "2")
+
+    assert code == 0, output
+    found = results(temporary)
+    assert (found["schema_version"], found["complete"]) == (SCHEMA_VERSION, True)
+    measured = {(one["section"], one["scenario"], one["service"]): one for one in found["measurements"]}
+    for name in SERVICES:
+        for scenario in SCENARIOS:
+            section = "mixes" if scenario.startswith(("read", "write-")) else "endpoints"
+            assert sum(each["sample"]["answered"] for each in measured[section, scenario, name]["rounds"]) > 0
+        assert ("clients", "user", name) in measured
+        assert ("open_loop", "read-mostly", name) in measured
+    assert found["versions"]["fastapi"]
+    report = (temporary / "results" / "results.md").read_text()
+    assert "posts-deep" in report
+    plots = list((temporary / "results").glob("*.svg"))
+    assert len(plots) == 4
+    for plot in plots:
+        xml.etree.ElementTree.parse(plot)  # noqa: S314 - our own file
+    assert leftovers(temporary) == []
+
+
+def test_an_interrupted_run_keeps_what_it_has_and_leaves_nothing(temporary: Path) -> None:
+    process = start(temporary, "--services", "raw,plain", "--scenarios", "user,posts", "--rounds", "100")
+    with process:
+        assert process.stdout
+        for line in process.stdout:
+            if "requests/s" in line:
+                break
+        # As a terminal does it: to the whole group.
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    found = results(temporary)
+    assert found["complete"] is False
+    assert len(found["measurements"]) in (1, 2)
+    assert leftovers(temporary) == []
+
+
+def test_what_a_killed_run_leaves_is_gone_with_the_next(temporary: Path) -> None:
+    process = start(temporary, "--services", "raw", "--scenarios", "user", "--rounds", "100")
+    with process:
+        assert process.stdout
+        for line in process.stdout:
+            if "requests/s" in line:
+                break
+        process.kill()
+    assert leftovers(temporary)
+
+    # Names of what the client is doing when it notices that nobody waits for it.
+    code, output = run(temporary, "--services", "raw", "--scenarios", "health", "--rounds", "1", "--seconds", "0.1")
+
+    assert code == 0, output
+    deadline = time.monotonic() + 10
+    while leftovers(temporary) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert leftovers(temporary) == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--database-url", "postgresql://nobody@127.0.0.1:1/none"],
+        ["--database-url", "nonsense"],
+        ["--cache-url", "redis://127.0.0.1:1/0"],
+        ["--cache-url", "nonsense"],
+    ],
+)
+def test_a_server_that_cannot_be_used_is_named(temporary: Path, given: list[str]) -> None:
+    code, output = run(temporary, "--scenarios", "health", *given)
+
+    assert code == 1
+    assert f"{given[0]}: " in output
+    assert "Traceback" not in output
+    assert leftovers(temporary) == []

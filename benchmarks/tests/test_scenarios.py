@@ -1,0 +1,49 @@
+"""Requests: the same ones in every run, in the shares that a mix declares, popular users more often."""
+
+from collections import Counter
+from uuid import UUID
+
+import pytest
+
+from benchmarks.harness.scenarios import MIXES, SCENARIOS, Data, Request, stream
+
+DATA = Data([UUID(int=number) for number in range(5_000)], "/posts?limit=20&offset=1000")
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_streams_are_the_same_in_every_run_and_named_by_the_data(name: str) -> None:
+    requests = stream(SCENARIOS[name], DATA, length=200)
+
+    assert requests == stream(SCENARIOS[name], DATA, length=200)
+    assert len(requests) == 200
+
+
+def test_a_mix_has_its_shares() -> None:
+    requests = stream(MIXES["read-mostly"], DATA, length=10_000)
+
+    methods = Counter(request.method for request in requests)
+    assert methods["PATCH"] == pytest.approx(1_000, rel=0.15)
+    assert sum(request.path == DATA.deep_page for request in requests) == pytest.approx(500, rel=0.2)
+
+
+def test_popular_users_are_few_and_the_first_is_asked_for_most() -> None:
+    mix = MIXES["read-mostly-cached"]
+    users = Counter(request.path for request in stream(mix, DATA, length=10_000) if request.path.startswith("/users/"))
+
+    assert set(users) <= {f"/users/{user}" for user in DATA.users[:1_000]}
+    assert users.most_common(1)[0][0] == f"/users/{DATA.users[0]}"
+
+
+def test_any_user_is_rarely_asked_for_twice() -> None:
+    users = Counter(request.path for request in stream(SCENARIOS["user"], DATA, length=5_000))
+
+    assert len(users) > 2_500
+    assert max(users.values()) < 10
+
+
+def test_a_request_as_it_is_sent() -> None:
+    assert Request("GET", "/livez").encoded() == (
+        b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n\r\n"
+    )
+    encoded = Request("PATCH", "/users/1", b'{"name": "A"}').encoded()
+    assert encoded.endswith(b'Content-Length: 13\r\n\r\n{"name": "A"}')

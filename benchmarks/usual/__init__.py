@@ -1,0 +1,1 @@
+"""The code that good articles recommend: what a careful team has today."""
