@@ -59,7 +59,8 @@ def parse(argv: Sequence[str]) -> Arguments:
         "--client",
         choices=("auto", "own", "wrk"),
         default="auto",
-        help="program that drives the services (default: wrk where it is installed; a fixed rate is always our own)",
+        help="what drives the services: wrk (whole seconds only, and no fixed rate) or our own client "
+        "(default: wrk where it is installed and can)",
     )
     where = parser.add_argument_group("where")
     where.add_argument("--database-url", help="an empty PostgreSQL database instead of the embedded server")
@@ -78,13 +79,14 @@ def parse(argv: Sequence[str]) -> Arguments:
     if given.scenarios:
         changes["endpoints"] = tuple(name for name in given.scenarios if name in ENDPOINTS)
         changes["mixes"] = tuple(name for name in given.scenarios if name in MIXES)
+    size = Size(given.users or full.size.users, given.posts or full.size.posts)
+    plan = replace(plan, rate_per_s=given.rate, size=size, **changes)
     try:
-        driver = drivers.choose(given.client)
+        driver = drivers.choose(given.client, plan.seconds)
     except drivers.DriverError as error:
         parser.error(str(error))
-    size = Size(given.users or full.size.users, given.posts or full.size.posts)
     return Arguments(
-        plan=replace(plan, rate_per_s=given.rate, size=size, **changes),
+        plan=plan,
         driver=driver,
         output=given.output,
         database_url=given.database_url,

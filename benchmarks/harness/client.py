@@ -4,8 +4,9 @@
 
 A closed loop sends the next request on a connection when the last one is answered, so a slow server is asked less
 often and its slowest moments are hardly sampled: coordinated omission (Gil Tene, "How NOT to Measure Latency"). An open
-loop (`rate`) sends at a constant rate, in ticks of 1 ms, whatever the server does, and its latencies count from when a request was *due*,
-as in wrk2: what a request waits for a free connection is part of them, and so is what this client itself is late.
+loop (`rate`) sends at a constant rate, in ticks of 1 ms, whatever the server does, and its latencies count from when a
+request was *due*, as in wrk2: what a request waits for a free connection is part of them, and so is what this client
+itself is late.
 Both pay for Python: see `client_cores` before a figure is believed, a client near one core measures itself.
 """
 

@@ -26,7 +26,6 @@ HOST = "127.0.0.1"
 GRACE_S = 30.0
 SHOWN_LINES = 20
 RESULT_MARK = "slipstream-result "
-
 WRK_SCRIPT = Path(__file__).with_name("wrk.lua")
 
 
@@ -67,12 +66,19 @@ class Driver:
         return self.closed_loop(load) if load.rate is None else own(load)
 
 
-def choose(name: str) -> Driver:
-    """The driver of that name ("auto", "own" or "wrk"); "auto" is wrk where it is installed: it costs far less CPU."""
+def choose(name: str, seconds: float) -> Driver:
+    """The driver of that name for rounds of so many seconds: "own", "wrk" or "auto".
+
+    "auto" is wrk, as the program that readers know, where it is installed and rounds last whole seconds, the only ones
+    that it knows.
+    """
     if name not in ("auto", "own", "wrk"):
         raise DriverError(f"{name!r} is not one of auto, own, wrk")
-    if name == "own" or (name == "auto" and shutil.which("wrk") is None):
+    whole = seconds == int(seconds)
+    if name == "own" or (name == "auto" and not (whole and shutil.which("wrk"))):
         return Driver("own", own_version(), own)
+    if not whole:
+        raise DriverError(f"wrk measures for whole seconds, not {seconds:g}")
     return Driver("wrk", wrk_version(), wrk)
 
 
@@ -84,8 +90,8 @@ def own_version() -> str:
     return f"own client, {loop}, Python {python_version()}"
 
 
-def own_result(load: Load) -> dict[str, Any]:
-    """What our own client says of the load: the fields of a `Sample` and `max_lag_ms`."""
+def own(load: Load) -> Sample:
+    """Drive the load with our own client."""
     job = {
         "host": HOST,
         "port": load.port,
@@ -98,13 +104,6 @@ def own_result(load: Load) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.harness.client"]
     output = run(command, time_limit_s=load.seconds + GRACE_S, cores=load.cores, stdin=json.dumps(job))
     result: dict[str, Any] = json.loads(output)
-    return result
-
-
-def own(load: Load) -> Sample:
-    """Drive the load with our own client."""
-    result = own_result(load)
-    del result["max_lag_ms"]
     return Sample(**result | {"latencies_ms": tuple(result["latencies_ms"])})
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 QUIET_CORES = 0.05
-QUIET_POLL_S = 0.05
+QUIET_POLL_S = 0.03
 QUIET_TIMEOUT_S = 5.0
 
 

@@ -301,17 +301,19 @@ def _open_loop(results: Results) -> str:
                     f"{total.unanswered:,}",
                     _errors(total.errors),
                     *(_spread(latency_ms, plain, ranged=False) for latency_ms in latencies),
+                    plain(max((one.sample.max_lag_ms for one in each.rounds), default=0.0)),
                     _keeps_up(total),
                 ]
             )
     headers = ["scenario", "service", "workers", "due/s", "answered/s", "unanswered", "errors"]
-    headers += ["p50 ms", "p95 ms", "p99 ms", "max ms", "keeps up"]
+    headers += ["p50 ms", "p95 ms", "p99 ms", "max ms", "client late ms", "keeps up"]
     lines = [
         "## Latency at a fixed rate",
         "",
         "Requests are sent when they are due, whether or not earlier ones were answered, and their latency counts from "
         f"then. A service that answers less than {share(KEEPS_UP_SHARE)} of what is due cannot keep up: its latencies "
-        "grow for as long as the round lasts and say nothing else.",
+        "grow for as long as the round lasts and say nothing else. How late the client itself was, at worst, is part "
+        "of the latencies and stands beside them.",
         "",
     ]
     return "\n".join([*lines, _table(headers, rows, text=(0, 1, 11)), *_footnotes(marks)])

@@ -29,6 +29,7 @@ class Sample:
     latencies_ms: tuple[float, ...]
     client_cores: float
     unanswered: int = 0
+    max_lag_ms: float = 0.0  # how late the client itself was, at worst; it is part of the latencies
 
     def latency_ms(self, quantile: float) -> float | None:
         """The latency at one of QUANTILES; None when nothing was answered."""

@@ -21,7 +21,6 @@ def measure(running: Running, load: Load, driver: Driver, environment: Environme
         ServiceDied: when one of its processes ended; there is no number then.
     """
     service, servers, upstream = [running.process], list(environment.servers), [environment.upstream]
-    machine.wait_until_quiet([*service, *servers])
     started, busy, own = time.monotonic(), machine.busy_s(), machine.own_cpu_s()
     before = [machine.cpu_s(roots) for roots in (service, servers, upstream)]
     sample = driver(load)
@@ -42,6 +41,12 @@ def measure(running: Running, load: Load, driver: Driver, environment: Environme
         memory_bytes=memory_bytes,
         disturbed=environment.accountable and foreign / elapsed > FOREIGN_CORES,
     )
+
+
+def warm_up(running: Running, load: Load, driver: Driver, environment: Environment) -> None:
+    """Drive a service without measuring it: caches, connections and compiled statements come to be."""
+    driver(load)
+    machine.wait_until_quiet([running.process, *environment.servers])
 
 
 def answered_share(sample: Sample, load: Load) -> float:

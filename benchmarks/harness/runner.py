@@ -234,7 +234,8 @@ class Runner:
             if section in ("endpoints", "mixes"):
                 for service, load in loads.items():
                     self._watcher.say(f"{what}: warming {service}")
-                    self._driver(replace(load, seconds=max(0.2, seconds * WARM_UP_SHARE)))
+                    shorter = replace(load, seconds=max(0.2, seconds * WARM_UP_SHARE))
+                    rounds.warm_up(by_name[service], shorter, self._driver, self._environment)
             for _, service in schedule(list(by_name), number_of_rounds):
                 self._watcher.say(f"{what}: {service}")
                 one, repeated = rounds.undisturbed(

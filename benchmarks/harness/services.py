@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -22,6 +22,7 @@ from tests.rendering import ROOT, render, snapshot
 from tests.variants import DEFAULTS
 
 START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10.0
 OVERLAY = ROOT / "benchmarks" / "rendered"
 # Signs the cursors of the rendered service, here and there.
 CURSOR_SECRET = "benchmark" * 4
@@ -60,8 +61,7 @@ class Running:
 
     def check(self) -> None:
         """Raise ServiceDied unless every process that was there at the start still runs."""
-        alive = self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
-        if not alive or _children(self.process) != self.children:
+        if not _lives(self.process) or _children(self.process) != self.children:
             raise ServiceDied(f"{self.service.name}: a process ended; its log ends:\n{_tail(self.log)}")
 
 
@@ -75,7 +75,7 @@ def uvicorn(name: str, *options: str) -> Callable[[int, int], list[str]]:
 
 
 def gunicorn(workers: int, port: int) -> list[str]:
-    options = ["--worker-class", "uvicorn_worker.UvicornWorker", "--workers", str(workers)]
+    options = ["--worker-class", "uvicorn_worker.UvicornWorker", "--workers", str(workers), "--no-control-socket"]
     return [sys.executable, "-m", "gunicorn", *options, "--bind", f"127.0.0.1:{port}", "benchmarks.usual.main:app"]
 
 
@@ -215,7 +215,19 @@ def running(
         _wait(process, service, workers, port, home)
         yield Running(service, workers, port, process, _children(process), home.with_name(f"{home.name}.log"))
     finally:
-        stop(process)
+        _stop(process)
+
+
+def _stop(process: psutil.Popen) -> None:
+    """Stop a service and all its workers: as in production, and by force if that takes too long."""
+    processes = [process]
+    with suppress(psutil.NoSuchProcess):
+        processes += process.children(recursive=True)
+        # Not SIGINT: sent to gunicorn alone it lets workers wait for their whole grace period.
+        process.terminate()
+    psutil.wait_procs([process], timeout=STOP_TIMEOUT_S)
+    for each in processes:
+        stop(each)
 
 
 def migrate(directory: Path, variables: Mapping[str, str]) -> None:
@@ -270,9 +282,17 @@ def answers(port: int) -> int | None:
 
 def _children(process: psutil.Process) -> frozenset[int]:
     try:
-        return frozenset(child.pid for child in process.children(recursive=True))
+        return frozenset(child.pid for child in process.children(recursive=True) if _lives(child))
     except psutil.NoSuchProcess:
         return frozenset()
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether it runs; a process that ended and was not yet waited for does not."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _tail(log: Path, lines: int = 20) -> str:

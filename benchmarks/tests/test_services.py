@@ -134,4 +134,6 @@ def test_work_that_was_not_counted_is_not_charged(
 ) -> None:
     sample = Sample(seconds=1, answered=answered, errors=errors, latencies_ms=(), client_cores=0)
 
-    assert answered_share(sample, Load(port=1, requests=[], clients=40, seconds=1, rate=rate)) == pytest.approx(share)
+    load = Load(port=1, requests=[b""], clients=40, seconds=1, rate=rate)
+
+    assert answered_share(sample, load) == pytest.approx(share)

@@ -3,11 +3,12 @@
 from uuid import UUID
 
 from app.core.database import ReadSessionDep
+from app.users.schemas import UserRead
+from fastapi import APIRouter
+
 from app.reports import service
 from app.reports.announcements import lifespan
 from app.reports.schemas import AuthorDashboard, AuthorSummary
-from app.users.schemas import UserRead
-from fastapi import APIRouter
 
 router = APIRouter(prefix="/reports", tags=["reports"], lifespan=lifespan)
 

@@ -10,11 +10,12 @@ from app.core.problems import NotFound
 from app.posts.models import Post
 from app.posts.schemas import PostRead
 from app.posts.service import list_posts
-from app.reports.announcements import announcements
-from app.reports.schemas import AuthorDashboard, AuthorSummary, OwnPost
 from app.users.models import User
 from app.users.schemas import UserRead
 from sqlalchemy import func, select
+
+from app.reports.announcements import announcements
+from app.reports.schemas import AuthorDashboard, AuthorSummary, OwnPost
 
 NEWEST_USERS = 1000
 DASHBOARD_POSTS = 5
