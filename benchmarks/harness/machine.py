@@ -4,6 +4,7 @@ import os
 import platform
 import resource
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,10 +52,14 @@ def pin(roots: Iterable[psutil.Process], cores: frozenset[int] | None) -> None:
 
 def tree(roots: Iterable[psutil.Process]) -> list[psutil.Process]:
     """The processes and all their living children."""
-    found = []
-    for root in roots:
+    children: defaultdict[int, list[psutil.Process]] = defaultdict(list)
+    # One look at all processes: psutil's own `children` takes one for each root.
+    for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess):
-            found += [root, *root.children(recursive=True)]
+            children[process.ppid()].append(process)
+    found = list(roots)
+    for process in found:
+        found += children[process.pid]
     return found
 
 

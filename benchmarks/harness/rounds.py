@@ -43,10 +43,11 @@ def measure(running: Running, load: Load, driver: Driver, environment: Environme
     )
 
 
-def warm_up(running: Running, load: Load, driver: Driver, environment: Environment) -> None:
+def warm_up(running: Running, load: Load, driver: Driver, environment: Environment) -> Sample:
     """Drive a service without measuring it: caches, connections and compiled statements come to be."""
-    driver(load)
+    sample = driver(load)
     machine.wait_until_quiet([running.process, *environment.servers])
+    return sample
 
 
 def answered_share(sample: Sample, load: Load) -> float:

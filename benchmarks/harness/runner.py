@@ -24,6 +24,8 @@ from tests.rendering import ROOT
 BAR = "plain"
 RATE_SHARE = 0.5
 WARM_UP_SHARE = 0.3
+# Rounds of a service that cannot answer every client once while it warms up are so much longer.
+SLOW_FACTOR = 3
 # Of all rounds, how many may be repeated because of other processes.
 REPEATED_SHARE = 0.25
 # The connections of one worker of the rendered service, by its own capacity model.
@@ -148,8 +150,8 @@ class Runner:
         self._environment.pin(self._cores.others)
         with ExitStack() as stack:
             running = []
+            self._watcher.say(f"starting {', '.join(self._plan.services)}")
             for name in self._plan.services:
-                self._watcher.say(f"starting {name}")
                 service = SERVICES[name]
                 started = services.running(
                     service,
@@ -160,7 +162,9 @@ class Runner:
                     workspace=self._environment.workspace,
                 )
                 running.append(stack.enter_context(started))
-                machine.pin([running[-1].process], self._cores.service)
+            for one in running:
+                one.wait_until_ready()
+                machine.pin([one.process], self._cores.service)
             yield running
 
     def _workers(self, service: Service, group: Group) -> int:
@@ -232,10 +236,12 @@ class Runner:
         what = f"{section}: {name}" + (f", {clients} clients" if clients else "")
         try:
             if section in ("endpoints", "mixes"):
-                for service, load in loads.items():
+                for service, load in list(loads.items()):
                     self._watcher.say(f"{what}: warming {service}")
                     shorter = replace(load, seconds=max(0.2, seconds * WARM_UP_SHARE))
-                    rounds.warm_up(by_name[service], shorter, self._driver, self._environment)
+                    sample = rounds.warm_up(by_name[service], shorter, self._driver, self._environment)
+                    if sample.answered < load.clients:
+                        loads[service] = replace(load, seconds=load.seconds * SLOW_FACTOR)
             for _, service in schedule(list(by_name), number_of_rounds):
                 self._watcher.say(f"{what}: {service}")
                 one, repeated = rounds.undisturbed(

@@ -23,6 +23,7 @@ from tests.variants import DEFAULTS
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
+READY_POLL_S = 0.3
 OVERLAY = ROOT / "benchmarks" / "rendered"
 # Signs the cursors of the rendered service, here and there.
 CURSOR_SECRET = "benchmark" * 4
@@ -48,21 +49,41 @@ class Service:
     one_worker_only: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Running:
-    """A started service and the processes that it consists of."""
+    """A started service and, once it is ready, the processes that it consists of besides the first."""
 
     service: Service
     workers: int
     port: int
-    process: psutil.Process
-    children: frozenset[int]
-    log: Path
+    process: psutil.Popen
+    home: Path
+    children: frozenset[int] = frozenset()
+
+    def wait_until_ready(self) -> None:
+        """Wait until it answers with all its workers.
+
+        Raises:
+            StartFailed: with the end of its log.
+        """
+        deadline = time.monotonic() + START_TIMEOUT_S
+        enough = self.workers if self.workers > 1 else 0
+        while True:
+            if self.process.poll() is not None:
+                raise StartFailed(self.service.name, f"ended with exit code {self.process.returncode}", self.home)
+            if time.monotonic() > deadline:
+                raise StartFailed(self.service.name, f"was not ready in {START_TIMEOUT_S:.0f} s", self.home)
+            before, self.children = self.children, _children(self.process)
+            # Twice the same ones: a worker that was just born may still have children of its own to come.
+            if answers(self.port) == 200 and len(self.children) >= enough and self.children == before:
+                return
+            time.sleep(READY_POLL_S)
 
     def check(self) -> None:
         """Raise ServiceDied unless every process that was there at the start still runs."""
         if not _lives(self.process) or _children(self.process) != self.children:
-            raise ServiceDied(f"{self.service.name}: a process ended; its log ends:\n{_tail(self.log)}")
+            log = self.home.with_name(f"{self.home.name}.log")
+            raise ServiceDied(f"{self.service.name}: a process ended; its log ends:\n{_tail(log)}")
 
 
 def uvicorn(name: str, *options: str) -> Callable[[int, int], list[str]]:
@@ -196,11 +217,7 @@ def render_services(workspace: Path) -> dict[bool, Path]:
 def running(
     service: Service, *, workers: int, cached: bool, directory: Path, variables: Mapping[str, str], workspace: Path
 ) -> Iterator[Running]:
-    """Start a service in `directory` and wait until all its workers answer; stop it at the end.
-
-    Raises:
-        StartFailed: with the end of its log.
-    """
+    """Start a service in `directory`; stop it at the end."""
     home = Path(mkdtemp(prefix=f"{service.name}-", dir=workspace))
     port = free_port()
     environment = {
@@ -212,8 +229,7 @@ def running(
     }
     process = start_in(directory, service.command(workers, port), environment, home)
     try:
-        _wait(process, service, workers, port, home)
-        yield Running(service, workers, port, process, _children(process), home.with_name(f"{home.name}.log"))
+        yield Running(service, workers, port, process, home)
     finally:
         _stop(process)
 
@@ -250,22 +266,6 @@ def start_in(directory: Path, command: Sequence[str], variables: Mapping[str, st
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-def _wait(process: psutil.Popen, service: Service, workers: int, port: int, home: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    enough = workers if workers > 1 else 0
-    seen: frozenset[int] = frozenset()
-    while True:
-        if process.poll() is not None:
-            raise StartFailed(service.name, f"ended with exit code {process.returncode}", home)
-        if time.monotonic() > deadline:
-            raise StartFailed(service.name, f"was not ready in {START_TIMEOUT_S:.0f} s", home)
-        children = _children(process)
-        if answers(port) == 200 and len(children) >= enough and children == seen:
-            return
-        seen = children
-        time.sleep(0.3)
 
 
 def answers(port: int) -> int | None:

@@ -16,7 +16,8 @@ def test_everything_is_measured_by_default() -> None:
 def test_quick_is_a_fraction_of_the_whole() -> None:
     quick, whole = parse(["--quick"]).plan, parse([]).plan
 
-    assert (quick.services, quick.endpoints, quick.mixes) == (whole.services, whole.endpoints, whole.mixes)
+    assert (quick.services, quick.mixes) == (whole.services, whole.mixes)
+    assert set(quick.endpoints) < set(whole.endpoints)
     assert expected_rounds(quick) * quick.seconds < 0.15 * expected_rounds(whole) * whole.seconds
 
 

@@ -51,6 +51,7 @@ def home() -> Iterator[Path]:
 
 def test_a_running_service_passes_and_is_gone_afterwards(home: Path) -> None:
     with running(service(SERVER), workers=2, cached=False, directory=home, variables={}, workspace=home) as one:
+        one.wait_until_ready()
         one.check()
         processes = machine.tree([one.process])
         assert len(processes) == 3
@@ -62,6 +63,7 @@ def test_a_running_service_passes_and_is_gone_afterwards(home: Path) -> None:
 
 def test_a_service_that_dies_is_an_error_with_its_log(home: Path) -> None:
     with running(service(SERVER), workers=1, cached=False, directory=home, variables={}, workspace=home) as one:
+        one.wait_until_ready()
         os.kill(one.process.pid, signal.SIGKILL)
         psutil.wait_procs([one.process], timeout=5)
         with pytest.raises(ServiceDied, match=r"(?s)fragile: a process ended; its log ends:.*a line of its log"):
@@ -70,6 +72,7 @@ def test_a_service_that_dies_is_an_error_with_its_log(home: Path) -> None:
 
 def test_a_service_that_loses_a_worker_is_an_error_too(home: Path) -> None:
     with running(service(SERVER), workers=2, cached=False, directory=home, variables={}, workspace=home) as one:
+        one.wait_until_ready()
         worker = psutil.Process(min(one.children))
         worker.kill()
         psutil.wait_procs([worker], timeout=1)
@@ -81,9 +84,9 @@ def test_a_service_that_does_not_start_is_an_error_with_its_log(home: Path) -> N
     broken = service("raise SystemExit('no such database')")
     with (
         pytest.raises(StartFailed, match=r"(?s)fragile ended with exit code 1; its log ends:.*no such database"),
-        running(broken, workers=1, cached=False, directory=home, variables={}, workspace=home),
+        running(broken, workers=1, cached=False, directory=home, variables={}, workspace=home) as one,
     ):
-        pass
+        one.wait_until_ready()
 
 
 def a_round(foreign_cores: float) -> Round:
