@@ -316,7 +316,7 @@ def _open_loop(results: Results) -> str:
         "of the latencies and stands beside them.",
         "",
     ]
-    return "\n".join([*lines, _table(headers, rows, text=(0, 1, 11)), *_footnotes(marks)])
+    return "\n".join([*lines, _table(headers, rows, text=(0, 1, len(headers) - 1)), *_footnotes(marks)])
 
 
 def _keeps_up(total: Summary) -> str:
