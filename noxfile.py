@@ -83,14 +83,21 @@ def demo_once(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure the rendered service beside four others; `-- --quick` for the picture, `-- --help` for the choice."""
     install_benchmark(session)
-    session.run("python", "-m", "benchmarks", *session.posargs)
+    session.run(
+        *("python", "-m", "benchmarks", *session.posargs),
+        # The rows are kept where other clones find them too, and not in nox's own directory.
+        env={"TMPDIR": os.environ.get("TMPDIR")},
+        # After Ctrl-C servers are stopped and results written.
+        interrupt_timeout=60,
+        terminate_timeout=30,
+    )
 
 
 @nox.session(name="bench-tests", python=interpreters.newest())
 def bench_tests(session: nox.Session) -> None:
     """The tests of the benchmark, on real servers and with few rows. Arguments after `--` go to pytest."""
     install_benchmark(session)
-    session.run("pytest", "benchmarks/tests", *session.posargs)
+    session.run("pytest", "-rs", "benchmarks/tests", *session.posargs)
 
 
 def install_benchmark(session: nox.Session) -> None:

@@ -14,7 +14,7 @@ from dev.processes import ServerUnavailable
 from dev.signals import terminate_as_interrupt
 from dev.workspace import workspace
 
-from benchmarks.harness import drivers, machine, output
+from benchmarks.harness import drivers, machine, output, report
 from benchmarks.harness.answers import AnswersDiffer
 from benchmarks.harness.arguments import parse
 from benchmarks.harness.cluster import ClusterInUse
@@ -37,6 +37,11 @@ PACKAGES = (
 def main() -> int:
     """Returns the exit code: 0, 1 after an error, 130 when interrupted."""
     arguments = parse(sys.argv[1:])
+    try:
+        output.prepare(arguments.output)
+    except OSError as error:
+        print(f"--output: {error}", file=sys.stderr)
+        return 2
     plan = arguments.plan
     started_at, started = datetime.now(UTC), time.monotonic()
     runner: Runner | None = None
@@ -76,7 +81,8 @@ def main() -> int:
         scenarios={name: SCENARIOS[name].title for name in (*plan.endpoints, *plan.mixes)},
         measurements=runner.measurements,
     )
-    print("\n".join(str(path) for path in output.write(results, arguments.output)))
+    written = output.write(results, arguments.output)
+    print("", report.whole_picture(results), "", *written, sep="\n")
     return code
 
 

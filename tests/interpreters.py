@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def _candidates() -> Iterator[str]:
     for minor in range(OLDEST_MINOR, OLDEST_MINOR + 10):
         if path := shutil.which(f"python3.{minor}"):
             yield path
-        for installed in sorted(pyenv.glob(f"3.{minor}.*/bin/python3.{minor}")):
-            yield str(installed)
+        # Its directory may be another user's.
+        with suppress(OSError):
+            yield from map(str, sorted(pyenv.glob(f"3.{minor}.*/bin/python3.{minor}")))
 
 
 def _minor(path: str) -> int:

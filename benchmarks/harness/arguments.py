@@ -83,6 +83,9 @@ def parse(argv: Sequence[str]) -> Arguments:
         changes["mixes"] = tuple(name for name in given.scenarios if name in MIXES)
     size = Size(given.users or full.size.users, given.posts or full.size.posts)
     plan = replace(plan, rate_per_s=given.rate, size=size, **changes)
+    for option, chosen in (("--sweep-of", given.sweep_of), ("--open-loop-of", given.open_loop_of)):
+        if left_out := set(chosen or ()) - {*plan.endpoints, *plan.mixes}:
+            parser.error(f"{option}: {text(left_out)} is not among --scenarios")
     try:
         driver = drivers.choose(given.client, plan.seconds)
     except drivers.DriverError as error:
@@ -105,6 +108,8 @@ def some(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
 
     def parse_names(value: str) -> tuple[str, ...]:
         names = {name.strip() for name in value.split(",") if name.strip()}
+        if not names:
+            raise argparse.ArgumentTypeError("no name is given")
         if unknown := sorted(names - set(known)):
             raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; choose from {', '.join(known)}")
         return tuple(name for name in known if name in names)

@@ -35,7 +35,10 @@ Mark = Literal["disturbed", "errors", Limit]
 _IDLE = f", while the service's one worker used less than {SERVICE_BUSY_CORES:g} of a core"
 # Letters, because a raised digit behind a number reads as a power of it.
 MARKS: dict[Mark, tuple[str, str]] = {
-    "disturbed": ("†", "other processes took CPU time in at least one round, and repeating it did not help"),
+    "disturbed": (
+        "†",
+        "other processes took CPU time in at least one round, and repeating did not help or was used up",
+    ),
     "errors": ("ᵉ", "some requests failed; they are not counted among the answered"),
     "client": ("ᶜ", f"the client was the limit ({CLIENT_BUSY_CORES:g} cores or more): the service may be faster"),
     "database": ("ᵈ", f"the database was the limit ({DATABASE_BUSY_CORES:g} cores or more){_IDLE}"),
@@ -103,7 +106,7 @@ def markdown(results: Results) -> str:
     """The whole report; parts for which nothing was measured say so or are left out."""
     parts = [
         _header(results),
-        _whole_picture(results),
+        whole_picture(results),
         *(_details(results, section) for section in TITLES),
         _goals(results),
         _open_loop(results),
@@ -160,7 +163,11 @@ def _header(results: Results) -> str:
         "# Benchmark",
         "",
         f"Started {results.started_at}, took {results.seconds / 60:.1f} minutes; "
-        + ("complete." if results.complete else "**interrupted: what follows is a part of it.**"),
+        + (
+            "complete."
+            if results.complete
+            else "**not complete (interrupted, or ended by an error): what follows is a part of it.**"
+        ),
         "",
         f"- Machine: {_pairs(results.machine)}",
         f"- Versions: {_pairs(results.versions)}",
@@ -172,7 +179,7 @@ def _header(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _whole_picture(results: Results) -> str:
+def whole_picture(results: Results) -> str:
     measured = [each for section in ("mixes", "endpoints") for each in results.measurements if each.section == section]
     if not measured:
         return ""
@@ -194,7 +201,8 @@ def _whole_picture(results: Results) -> str:
             mine = by_service.get(service, [])
             cells.append("<br>".join(cell(each, len(mine) > 1) for each in mine) or NOTHING)
         rows.append([scenario, str(clients), *cells])
-    lines = ["## The whole picture", "", "Requests/s, in brackets as a multiple of the naive service's.", ""]
+    brackets = ", in brackets as a multiple of the naive service's" if "naive" in names else ""
+    lines = ["## The whole picture", "", f"Requests/s{brackets}.", ""]
     return "\n".join([*lines, _table(["scenario", "clients", *names], rows), *_footnotes(marks)])
 
 

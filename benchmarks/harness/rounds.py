@@ -23,8 +23,7 @@ def measure(running: Running, load: Load, driver: Driver, environment: Environme
     service, servers, upstream = [running.process], list(environment.servers), [environment.upstream]
     started, busy, own = time.monotonic(), machine.busy_s(), machine.own_cpu_s()
     before = [machine.cpu_s(roots) for roots in (service, servers, upstream)]
-    sample = driver(load)
-    running.check()
+    sample = _drive(running, load, driver)
     memory_bytes = machine.memory_bytes(running.process)
     # What was in flight when the client left is worked off, and must not burden the next service.
     machine.wait_until_quiet([*service, *servers])
@@ -45,9 +44,17 @@ def measure(running: Running, load: Load, driver: Driver, environment: Environme
 
 def warm_up(running: Running, load: Load, driver: Driver, environment: Environment) -> Sample:
     """Drive a service without measuring it: caches, connections and compiled statements come to be."""
-    sample = driver(load)
+    sample = _drive(running, load, driver)
     machine.wait_until_quiet([running.process, *environment.servers])
     return sample
+
+
+def _drive(running: Running, load: Load, driver: Driver) -> Sample:
+    try:
+        return driver(load)
+    finally:
+        # Before the client's complaint: why nobody answered is in the service's log.
+        running.check()
 
 
 def answered_share(sample: Sample, load: Load) -> float:

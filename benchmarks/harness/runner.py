@@ -24,8 +24,8 @@ from tests.rendering import ROOT
 BAR = "plain"
 RATE_SHARE = 0.5
 WARM_UP_SHARE = 0.3
-# Rounds of a service that cannot answer every client once while it warms up are so much longer.
-SLOW_FACTOR = 3
+# Rounds of a service that cannot answer every client once while it warms up last at least so long.
+SLOW_SECONDS = 5.0
 # Of all rounds, how many may be repeated because of other processes.
 REPEATED_SHARE = 0.25
 # The connections of one worker of the rendered service, by its own capacity model.
@@ -241,7 +241,7 @@ class Runner:
                     shorter = replace(load, seconds=max(0.2, seconds * WARM_UP_SHARE))
                     sample = rounds.warm_up(by_name[service], shorter, self._driver, self._environment)
                     if sample.answered < load.clients:
-                        loads[service] = replace(load, seconds=load.seconds * SLOW_FACTOR)
+                        loads[service] = replace(load, seconds=max(seconds, SLOW_SECONDS))
             for _, service in schedule(list(by_name), number_of_rounds):
                 self._watcher.say(f"{what}: {service}")
                 one, repeated = rounds.undisturbed(

@@ -78,12 +78,16 @@ class Summary:
     errors: dict[str, int]
     disturbed_rounds: int
     limited_by: Limit | None
+    rate_per_s: float | None
 
     @property
     def keeps_up(self) -> bool:
-        """Of an open loop: whether the service answered nearly all of what was due."""
+        """Of an open loop: whether the service answered nearly all of what was due, and as fast as it was due."""
         due = self.answered + self.unanswered + sum(self.errors.values())
-        return bool(due) and self.answered >= KEEPS_UP_SHARE * due
+        in_time = not self.rate_per_s or (
+            self.requests_per_s is not None and self.requests_per_s.median >= KEEPS_UP_SHARE * self.rate_per_s
+        )
+        return bool(due) and self.answered >= KEEPS_UP_SHARE * due and in_time
 
 
 def summary(measurement: Measurement, cores: int | None = None) -> Summary:
@@ -109,6 +113,7 @@ def summary(measurement: Measurement, cores: int | None = None) -> Summary:
         errors=dict(sum((Counter(each.sample.errors) for each in rounds), Counter())),
         disturbed_rounds=sum(each.disturbed for each in rounds),
         limited_by=limited_by(measurement, cores),
+        rate_per_s=measurement.rate_per_s,
     )
 
 
@@ -146,12 +151,16 @@ def limited_by(measurement: Measurement, cores: int | None = None) -> Limit | No
 def paired(measurement: Measurement, baseline: Measurement, figure: Figure) -> Spread | None:
     """A figure as a multiple of the baseline's, each round compared with the one of the same number.
 
-    Machines drift within a run; rounds of the same number were measured soon after each other.
+    Machines drift within a run; rounds of the same number were measured soon after each other. None when the baseline
+    has a round without the figure.
     """
     ratios = []
     for mine, other in zip(measurement.rounds, baseline.rounds, strict=False):
         value, unit = figure(mine), figure(other)
-        if value is not None and unit:
+        if not unit:
+            # The others would be the rounds in which the baseline happened to do well.
+            return None
+        if value is not None:
             ratios.append(value / unit)
     return spread(ratios)
 

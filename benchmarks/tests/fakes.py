@@ -114,7 +114,7 @@ def whole_run(seed: int = 0) -> Results:
             measured("clients", "user", service, speed * share, clients)
             for service, speed in zip(SERVICES, SPEEDS["user"], strict=True)
         ]
-    for scenario, rate in (("read-mostly", 640.0), ("read-mostly-cached", 1_300.0)):
+    for scenario, rate in (("read-mostly", 600.0), ("read-mostly-cached", 1_300.0)):
         every += [
             measured("open_loop", scenario, service, speed, 40, rate)
             for service, speed in zip(SERVICES, SPEEDS[scenario], strict=True)

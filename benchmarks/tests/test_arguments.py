@@ -36,6 +36,8 @@ def test_parts_are_chosen_by_name() -> None:
     [
         (["--services", "fast"], "unknown: fast; choose from naive, usual, plain, rendered, raw"),
         (["--scenarios", "user,nonsense"], "unknown: nonsense; choose from health, user"),
+        (["--services", ","], "no name is given"),
+        (["--scenarios", "user", "--sweep-of", "write"], "--sweep-of: write is not among --scenarios"),
         (["--clients", "0"], "'0' is not a whole number of at least 1"),
         (["--seconds", "-1"], "'-1' is not a number above 0"),
         (["--rate", "nan"], "'nan' is not a number above 0"),

@@ -167,3 +167,23 @@ def test_a_server_that_cannot_be_used_is_named(temporary: Path, given: list[str]
     assert f"{given[0]}: " in output
     assert "Traceback" not in output
     assert leftovers(temporary) == []
+
+
+def test_results_that_could_not_be_written_are_noticed_before_anything_is_measured(temporary: Path) -> None:
+    (temporary / "file").touch()
+    code, output = run(temporary, "--output", str(temporary / "file" / "results"))
+
+    assert code == 2
+    assert "--output: " in output
+    assert "Traceback" not in output
+
+
+def test_plots_of_an_earlier_run_do_not_stay_beside_new_results(temporary: Path) -> None:
+    (temporary / "results").mkdir(exist_ok=True)
+    old = temporary / "results" / "latency.svg"
+    old.touch()
+    code, output = run(temporary, "--services", "raw", "--scenarios", "health", "--rounds", "1", "--seconds", "0.1")
+
+    assert code == 0, output
+    assert not old.exists()
+    assert "| health |" in output

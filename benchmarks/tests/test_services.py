@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -13,9 +14,10 @@ from dev.processes import StartFailed
 from dev.workspace import workspace
 
 from benchmarks.harness import machine
-from benchmarks.harness.drivers import Load
+from benchmarks.harness.drivers import Driver, DriverError, Load
+from benchmarks.harness.environment import Environment
 from benchmarks.harness.results import Round, Sample
-from benchmarks.harness.rounds import answered_share, undisturbed
+from benchmarks.harness.rounds import answered_share, undisturbed, warm_up
 from benchmarks.harness.services import Service, ServiceDied, running
 
 SERVER = """
@@ -87,6 +89,22 @@ def test_a_service_that_does_not_start_is_an_error_with_its_log(home: Path) -> N
         running(broken, workers=1, cached=False, directory=home, variables={}, workspace=home) as one,
     ):
         one.wait_until_ready()
+
+
+def test_the_log_of_a_service_that_died_says_more_than_the_client(home: Path) -> None:
+    def driver(_: Load) -> Sample:
+        raise DriverError("cannot connect")
+
+    load = Load(port=1, requests=[b""], clients=1, seconds=1)
+    with running(service(SERVER), workers=1, cached=False, directory=home, variables={}, workspace=home) as one:
+        one.wait_until_ready()
+        nothing = Environment(home, {}, {}, cast(Any, None), (), one.process, True, {})
+        with pytest.raises(DriverError):
+            warm_up(one, load, cast(Driver, driver), nothing)
+        os.kill(one.process.pid, signal.SIGKILL)
+        psutil.wait_procs([one.process], timeout=5)
+        with pytest.raises(ServiceDied, match="a line of its log"):
+            warm_up(one, load, cast(Driver, driver), nothing)
 
 
 def a_round(foreign_cores: float) -> Round:

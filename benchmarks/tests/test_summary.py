@@ -156,7 +156,7 @@ def test_ratios_of_cpu_time_and_latency() -> None:
         ([], [50], None),
         ([100], [], None),
         ([100], [0], None),
-        ([100, 100], [0, 50], Spread(2.0, 2.0, 2.0)),
+        ([100, 100], [0, 50], None),
         ([0], [50], Spread(0.0, 0.0, 0.0)),
     ],
 )
@@ -240,3 +240,12 @@ def test_the_document_of_a_run_without_answers() -> None:
         "naive": {"requests_per_s": None, "cpu_us": None},
         "raw": {"requests_per_s": None, "cpu_us": None},
     }
+
+
+def test_there_is_no_ratio_to_a_baseline_that_answered_nothing_in_a_round() -> None:
+    naive = measurement("naive", round_(0), round_(5))
+    rendered = measurement("rendered", round_(100), round_(100))
+
+    assert ratio(rendered, naive) is None
+    assert ratio(naive, naive) is None
+    assert ratio(naive, rendered) is not None
