@@ -1,7 +1,9 @@
 """Sessions: what they commit and when, what they hold, and what they refuse."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from contextvars import Context
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import pytest
@@ -20,16 +22,29 @@ from app.core.database import (
     violated_constraint,
     write_session,
 )
-from app.core.problems import Unavailable, Unprocessable
+from app.core.problems import Busy, Unavailable, Unprocessable
 from app.settings import get_settings
 from tests.core.tables import Book, Shelf, tables
 
+T = TypeVar("T")
+
 router = APIRouter()
+
+
+async def elsewhere(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run it as another request would."""
+    return await asyncio.create_task(coroutine, context=Context())
 
 
 @router.post("/books", status_code=201)
 async def add_book(title: str, session: WriteSessionDep, shelf: str | None = None) -> None:
     session.add(Book(title=title, shelf_id=uuid4() if shelf else None))
+
+
+@router.post("/books/next", status_code=201)
+async def add_next_book(reads: ReadSessionDep, session: WriteSessionDep) -> None:
+    number = await reads.scalar(select(func.count()).select_from(Book))
+    session.add(Book(title=f"book {number}"))
 
 
 @router.get("/books")
@@ -53,6 +68,11 @@ async def client(app: FastAPI, books: FastAPI) -> AsyncIterator[AsyncClient]:
     transport = ASGITransport(books, raise_app_exceptions=False)
     async with AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
+
+
+@pytest.fixture
+def pool_size() -> int:
+    return get_settings().plan().pool_size
 
 
 @pytest.fixture
@@ -118,7 +138,7 @@ async def test_a_write_session_reads_its_own_transaction() -> None:
         await session.flush()
 
         assert await session.scalar(select(Book.title)) == "x"
-        assert await ReadSession().scalar(select(Book.title)) is None
+        assert await elsewhere(ReadSession().scalar(select(Book.title))) is None
 
         statement = update(Book).where(Book.id == book.id).values(title="y").returning(Book.title)
         assert await session.returning(statement) == "y"
@@ -199,9 +219,27 @@ async def test_parallel_reads_share_one_connection_without_waiting_for_each_othe
 async def test_an_exhausted_pool_is_unavailable_and_not_a_hang(single: Database) -> None:
     async with write_session(single) as holder:
         await holder.scalar(select(Book))
-        with pytest.raises(Unavailable, match="in use"):
+        with pytest.raises(Busy, match="in use"):
             async with asyncio.timeout(5):
-                await ReadSession(single).scalar(select(Book))
+                await elsewhere(ReadSession(single).scalar(select(Book)))
+
+
+async def test_requests_that_read_and_then_write_do_not_wait_for_themselves(
+    client: AsyncClient, pool_size: int
+) -> None:
+    responses = await asyncio.gather(*(client.post("/books/next") for _ in range(4 * pool_size)))
+
+    assert {response.status_code for response in responses} == {201}
+    assert (await client.get("/books")).json() == 4 * pool_size
+
+
+async def test_to_hold_two_connections_is_an_error_at_once() -> None:
+    with pytest.raises(RuntimeError, match="read through that session"):
+        async with write_session() as session:
+            await session.execute(insert(Book).values(title="x"))
+            await ReadSession().scalar(select(Book.title))
+
+    assert await ReadSession().scalars(select(Book)) == []
 
 
 async def test_a_read_survives_connections_that_the_server_closed(single: Database) -> None:
@@ -245,5 +283,5 @@ async def test_ping(single: Database) -> None:
     await single.ping()
     async with write_session(single) as holder:
         await holder.scalar(select(1))
-        with pytest.raises(Unavailable):
-            await single.ping()
+        with pytest.raises(Busy):
+            await elsewhere(single.ping())

@@ -1,10 +1,15 @@
 """The engine of this process."""
 
+from typing import TypeVar
+
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.core.database.errors import translated
+from app.core.database.gate import Gate
 from app.core.settings.database import DatabaseSettings
+
+Part = TypeVar("Part")
 
 
 class Database:
@@ -17,6 +22,7 @@ class Database:
     def __init__(self) -> None:
         self._writer: AsyncEngine | None = None
         self._reader: AsyncEngine | None = None
+        self._gate: Gate | None = None
 
     def open(self, settings: DatabaseSettings, *, pool_size: int) -> None:
         """Make the engine; the first statement connects."""
@@ -39,12 +45,17 @@ class Database:
             hide_parameters=True,
         )
         self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
+        self._gate = Gate(pool_size, timeout_s=settings.database_pool_timeout_s)
 
     async def close(self) -> None:
         """Close all connections."""
         if self._writer is not None:
             await self._writer.dispose()
-        self._writer = self._reader = None
+        self._writer = self._reader = self._gate = None
+
+    @property
+    def gate(self) -> Gate:
+        return _opened(self._gate)
 
     @property
     def writer(self) -> AsyncEngine:
@@ -61,14 +72,14 @@ class Database:
             Unavailable: when no connection is to be had.
         """
         with translated():
-            async with self.reader.connect() as connection:
+            async with self.gate, self.reader.connect() as connection:
                 await connection.execute(text("SELECT 1"))
 
 
-def _opened(engine: AsyncEngine | None) -> AsyncEngine:
-    if engine is None:
+def _opened(part: Part | None) -> Part:
+    if part is None:
         raise RuntimeError("The database is not open: run inside `app.core.lifecycle.resources`.")
-    return engine
+    return part
 
 
 database = Database()

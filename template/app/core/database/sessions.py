@@ -17,6 +17,7 @@ from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from app.core.database.engine import Database, database
 from app.core.database.errors import translated
+from app.core.database.gate import Slot
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -75,7 +76,7 @@ class ReadSession:
                 return await self._run_once(fetch)
 
     async def _run_once(self, fetch: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
-        async with AsyncSession(self._database.reader) as session:
+        async with self._database.gate, AsyncSession(self._database.reader) as session:
             return await fetch(session)
 
 
@@ -88,9 +89,10 @@ def _once(statement: Select[T], result: ScalarResult[T]) -> ScalarResult[T]:
 class WriteSession(ReadSession):
     """One transaction, reads included; it may stand wherever a `ReadSession` is wanted."""
 
-    def __init__(self, session: AsyncSession) -> None:
+    def __init__(self, session: AsyncSession, slot: Slot) -> None:
         super().__init__()
         self._session = session
+        self._slot = slot
         self._callbacks: list[Callback] = []
 
     def add(self, instance: object) -> None:
@@ -99,11 +101,13 @@ class WriteSession(ReadSession):
 
     async def flush(self) -> None:
         """Send what was added or changed; constraints that are not deferred are checked now."""
+        await self._slot.take()
         with translated():
             await self._session.flush()
 
     async def execute(self, statement: UpdateBase) -> CursorResult[Any]:
         """Run an INSERT, UPDATE or DELETE."""
+        await self._slot.take()
         with translated():
             result = await self._session.execute(statement)
         assert isinstance(result, CursorResult)  # as for every UpdateBase
@@ -111,6 +115,7 @@ class WriteSession(ReadSession):
 
     async def returning(self, statement: TypedReturnsRows[T]) -> T | None:
         """Run a write of at most one row with RETURNING: its first column, or None."""
+        await self._slot.take()
         with translated():
             return (await self._session.scalars(statement)).one_or_none()
 
@@ -122,10 +127,12 @@ class WriteSession(ReadSession):
         self._callbacks.append(callback)
 
     async def _commit(self) -> None:
-        """Commit, give the connection back, and run the callbacks."""
+        if self._session.new or self._session.dirty or self._session.deleted:
+            await self.flush()
         with translated():
             await self._session.commit()
-            await self._session.close()
+
+    async def _call_back(self) -> None:
         for callback in self._callbacks:
             try:
                 await callback()
@@ -133,6 +140,7 @@ class WriteSession(ReadSession):
                 logger.exception("after commit: %r failed", callback)
 
     async def _run(self, fetch: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
+        await self._slot.take()
         with translated():
             return await fetch(self._session)
 
@@ -140,10 +148,16 @@ class WriteSession(ReadSession):
 @asynccontextmanager
 async def write_session(source: Database = database) -> AsyncIterator[WriteSession]:
     """A transaction that commits when the block ends and rolls back when it raises."""
-    async with AsyncSession(source.writer, expire_on_commit=False) as session:
-        write = WriteSession(session)
-        yield write
-        await write._commit()
+    slot = Slot(source.gate)
+    try:
+        async with AsyncSession(source.writer, expire_on_commit=False) as session:
+            write = WriteSession(session, slot)
+            yield write
+            await write._commit()
+    finally:
+        slot.release()
+    # The connection is back by now: what is called may need one.
+    await write._call_back()
 
 
 async def _read_session() -> ReadSession:

@@ -1,0 +1,89 @@
+"""Admission to the connection pool: whoever waits longest is next, and nobody waits for itself.
+
+A pool gives a connection that comes back to whoever asks first, not to whoever waits longest, and
+the unlucky wait hundreds of milliseconds. Behind this gate the pool always has one to give.
+"""
+
+import asyncio
+from contextvars import ContextVar
+from types import TracebackType
+
+from app.core.problems import Busy
+
+
+class Gate:
+    """As many slots as the pool has connections, first come, first served."""
+
+    def __init__(self, size: int, *, timeout_s: float) -> None:
+        self._semaphore = asyncio.Semaphore(size)
+        self._timeout_s = timeout_s
+
+    async def acquire(self) -> None:
+        """Wait for a slot.
+
+        Raises:
+            Busy: when there is none in time.
+            RuntimeError: when the caller's own transaction holds one: enough such callers would all
+                wait for each other.
+        """
+        holder = _holder.get()
+        if holder is not None and holder.holds(self):
+            raise RuntimeError(
+                "This task holds a connection in its WriteSession: read through that session, "
+                "it may stand wherever a ReadSession is wanted."
+            )
+        if not self._semaphore.locked():
+            await self._semaphore.acquire()  # which then does not wait
+            return
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._semaphore.acquire()
+        except TimeoutError as error:
+            raise Busy("All database connections are in use.") from error
+
+    def release(self) -> None:
+        """Give the slot to whoever waits longest."""
+        self._semaphore.release()
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class Slot:
+    """The slot of a transaction: taken when it first needs a connection, held until it ends."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._held = False
+
+    def holds(self, gate: Gate) -> bool:
+        return self._held and self._gate is gate
+
+    async def take(self) -> None:
+        """Take the slot, unless it is held already.
+
+        Raises:
+            Busy: when there is none in time.
+        """
+        if not self._held:
+            await self._gate.acquire()
+            self._held = True
+            _holder.set(self)
+
+    def release(self) -> None:
+        """Give the slot back, if it is held."""
+        if self._held:
+            self._held = False
+            self._gate.release()
+
+
+# The transaction of this task that took a slot last; tasks that it starts inherit it.
+_holder: ContextVar[Slot | None] = ContextVar("holder", default=None)
