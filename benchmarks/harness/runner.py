@@ -25,7 +25,7 @@ BAR = "plain"
 RATE_SHARE = 0.5
 WARM_UP_SHARE = 0.3
 # Rounds of a service that cannot answer every client once while it warms up last at least so long.
-SLOW_SECONDS = 5.0
+SLOW_SECONDS = 2.5
 # Of all rounds, how many may be repeated because of other processes.
 REPEATED_SHARE = 0.25
 # The connections of one worker of the rendered service, by its own capacity model.

@@ -16,8 +16,9 @@ def test_everything_is_measured_by_default() -> None:
 def test_quick_is_a_fraction_of_the_whole() -> None:
     quick, whole = parse(["--quick"]).plan, parse([]).plan
 
-    assert (quick.services, quick.mixes) == (whole.services, whole.mixes)
+    assert quick.services == whole.services
     assert set(quick.endpoints) < set(whole.endpoints)
+    assert set(quick.mixes) < set(whole.mixes)
     assert expected_rounds(quick) * quick.seconds < 0.15 * expected_rounds(whole) * whole.seconds
 
 
