@@ -3,8 +3,9 @@
 from uuid import UUID
 
 from app.core.database import ReadSessionDep
+from app.core.serialization import JSON
 from app.users.schemas import UserRead
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from app.reports import service
 from app.reports.announcements import lifespan
@@ -13,10 +14,10 @@ from app.reports.schemas import AuthorDashboard, AuthorSummary
 router = APIRouter(prefix="/reports", tags=["reports"], lifespan=lifespan)
 
 
-@router.get("/users")
-async def newest_users(session: ReadSessionDep) -> list[UserRead]:
+@router.get("/users", response_model=list[UserRead])
+async def newest_users(session: ReadSessionDep) -> Response:
     """The 1,000 newest users, the newest first."""
-    return await service.newest_users(session)
+    return Response(await service.newest_users_json(session), media_type=JSON)
 
 
 @router.get("/authors/{author_id}")

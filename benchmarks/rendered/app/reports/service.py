@@ -4,15 +4,16 @@ import asyncio
 from uuid import UUID
 
 from app.core.concurrency import outcome
-from app.core.database import ReadSession
+from app.core.database import PreparedRead, ReadSession
 from app.core.pagination import PageParams
 from app.core.problems import NotFound
+from app.core.serialization import to_json
 from app.posts.models import Post
 from app.posts.schemas import PostRead
 from app.posts.service import list_posts
 from app.users.models import User
 from app.users.schemas import UserRead
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 
 from app.reports.announcements import announcements
 from app.reports.schemas import AuthorDashboard, AuthorSummary, OwnPost
@@ -21,28 +22,29 @@ NEWEST_USERS = 1000
 DASHBOARD_POSTS = 5
 ANNOUNCEMENT_TIMEOUT_S = 1.0
 
+NEWEST = PreparedRead(
+    select(User.id, User.email, User.name, User.created_at)
+    .order_by(User.created_at.desc(), User.id.desc())
+    .limit(NEWEST_USERS)
+)
+SUMMARY = PreparedRead(
+    select(
+        func.count().label("posts"),
+        func.coalesce(func.sum(func.length(Post.body)), 0).label("characters"),
+        func.min(Post.created_at).label("first_post_at"),
+        func.max(Post.created_at).label("last_post_at"),
+    ).where(Post.author_id == bindparam("author_id"))
+)
 
-async def newest_users(session: ReadSession) -> list[UserRead]:
-    """The newest users, the newest first."""
-    # Columns, not the model: the report needs no objects that know about changes.
-    rows = await session.rows(
-        select(User.id, User.email, User.name, User.created_at)
-        .order_by(User.created_at.desc(), User.id.desc())
-        .limit(NEWEST_USERS)
-    )
-    return [UserRead.model_validate(row) for row in rows]
+
+async def newest_users_json(session: ReadSession) -> bytes:
+    """The newest users as JSON, the newest first."""
+    return to_json(await session.fetch(NEWEST))
 
 
 async def summarize(session: ReadSession, author_id: UUID) -> AuthorSummary:
     """What an author has written, in numbers; zeros for somebody who has not."""
-    rows = await session.rows(
-        select(
-            func.count().label("posts"),
-            func.coalesce(func.sum(func.length(Post.body)), 0).label("characters"),
-            func.min(Post.created_at).label("first_post_at"),
-            func.max(Post.created_at).label("last_post_at"),
-        ).where(Post.author_id == author_id)
-    )
+    rows = await session.fetch(SUMMARY, author_id=author_id)
     return AuthorSummary.model_validate(rows[0])
 
 

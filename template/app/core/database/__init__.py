@@ -3,6 +3,7 @@
 from app.core.database.engine import Database, database
 from app.core.database.errors import violated_constraint
 from app.core.database.models import Base
+from app.core.database.prepared import PreparedRead, PreparedWrite
 from app.core.database.sessions import (
     ReadSession,
     ReadSessionDep,
@@ -14,6 +15,8 @@ from app.core.database.sessions import (
 __all__ = [
     "Base",
     "Database",
+    "PreparedRead",
+    "PreparedWrite",
     "ReadSession",
     "ReadSessionDep",
     "WriteSession",

@@ -1,12 +1,19 @@
 """The engine of this process."""
 
-from typing import TypeVar
+import random
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any, TypeVar
 
-from sqlalchemy import text
+from sqlalchemy import event, text
+from sqlalchemy.exc import DisconnectionError, MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.util.concurrency import greenlet_spawn, in_greenlet
 
-from app.core.database.errors import translated
+from app.core.database.errors import engine_errors, translated
 from app.core.database.gate import Gate
+from app.core.database.prepared import Prepared, Row
 from app.core.settings.database import DatabaseSettings
 
 Part = TypeVar("Part")
@@ -34,8 +41,6 @@ class Database:
             pool_timeout=settings.database_pool_timeout_s,
             # The connection that was used last is the warmest, and the others may idle out.
             pool_use_lifo=True,
-            # So that a new address of the server is found without a restart.
-            pool_recycle=1800,
             connect_args={
                 "timeout": settings.database_connect_timeout_s,
                 # The client's own clock: it also ends a wait for a server that is gone.
@@ -44,6 +49,7 @@ class Database:
             # Values are the users' own, and no business of a log.
             hide_parameters=True,
         )
+        _replace_dead_and_old(self._writer, lifetime_s=settings.database_connection_lifetime_s)
         self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
         self._gate = Gate(pool_size, timeout_s=settings.database_pool_timeout_s)
 
@@ -65,6 +71,23 @@ class Database:
     def reader(self) -> AsyncEngine:
         return _opened(self._reader)
 
+    async def fetch(self, statement: Prepared, values: Mapping[str, Any]) -> list[Row]:
+        """Run a statement that commits by itself, on a connection that goes back at once."""
+        async with self.gate:
+            connection = await self._check_out()
+            try:
+                return await run(statement, connection, values, self.writer)
+            finally:
+                connection.close()
+
+    async def _check_out(self) -> PoolProxiedConnection:
+        pool = self.writer.sync_engine.pool
+        try:
+            # An open connection is taken without awaiting, which saves a third of the time.
+            return pool.connect()
+        except MissingGreenlet:
+            return await greenlet_spawn(pool.connect)
+
     async def ping(self) -> None:
         """Run a statement.
 
@@ -74,6 +97,46 @@ class Database:
         with translated():
             async with self.gate, self.reader.connect() as connection:
                 await connection.execute(text("SELECT 1"))
+
+
+async def run(
+    statement: Prepared,
+    connection: PoolProxiedConnection,
+    values: Mapping[str, Any],
+    engine: AsyncEngine,
+) -> list[Row]:
+    """Run a prepared statement on the driver's connection; errors are those of the engine.
+
+    Raises:
+        DBAPIError: what the database refused.
+    """
+    driver = connection.driver_connection
+    assert driver is not None
+    compiled = statement.compiled(engine.dialect)
+    with engine_errors(engine.dialect, driver, compiled.sql):
+        return await compiled.fetch(driver, values)
+
+
+def _replace_dead_and_old(engine: AsyncEngine, *, lifetime_s: float) -> None:
+    """Whoever takes a connection that the server closed, or an old one, gets a new one.
+
+    No statement is spent on finding out: the driver knows when the server hangs up. Lifetimes
+    differ by a fifth, so that the connections of a fleet do not all move at once.
+    """
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def opens(*_: Any) -> None:
+        if not in_greenlet():
+            raise MissingGreenlet  # which `_check_out` awaits; before a coroutine is made in vain
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def opened(_: Any, record: ConnectionPoolEntry) -> None:
+        record.info["until"] = monotonic() + lifetime_s * random.uniform(0.8, 1)  # noqa: S311
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def taken(dbapi: Any, record: ConnectionPoolEntry, _: PoolProxiedConnection) -> None:
+        if dbapi.driver_connection.is_closed() or monotonic() > record.info["until"]:
+            raise DisconnectionError
 
 
 def _opened(part: Part | None) -> Part:

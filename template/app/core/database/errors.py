@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import asyncpg
+from sqlalchemy import Dialect
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -36,6 +38,31 @@ def translated() -> Iterator[None]:
     except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
         # asyncpg fails to connect outside SQLAlchemy's wrapping.
         raise Unavailable("The database cannot be reached.") from error
+
+
+@contextmanager
+def engine_errors(
+    dialect: Dialect, driver: asyncpg.Connection, sql: str | None = None
+) -> Iterator[None]:
+    """Turns errors of asyncpg into what SQLAlchemy's engine would raise; others pass unchanged."""
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        dbapi: Any = dialect.loaded_dbapi
+        kinds = dbapi._asyncpg_error_translate
+        wrapper = next(kinds[kind] for kind in type(error).__mro__ if kind in kinds)
+        original = wrapper(error.args[0], error)
+        # Where `violated_constraint` and the like look, as they do after the engine.
+        original.__cause__ = error
+        raise DBAPIError.instance(
+            sql,
+            None,
+            original,
+            dbapi.Error,
+            hide_parameters=True,
+            connection_invalidated=driver.is_closed(),
+            dialect=dialect,
+        ) from original
 
 
 def violated_constraint(error: IntegrityError) -> str | None:

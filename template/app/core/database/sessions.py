@@ -4,20 +4,23 @@ A read borrows a connection for one statement, eager loads included, and returns
 a write holds one connection until it has committed. So a request holds at most one.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from logging import getLogger
 from typing import Annotated, Any, TypeVar, TypeVarTuple
 
+import asyncpg
 from fastapi import Depends
-from sqlalchemy import CursorResult, Row, ScalarResult, Select, UpdateBase
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import CursorResult, ScalarResult, Select, UpdateBase
+from sqlalchemy import Row as EngineRow
+from sqlalchemy.exc import DBAPIError, MultipleResultsFound
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
-from app.core.database.engine import Database, database
-from app.core.database.errors import translated
+from app.core.database.engine import Database, database, run
+from app.core.database.errors import engine_errors, translated
 from app.core.database.gate import Slot
+from app.core.database.prepared import Prepared, PreparedRead, PreparedWrite, Row
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -56,28 +59,52 @@ class ReadSession:
 
         return await self._run(fetch)
 
-    async def rows(self, statement: Select[*Ts]) -> Sequence[Row[*Ts]]:
+    async def rows(self, statement: Select[*Ts]) -> Sequence[EngineRow[*Ts]]:
         """Every row, with all its columns."""
 
-        async def fetch(session: AsyncSession) -> Sequence[Row[*Ts]]:
+        async def fetch(session: AsyncSession) -> Sequence[EngineRow[*Ts]]:
             return (await session.execute(statement)).all()
 
         return await self._run(fetch)
 
-    async def _run(self, fetch: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
-        with translated():
-            try:
-                return await self._run_once(fetch)
-            except DBAPIError as error:
-                if not error.connection_invalidated:
-                    raise
-                # The server had closed an idle connection. The pool has dropped all of that age,
-                # and a SELECT can be run again.
-                return await self._run_once(fetch)
+    async def fetch(self, statement: PreparedRead, /, **values: Any) -> list[Row]:
+        """Every row of a prepared SELECT, as dicts; `values` are its parameters."""
+        return await self._fetch(statement, values)
 
-    async def _run_once(self, fetch: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
-        async with self._database.gate, AsyncSession(self._database.reader) as session:
-            return await fetch(session)
+    async def fetch_one(self, statement: PreparedRead, /, **values: Any) -> Row | None:
+        """The only row of a prepared SELECT, or None.
+
+        Raises:
+            MultipleResultsFound: when there are several rows.
+        """
+        return _only(await self._fetch(statement, values))
+
+    async def _run(self, fetch: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
+        async def once() -> Result:
+            async with self._database.gate, AsyncSession(self._database.reader) as session:
+                return await fetch(session)
+
+        return await _again_if_disconnected(once)
+
+    async def _fetch(self, statement: PreparedRead, values: Mapping[str, Any]) -> list[Row]:
+        return await _again_if_disconnected(lambda: self._database.fetch(statement, values))
+
+
+async def _again_if_disconnected(read: Callable[[], Awaitable[Result]]) -> Result:
+    with translated():
+        try:
+            return await read()
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            # The server went away meanwhile, and a SELECT can be run again on a new connection.
+            return await read()
+
+
+def _only(rows: list[Row]) -> Row | None:
+    if len(rows) > 1:
+        raise MultipleResultsFound("Multiple rows were found when one or none was required")
+    return rows[0] if rows else None
 
 
 def _once(statement: Select[T], result: ScalarResult[T]) -> ScalarResult[T]:
@@ -87,12 +114,19 @@ def _once(statement: Select[T], result: ScalarResult[T]) -> ScalarResult[T]:
 
 
 class WriteSession(ReadSession):
-    """One transaction, reads included; it may stand wherever a `ReadSession` is wanted."""
+    """One transaction, reads included; it may stand wherever a `ReadSession` is wanted.
 
-    def __init__(self, session: AsyncSession, slot: Slot) -> None:
-        super().__init__()
-        self._session = session
+    The transaction is the driver's own, so that prepared statements and the ORM share it; it begins
+    with the first statement.
+    """
+
+    def __init__(self, source: Database, slot: Slot) -> None:
+        super().__init__(source)
         self._slot = slot
+        self._session = AsyncSession(expire_on_commit=False)
+        self._connection: AsyncConnection | None = None
+        self._transaction: asyncpg.transaction.Transaction | None = None
+        self._committed = False
         self._callbacks: list[Callback] = []
 
     def add(self, instance: object) -> None:
@@ -101,13 +135,13 @@ class WriteSession(ReadSession):
 
     async def flush(self) -> None:
         """Send what was added or changed; constraints that are not deferred are checked now."""
-        await self._slot.take()
+        await self._begin()
         with translated():
             await self._session.flush()
 
     async def execute(self, statement: UpdateBase) -> CursorResult[Any]:
         """Run an INSERT, UPDATE or DELETE."""
-        await self._slot.take()
+        await self._begin()
         with translated():
             result = await self._session.execute(statement)
         assert isinstance(result, CursorResult)  # as for every UpdateBase
@@ -115,9 +149,30 @@ class WriteSession(ReadSession):
 
     async def returning(self, statement: TypedReturnsRows[T]) -> T | None:
         """Run a write of at most one row with RETURNING: its first column, or None."""
-        await self._slot.take()
+        await self._begin()
         with translated():
             return (await self._session.scalars(statement)).one_or_none()
+
+    async def write(self, statement: PreparedWrite, /, **values: Any) -> list[Row]:
+        """Run a prepared write in this transaction; what it returns, as dicts."""
+        return await self._fetch(statement, values)
+
+    async def autocommit(self, statement: PreparedWrite, /, **values: Any) -> list[Row]:
+        """Run a prepared write as a transaction of its own; what it returns, as dicts.
+
+        One round trip instead of three. It stands when this returns, whatever fails afterwards, so
+        it is the only statement of its session.
+
+        Raises:
+            RuntimeError: when the session has begun a transaction.
+        """
+        self._refuse_if_committed()
+        if self._connection is not None or self._has_changes():
+            raise RuntimeError("There is a transaction already: use `write`.")
+        with translated():
+            rows = await self._database.fetch(statement, values)
+        self._committed = True
+        return rows
 
     def after_commit(self, callback: Callback) -> None:
         """Call back once the transaction is durable; after a rollback, never.
@@ -126,11 +181,51 @@ class WriteSession(ReadSession):
         """
         self._callbacks.append(callback)
 
+    async def _begin(self) -> AsyncConnection:
+        self._refuse_if_committed()
+        await self._slot.take()
+        if self._connection is None:
+            with translated():
+                # SQLAlchemy sends no BEGIN and no COMMIT on a connection of `reader`.
+                self._connection = await self._database.reader.connect()
+                driver = await _driver(self._connection)
+                self._transaction = driver.transaction()
+                with engine_errors(self._connection.dialect, driver):
+                    await self._transaction.start()
+            self._session.sync_session.bind = self._connection.sync_connection
+        return self._connection
+
+    def _refuse_if_committed(self) -> None:
+        if self._committed:
+            raise RuntimeError("The session has committed: `autocommit` is its only statement.")
+
+    def _has_changes(self) -> bool:
+        return bool(self._session.new or self._session.dirty or self._session.deleted)
+
     async def _commit(self) -> None:
-        if self._session.new or self._session.dirty or self._session.deleted:
+        if self._has_changes():
             await self.flush()
-        with translated():
-            await self._session.commit()
+        if self._connection is not None and self._transaction is not None:
+            driver = await _driver(self._connection)
+            with translated(), engine_errors(self._connection.dialect, driver):
+                await self._transaction.commit()
+            self._committed = True
+
+    async def _close(self) -> None:
+        """Roll back, unless it was committed, and give the connection back."""
+        await self._session.close()
+        if self._connection is None:
+            return
+        try:
+            driver = await _driver(self._connection)
+            if driver.is_in_transaction() and self._transaction is not None:
+                await self._transaction.rollback()
+        except BaseException:
+            # Nobody may get a connection that has a transaction open.
+            await self._connection.invalidate()
+            raise
+        finally:
+            await self._connection.close()
 
     async def _call_back(self) -> None:
         for callback in self._callbacks:
@@ -140,24 +235,43 @@ class WriteSession(ReadSession):
                 logger.exception("after commit: %r failed", callback)
 
     async def _run(self, fetch: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
-        await self._slot.take()
+        await self._begin()
         with translated():
             return await fetch(self._session)
+
+    async def _fetch(self, statement: Prepared, values: Mapping[str, Any]) -> list[Row]:
+        connection = await self._begin()
+        if self._has_changes():
+            await self.flush()
+        with translated():
+            raw = await connection.get_raw_connection()
+            return await run(statement, raw, values, self._database.writer)
+
+
+async def _driver(connection: AsyncConnection) -> asyncpg.Connection:
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert isinstance(driver, asyncpg.Connection)
+    return driver
 
 
 @asynccontextmanager
 async def write_session(source: Database = database) -> AsyncIterator[WriteSession]:
     """A transaction that commits when the block ends and rolls back when it raises."""
     slot = Slot(source.gate)
+    session = WriteSession(source, slot)
     try:
-        async with AsyncSession(source.writer, expire_on_commit=False) as session:
-            write = WriteSession(session, slot)
-            yield write
-            await write._commit()
+        try:
+            yield session
+            await session._commit()
+        finally:
+            try:
+                await session._close()
+            finally:
+                slot.release()
     finally:
-        slot.release()
-    # The connection is back by now: what is called may need one.
-    await write._call_back()
+        # The connection is back by now: what is called may need one.
+        if session._committed:
+            await session._call_back()
 
 
 async def _read_session() -> ReadSession:

@@ -40,6 +40,10 @@ class DatabaseSettings(BaseSettings):
         5.0, gt=0, description="Longest time that one statement may take; then it is 503."
     )
 
+    database_connection_lifetime_s: float = Field(
+        1800.0, gt=0, description="Longest life of a connection; each ends up to a fifth earlier."
+    )
+
     def sqlalchemy_url(self) -> URL:
         """`database_url` for the asyncpg driver, which calls libpq's `sslmode` `ssl`."""
         url = make_url(self.database_url.get_secret_value()).set(drivername="postgresql+asyncpg")

@@ -1,0 +1,438 @@
+"""The prepared lane: the same values, errors and transactions as the engine gives."""
+
+import asyncio
+import enum
+from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import orjson
+import pytest
+from fastapi import FastAPI
+from pydantic import BaseModel
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    DateTime,
+    Enum,
+    Float,
+    ForeignKey,
+    MetaData,
+    Numeric,
+    String,
+    Uuid,
+    any_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DBAPIError, IntegrityError, MultipleResultsFound
+from sqlalchemy.orm import DeclarativeBase, Mapped, joinedload, mapped_column, relationship
+
+from app.core.database import (
+    Database,
+    PreparedRead,
+    PreparedWrite,
+    ReadSession,
+    database,
+    violated_constraint,
+    write_session,
+)
+from app.core.problems import Unavailable
+from app.core.serialization import to_json
+from app.settings import get_settings
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData()
+
+
+class Colour(enum.Enum):
+    RED = "r"
+    BLUE = "b"
+
+
+class Maker(Base):
+    __tablename__ = "test_makers"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(20), unique=True)
+
+
+class Thing(Base):
+    __tablename__ = "test_things"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
+    made_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    day: Mapped[date | None]
+    price: Mapped[Decimal | None] = mapped_column(Numeric(10, 2))
+    rounded: Mapped[float | None] = mapped_column(Numeric(10, 2, asdecimal=False))
+    exact: Mapped[Decimal | None] = mapped_column(Float(53, asdecimal=True))
+    weight: Mapped[float | None]
+    colour: Mapped[Colour | None]
+    size: Mapped[str | None] = mapped_column(Enum("small", "large", name="test_size"))
+    data: Mapped[Any | None] = mapped_column(JSONB)
+    plain_json: Mapped[Any | None] = mapped_column(JSON)
+    tags: Mapped[list[str] | None] = mapped_column(ARRAY(String))
+    relatives: Mapped[list[UUID] | None] = mapped_column(ARRAY(Uuid))
+    lasts: Mapped[timedelta | None]
+    raw: Mapped[bytes | None]
+    fine: Mapped[bool | None]
+    maker_id: Mapped[int | None] = mapped_column(ForeignKey("test_makers.id"))
+
+    maker: Mapped[Maker | None] = relationship(lazy="raise_on_sql")
+
+
+FULL = {
+    "id": uuid4(),
+    "made_at": datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC),
+    "day": date(2026, 1, 2),
+    "price": Decimal("12.30"),
+    "rounded": 1.5,
+    "exact": Decimal("2.5"),
+    "weight": 0.1,
+    "colour": Colour.BLUE,
+    "size": "large",
+    "data": {"a": [1, None, "\u00e9"]},
+    "plain_json": ["x", {"y": 1}],
+    "tags": ["a", "b,c", '"'],
+    "relatives": [uuid4(), uuid4()],
+    "lasts": timedelta(days=1, seconds=2),
+    "raw": b"\x00\xff",
+    "fine": True,
+    "maker_id": 1,
+}
+EMPTY = dict.fromkeys(FULL) | {"id": uuid4()}
+COLUMNS = [getattr(Thing, name) for name in FULL]
+
+ALL = select(Thing).order_by(Thing.id)
+INSERT = insert(Thing).values({name: bindparam(f"new_{name}") for name in FULL}).returning(Thing)
+# Every type as a parameter, and as a constant of the text.
+PARAMETERS: list[tuple[Any, dict[str, Any]]] = [
+    (ALL.where(column == bindparam("value")), {"value": FULL[column.key]})
+    for column in COLUMNS
+    if column.key != "plain_json"  # which PostgreSQL cannot compare
+]
+STATEMENTS: list[tuple[Any, dict[str, Any]]] = [
+    (ALL, {}),
+    *PARAMETERS,
+    (ALL.where(Thing.maker_id.is_not_distinct_from(bindparam("value"))), {"value": None}),
+    (ALL.where(Thing.id == any_(bindparam("ids", type_=ARRAY(Uuid)))), {"ids": [FULL["id"]]}),
+    (ALL.where(Thing.id == any_(bindparam("ids", type_=ARRAY(Uuid)))), {"ids": []}),
+    (ALL.where(Thing.id == FULL["id"], Thing.colour == Colour.BLUE).limit(1), {}),
+    (ALL.where(Thing.made_at == FULL["made_at"], Thing.price == Decimal("12.30")), {}),
+    (ALL.where(Thing.size.in_(["small", "large"])), {}),
+    (
+        select(func.coalesce(func.max(Thing.price), 0).label("n"), literal("$1").label("t"))
+        .where(Thing.id == bindparam("id"), Thing.colour == Colour.BLUE)
+        .limit(5),
+        {"id": FULL["id"]},
+    ),
+    (select(Maker).where(Maker.name != "it's \\ a % :name $1"), {}),
+    (select(func.count().label("n"), func.sum(Thing.price).label("total")), {}),
+    (select(Thing.id, Maker.name).join(Thing.maker).limit(bindparam("n")), {"n": 1}),
+]
+
+
+@pytest.fixture(autouse=True)
+async def _tables(app: FastAPI) -> AsyncIterator[None]:
+    async with database.writer.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+        await connection.execute(insert(Maker), [{"id": 1, "name": "Ada"}])
+        await connection.execute(insert(Thing), [FULL, EMPTY])
+    yield
+    async with database.writer.begin() as connection:
+        await connection.run_sync(Base.metadata.drop_all)
+
+
+async def by_the_engine(statement: Any, values: dict[str, Any]) -> list[dict[str, Any]]:
+    async with database.reader.connect() as connection:
+        # On a connection and not a session an entity is its columns.
+        result = await connection.execute(statement, values)
+        return [dict(row) for row in result.mappings()]
+
+
+@pytest.mark.parametrize(("statement", "values"), STATEMENTS)
+async def test_a_select_gives_what_the_engine_gives(statement: Any, values: dict[str, Any]) -> None:
+    expected = await by_the_engine(statement, values)
+
+    found = await ReadSession().fetch(PreparedRead(statement), **values)
+
+    assert found == expected
+    for row, same in zip(found, expected, strict=True):
+        assert [type(value) for value in row.values()] == [type(value) for value in same.values()]
+
+
+async def test_the_statements_find_rows() -> None:
+    counts = [len(await ReadSession().fetch(PreparedRead(one), **vs)) for one, vs in PARAMETERS]
+
+    assert set(counts) == {1}
+
+
+@pytest.mark.parametrize("row", [FULL, EMPTY])
+async def test_a_write_takes_what_the_engine_takes(row: dict[str, Any]) -> None:
+    values = {f"new_{name}": value for name, value in (row | {"id": uuid4()}).items()}
+
+    async with write_session() as session:
+        (by_lane,) = await session.write(PreparedWrite(INSERT), **values)
+    again = values | {"new_id": uuid4()}
+    async with database.writer.begin() as connection:
+        by_engine = dict((await connection.execute(INSERT, again)).mappings().one())
+
+    assert by_lane | {"id": None} == by_engine | {"id": None}
+
+
+BROKEN: list[tuple[Any, dict[str, Any]]] = [
+    (insert(Maker).values(id=bindparam("n"), name=bindparam("s")), {"n": 2, "s": "Ada"}),
+    (insert(Maker).values(id=bindparam("n"), name=bindparam("s")), {"n": 2, "s": None}),
+    (insert(Maker).values(id=bindparam("n"), name=bindparam("s")), {"n": 2, "s": "x" * 21}),
+    (insert(Maker).values(id=bindparam("n"), name=bindparam("s")), {"n": 2**40, "s": "x"}),
+    (insert(Maker).values(id=bindparam("n"), name=bindparam("s")), {"n": "two", "s": "x"}),
+    (delete(Maker).where(Maker.id == bindparam("n")), {"n": 1}),
+    (select(text("1 / 0 AS n")).where(Maker.id == bindparam("n")), {"n": 1}),
+    (select(text("missing")).select_from(Maker), {}),
+]
+
+
+@pytest.mark.parametrize(("statement", "values"), BROKEN)
+async def test_errors_are_those_of_the_engine(statement: Any, values: dict[str, Any]) -> None:
+    with pytest.raises(DBAPIError) as by_engine:
+        async with database.reader.connect() as connection:
+            await connection.execute(statement, values)
+
+    with pytest.raises(DBAPIError) as by_lane:
+        await database.fetch(PreparedWrite(statement), values)
+
+    ours, theirs = by_lane.value, by_engine.value
+    assert type(ours) is type(theirs)
+    assert type(ours.orig) is type(theirs.orig)
+    assert str(ours.orig) == str(theirs.orig)
+    assert ours.connection_invalidated == theirs.connection_invalidated
+    if isinstance(ours, IntegrityError):
+        assert violated_constraint(ours) == violated_constraint(theirs)  # type: ignore[arg-type]
+
+
+async def test_an_argument_that_the_driver_refuses_leaves_no_lock() -> None:
+    single = Database()
+    single.open(get_settings(), pool_size=1)
+    with pytest.raises(DBAPIError, match="invalid input for query argument"):
+        await single.fetch(
+            PreparedWrite(delete(Maker).where(Maker.id == bindparam("n"))), {"n": "x"}
+        )
+
+    async with database.reader.connect() as connection:
+        locks = text("SELECT count(*) FROM pg_locks WHERE relation = 'test_makers'::regclass")
+        assert (await connection.execute(locks)).scalar() == 0
+    await single.close()
+
+
+async def test_values_of_the_statement_are_part_of_its_text() -> None:
+    # A LIMIT that is a parameter is planned anew each time.
+    sql = PreparedRead(ALL.where(Thing.fine.is_(True)).limit(20)).compiled(dialect()).sql
+
+    assert "LIMIT 20" in sql
+    assert "$1" not in sql
+
+
+def dialect() -> Any:
+    return database.writer.dialect
+
+
+async def test_dots_in_names_make_objects_and_no_object_is_null() -> None:
+    statement = (
+        select(Thing.id, Maker.id.label("maker.id"), Maker.name.label("maker.name"), Thing.fine)
+        .join(Thing.maker, isouter=True)
+        .order_by(Thing.fine)
+    )
+
+    rows = await ReadSession().fetch(PreparedRead(statement))
+
+    assert rows == [
+        {"id": FULL["id"], "maker": {"id": 1, "name": "Ada"}, "fine": True},
+        {"id": EMPTY["id"], "maker": None, "fine": None},
+    ]
+    assert list(rows[0]) == ["id", "maker", "fine"]
+
+
+async def test_json_is_what_pydantic_writes() -> None:
+    class Shown(BaseModel):
+        id: UUID
+        made_at: datetime | None
+        day: date | None
+        price: Decimal | None
+        weight: float | None
+        size: str | None
+        data: Any
+        tags: list[str] | None
+        relatives: list[UUID] | None
+        fine: bool | None
+
+    statement = select(*(getattr(Thing, name) for name in Shown.model_fields)).order_by(Thing.id)
+    rows = await ReadSession().fetch(PreparedRead(statement))
+
+    assert orjson.loads(to_json(rows)) == [
+        orjson.loads(Shown.model_validate(row).model_dump_json()) for row in rows
+    ]
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        to_json(timedelta(1))
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        (select(Thing.id, func.count()), "label"),
+        (select(Thing.id, Maker.id), "two columns are called id"),
+        (select(Thing.id.label("a"), Maker.id.label("a.id")), "a is both"),
+        (select(Thing.id).where(Thing.id.in_(bindparam("ids", expanding=True))), "any_"),
+    ],
+)
+async def test_what_cannot_be_prepared_says_why(statement: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PreparedRead(statement)
+
+
+async def test_loader_options_are_refused() -> None:
+    statement = PreparedRead(select(Thing).options(joinedload(Thing.maker)))
+
+    with pytest.raises(ValueError, match="no loader options"):
+        await ReadSession().fetch(statement)
+
+
+async def test_parameters_that_are_missing_or_unknown_are_named() -> None:
+    statement = PreparedRead(select(Maker).where(Maker.id == bindparam("number")))
+
+    with pytest.raises(TypeError, match=r"missing \['number'\], unknown \['nummer'\]"):
+        await ReadSession().fetch(statement, nummer=1)
+
+
+async def test_several_rows_are_not_one() -> None:
+    with pytest.raises(MultipleResultsFound):
+        await ReadSession().fetch_one(PreparedRead(ALL))
+
+
+ADD = PreparedWrite(insert(Maker).values(id=bindparam("n"), name=bindparam("s")))
+NAMES = PreparedRead(select(Maker.name).order_by(Maker.id))
+RENAME = PreparedWrite(
+    update(Maker)
+    .where(Maker.id == bindparam("maker"))
+    .values(name=bindparam("new"))
+    .returning(Maker.name)
+)
+
+
+async def test_a_write_that_comes_first_is_rolled_back_as_well() -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with write_session() as session:
+            await session.write(ADD, n=2, s="Bob")
+            raise ZeroDivisionError
+
+    assert await ReadSession().fetch(NAMES) == [{"name": "Ada"}]
+
+
+async def test_the_lane_and_the_orm_share_one_transaction() -> None:
+    async with write_session() as session:
+        session.add(Maker(id=2, name="Bob"))
+        assert await session.fetch(NAMES) == [{"name": "Ada"}, {"name": "Bob"}]
+        await session.write(ADD, n=3, s="Cid")
+        assert await session.scalars(select(Maker.name).order_by(Maker.id)) == ["Ada", "Bob", "Cid"]
+
+    assert len(await ReadSession().fetch(NAMES)) == 3
+
+
+async def test_a_single_write_stands_and_calls_back_whatever_follows() -> None:
+    called = []
+
+    async def callback() -> None:
+        called.append(True)
+
+    with pytest.raises(ZeroDivisionError):
+        async with write_session() as session:
+            session.after_commit(callback)
+            assert await session.autocommit(RENAME, maker=1, new="Eve") == [{"name": "Eve"}]
+            raise ZeroDivisionError
+
+    assert await ReadSession().fetch(NAMES) == [{"name": "Eve"}]
+    assert called == [True]
+
+
+async def test_a_single_write_is_the_only_statement_of_its_session() -> None:
+    async with write_session() as session:
+        await session.autocommit(RENAME, maker=1, new="Eve")
+        with pytest.raises(RuntimeError, match="has committed"):
+            await session.scalars(select(Maker))
+        with pytest.raises(RuntimeError, match="has committed"):
+            await session.autocommit(RENAME, maker=1, new="Eva")
+
+    async with write_session() as session:
+        await session.fetch(NAMES)
+        with pytest.raises(RuntimeError, match="use `write`"):
+            await session.autocommit(RENAME, maker=1, new="Eva")
+
+
+async def test_a_connection_that_the_server_closed_is_replaced() -> None:
+    single = Database()
+    single.open(get_settings(), pool_size=1)
+    session = ReadSession(single)
+    backend = PreparedRead(select(func.pg_backend_pid().label("pid")))
+    (before,) = await session.fetch(backend)
+
+    async with database.reader.connect() as connection:
+        await connection.execute(select(func.pg_terminate_backend(before["pid"])))
+    (after,) = await session.fetch(backend)
+
+    assert after != before
+    # Also while the statement runs: once more for a read, and an error for a write.
+    hang_up = PreparedRead(select(func.pg_terminate_backend(func.pg_backend_pid()).label("x")))
+    with pytest.raises(Unavailable):
+        await session.fetch(hang_up)
+    assert await session.fetch(backend) != [after]
+    await single.close()
+
+
+async def test_connections_are_replaced_when_they_are_old() -> None:
+    settings = get_settings().model_copy(update={"database_connection_lifetime_s": 0.05})
+    single = Database()
+    single.open(settings, pool_size=1)
+    backend = PreparedRead(select(func.pg_backend_pid().label("pid")))
+    seen = []
+    for _ in range(3):
+        seen += [row["pid"] for row in await ReadSession(single).fetch(backend)]
+        await asyncio.sleep(0.06)
+    await single.close()
+
+    assert len(set(seen)) == 3
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+async def test_a_cancelled_request_leaves_no_query_behind(prepared: bool) -> None:
+    slow = select(func.pg_sleep(30).label("cancelled_request"))
+    session = ReadSession()
+    task = asyncio.create_task(
+        session.fetch(PreparedRead(slow)) if prepared else session.rows(slow)
+    )
+    running = PreparedRead(
+        select(func.count().label("n"))
+        .select_from(text("pg_stat_activity"))
+        .where(text("state = 'active' AND query LIKE '%cancelled_request%'"))
+        .where(text("pid <> pg_backend_pid()"))
+    )
+
+    async def count() -> int:
+        return int((await session.fetch(running))[0]["n"])
+
+    async with asyncio.timeout(5):
+        while await count() == 0:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        while await count():
+            await asyncio.sleep(0.01)
+    with pytest.raises(asyncio.CancelledError):
+        await task
