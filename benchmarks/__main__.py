@@ -24,7 +24,7 @@ from benchmarks.harness.results import Results
 from benchmarks.harness.runner import Runner
 from benchmarks.harness.scenarios import SCENARIOS
 from benchmarks.harness.seeding import UnusableServer
-from benchmarks.harness.services import SERVICES, ServiceDied
+from benchmarks.harness.services import ServiceDied
 from tests.rendering import ROOT, git
 
 ERRORS = (AnswersDiffer, ClusterInUse, UnusableServer, ServerUnavailable, ServiceDied, drivers.DriverError)
@@ -77,12 +77,12 @@ def main() -> int:
         versions=package_versions() | versions,
         settings=plan.settings()
         | {"client": arguments.driver.version, "template": template_version(), "own_servers": accountable},
-        services={name: SERVICES[name].title for name in plan.services},
-        scenarios={name: SCENARIOS[name].title for name in (*plan.endpoints, *plan.mixes)},
+        services=plan.titles,
+        scenarios={name: SCENARIOS[name].title for name in (*plan.endpoints, *plan.mixes, *plan.lanes)},
         measurements=runner.measurements,
     )
     written = output.write(results, arguments.output)
-    print("", report.whole_picture(results), "", *written, sep="\n")
+    print(*(f"\n{table}" for table in report.main_tables(results)), "", *written, sep="\n")
     return code
 
 

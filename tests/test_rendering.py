@@ -96,6 +96,7 @@ def test_every_answer_is_in_one_file_list(template: Path, tmp_path: Path) -> Non
         "none": {"cache_backend": "none"},
         "celery": {"background_jobs": "celery"},
         "offset": {"pagination": "offset"},
+        "replica": {"read_replica": True},
         "bare": {"example": False},
     }
     listed = {name: set(files(render(template, tmp_path / name, DEFAULTS | changed[name]))) for name in changed}
@@ -137,9 +138,19 @@ def test_every_answer_is_in_one_file_list(template: Path, tmp_path: Path) -> Non
         {"app/core/pagination/offset.py", "tests/core/test_pagination_offset.py"},
         {
             "app/core/pagination/cursor.py",
+            "app/core/pagination/keyset.py",
             "app/core/settings/pagination.py",
             "tests/core/test_pagination_cursor.py",
         },
+    )
+    assert change("replica") == (
+        {
+            "app/core/settings/replica.py",
+            *(f"app/core/database/replica/{name}.py" for name in ("__init__", "consistency", "decisions", "monitor")),
+            "app/core/database/replica/router.py",
+            *(f"tests/core/replica/{name}.py" for name in ("__init__", "servers", "test_decisions", "test_replica")),
+        },
+        set(),
     )
     added, removed = change("bare")
     assert added == set()

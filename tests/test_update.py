@@ -30,6 +30,7 @@ OTHER_ANSWERS: Answers = {
     "background_jobs": "celery",
     "pagination": "offset",
     "example": False,
+    "read_replica": True,
 }
 
 OWN_DEPENDENCY = '  "httpx>=0.28",\n'

@@ -19,6 +19,7 @@ QUESTIONS: dict[str, tuple[Answer, ...]] = {
     "workers_per_core": (1.0, 1.5),
     "db_max_connections": (100, 60),
     "instances": (1, 2),
+    "read_replica": (False, True),
 }
 # Free text: its effect is tested by tests/test_questions.py, and it excludes no other answer.
 TEXT_QUESTIONS = ("project_name", "description", "project_slug")
@@ -42,6 +43,7 @@ VARIANTS: dict[str, Answers] = {
         "workers_per_core": 1.5,
         "db_max_connections": 60,
         "instances": 2,
+        "read_replica": True,
     },
     "memory-celery": {
         "cache_backend": "memory",
@@ -55,12 +57,15 @@ VARIANTS: dict[str, Answers] = {
         "pagination": "offset",
         "cpu_cores": 2,
         "workers_per_core": 1.5,
+        "read_replica": True,
     },
     "none-celery": {
         "cache_backend": "none",
         "background_jobs": "celery",
+        "example": False,
         "workers_per_core": 1.5,
         "db_max_connections": 60,
+        "read_replica": True,
     },
     "none-celery-offset": {
         "cache_backend": "none",
@@ -68,6 +73,7 @@ VARIANTS: dict[str, Answers] = {
         "pagination": "offset",
         "cpu_cores": 2,
         "instances": 2,
+        "read_replica": True,
     },
     "valkey-offset": {
         "pagination": "offset",
@@ -98,6 +104,7 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     # Not SQLAlchemy's CursorResult.
     r"cursor(?!result)|keyset": lambda answers: answers["pagination"] == "cursor",
     r"offset": lambda answers: answers["pagination"] == "offset",
+    r"replica|lsn": lambda answers: bool(answers["read_replica"]),
     r"\bposts\b|postread|dashboard|welcome|app/users|app\.users|seed": lambda answers: bool(answers["example"]),
 }
 

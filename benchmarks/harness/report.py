@@ -1,4 +1,4 @@
-"""The results as Markdown: the whole picture, details, goals, latency at a fixed rate, and how to read them (pure)."""
+"""The results as Markdown: services and lanes at a glance, details, goals, latency at a fixed rate, notes (pure)."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +83,8 @@ GOALS = (
     Goal("mixes", "read-mostly-cached", "requests", 0.70, "raw"),
     *(Goal("endpoints", name, "requests", 0.95, "plain") for name in ENDPOINTS),
     Goal("mixes", "read-mostly-cached", "requests", 3, "plain"),
-    Goal("clients", None, "tail", 2),
+    # Endpoints are measured with as many clients as this goal speaks of; a probe takes no connection.
+    *(Goal("endpoints", name, "tail", 2, workers=1) for name in ENDPOINTS if name != "health"),
 )
 
 
@@ -106,7 +107,7 @@ def markdown(results: Results) -> str:
     """The whole report; parts for which nothing was measured say so or are left out."""
     parts = [
         _header(results),
-        whole_picture(results),
+        *main_tables(results),
         *(_details(results, section) for section in TITLES),
         _goals(results),
         _open_loop(results),
@@ -179,6 +180,11 @@ def _header(results: Results) -> str:
     return "\n".join(lines)
 
 
+def main_tables(results: Results) -> list[str]:
+    """The services and the lanes, each at a glance."""
+    return [part for part in (whole_picture(results), lanes(results)) if part]
+
+
 def whole_picture(results: Results) -> str:
     measured = [each for section in ("mixes", "endpoints") for each in results.measurements if each.section == section]
     if not measured:
@@ -206,6 +212,39 @@ def whole_picture(results: Results) -> str:
     return "\n".join([*lines, _table(["scenario", "clients", *names], rows), *_footnotes(marks)])
 
 
+def lanes(results: Results) -> str:
+    measured = [each for each in results.measurements if each.section == "lanes"]
+    if not measured:
+        return ""
+    marks: set[Mark] = set()
+    rows = []
+    for each in measured:
+        total = summary(each, cores(results))
+        rows.append(
+            [
+                each.scenario,
+                each.service,
+                _spread(total.requests_per_s, plain) + _marked(total, marks),
+                _ratio(results, each, "orm", times),
+                _ratio(results, each, "raw", share),
+                *(_spread(it, plain, ranged=False) for it in (total.cpu_us, total.p50_ms, total.p95_ms, total.p99_ms)),
+                _errors(total.errors),
+            ]
+        )
+    headers = ["scenario", "lane", "requests/s (low-high)", "of orm", "of raw", "CPU us/request"]
+    headers += ["p50 ms", "p95 ms", "p99 ms", "errors"]
+    clients = " or ".join(str(number) for number in sorted({each.clients for each in measured}))
+    lines = [
+        "## Lanes",
+        "",
+        f"The ways of one running {SUBJECT} service to its database, with {clients} clients, in turns and with equal "
+        "answers; raw is a service beside it.",
+        "",
+        _table(*_without_empty(headers, rows), text=(0, 1)),
+    ]
+    return "\n".join([*lines, *_footnotes(marks)])
+
+
 def _details(results: Results, section: Section) -> str:
     measured = [each for each in results.measurements if each.section == section]
     if not measured:
@@ -228,7 +267,7 @@ def _details(results: Results, section: Section) -> str:
 
 
 DETAILS = (
-    *("workers", "requests/s (low-high)", "of naive", "of raw", "of plain", "CPU us/request"),
+    *("workers", "requests/s (low-high)", "of naive", "of usual", "of raw", "of plain", "CPU us/request"),
     *("p50 ms", "p95 ms", "p99 ms", "errors", "memory MB", "bytes/answer"),
 )
 
@@ -240,6 +279,7 @@ def _detail(results: Results, measurement: Measurement, marks: set[Mark]) -> lis
         str(measurement.workers),
         _spread(total.requests_per_s, plain) + _marked(total, marks),
         _ratio(results, measurement, "naive", times),
+        _ratio(results, measurement, "usual", times),
         _ratio(results, measurement, "raw", share),
         _ratio(results, measurement, "plain", share),
         *(_spread(each, plain, ranged=False) for each in (total.cpu_us, total.p50_ms, total.p95_ms, total.p99_ms)),
@@ -251,7 +291,7 @@ def _detail(results: Results, measurement: Measurement, marks: set[Mark]) -> lis
 
 def _goals(results: Results) -> str:
     if all(each.service != SUBJECT for each in results.measurements):
-        return f"## Goals\n\nNot measured: they are those of the {SUBJECT} service, which had no part in this run."
+        return f"## Goals\n\nNot measured: they are of the whole {SUBJECT} service, which had no part in this run."
     rows = []
     for goal in GOALS:
         form = _form(goal)

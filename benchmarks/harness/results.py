@@ -4,9 +4,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 # Raised when a field is renamed or changes its meaning.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-Section = Literal["endpoints", "mixes", "clients", "open_loop"]
+Section = Literal["endpoints", "mixes", "lanes", "clients", "open_loop"]
 
 # Where a latency distribution is known: its smallest and largest value and these shares between them.
 QUANTILES = (
@@ -61,7 +61,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All rounds of one service in one scenario."""
+    """All rounds of one service in one scenario; in the section "lanes" of one lane, which is called `service` too."""
 
     section: Section
     scenario: str
@@ -85,7 +85,7 @@ class Results:
     machine: dict[str, str | int | float | bool]
     versions: dict[str, str]
     settings: dict[str, Any]
-    services: dict[str, str]  # name -> one line on what it is
+    services: dict[str, str]  # name -> one line on what it is; lanes as well
     scenarios: dict[str, str]  # name -> one line on what is asked
     measurements: list[Measurement] = field(default_factory=list)
 

@@ -1,7 +1,7 @@
 """A run: starts the services in groups, checks their answers, and measures them in turns."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,11 +10,23 @@ from pathlib import Path
 from statistics import median
 from typing import Protocol
 
-from benchmarks.harness import answers, machine, rounds, services
+from benchmarks.harness import answers, lanes, machine, rounds, services
 from benchmarks.harness.drivers import Driver, Load
 from benchmarks.harness.environment import Environment
+from benchmarks.harness.lanes import LANES, LANES_OF
 from benchmarks.harness.results import Measurement, Round, Section
-from benchmarks.harness.scenarios import ENDPOINTS, MIXES, SCENARIOS, Data, Request, stream, write
+from benchmarks.harness.scenarios import (
+    ENDPOINTS,
+    MIXES,
+    SCENARIOS,
+    Choose,
+    Data,
+    Make,
+    Request,
+    asked,
+    stream,
+    write,
+)
 from benchmarks.harness.seeding import Size
 from benchmarks.harness.services import SERVICES, Running, Service
 from benchmarks.harness.summary import schedule
@@ -41,12 +53,14 @@ class Plan:
     services: tuple[str, ...] = tuple(SERVICES)
     endpoints: tuple[str, ...] = tuple(ENDPOINTS)
     mixes: tuple[str, ...] = tuple(MIXES)
+    # What is measured in each lane of the rendered service.
+    lanes: tuple[str, ...] = tuple(LANES_OF)
     # What is measured with several numbers of clients as well, and at a fixed rate.
     sweep_of: tuple[str, ...] = ("user",)
     open_loop_of: tuple[str, ...] = ("read-mostly", "read-mostly-cached")
     sweep: tuple[int, ...] = (1, 4, 16, 4 * POOL_SIZE, 16 * POOL_SIZE)
     clients: int = 4 * POOL_SIZE
-    # None: one for endpoints, and for mixes as many as each kind of service runs in production.
+    # None: one for endpoints and lanes, and for mixes as many as each kind of service runs in production.
     workers: int | None = None
     rounds: int = 4
     seconds: float = 3.0
@@ -58,6 +72,16 @@ class Plan:
         """How many posts come before the deep page."""
         return min(100_000, self.size.posts // 2)
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """Of the services and lanes that are measured, on what they are."""
+        measured: set[str] = set()
+        for group in groups(self):
+            measured.update(group.services)
+            if group.section == "lanes":
+                measured.update(name for scenario in group.scenarios for name in LANES_OF[scenario])
+        return {name: each.title for name, each in (SERVICES | LANES).items() if name in measured}
+
     def settings(self) -> dict[str, str | int | float | None]:
         """What the results say about how they were measured."""
         return {
@@ -65,7 +89,7 @@ class Plan:
             "posts": self.size.posts,
             "clients": self.clients,
             "pool_clients": 4 * POOL_SIZE,
-            "workers": self.workers or "one for endpoints, as in production for mixes",
+            "workers": self.workers or "one for endpoints and lanes, as in production for mixes",
             "rounds": self.rounds,
             "seconds": self.seconds,
         }
@@ -82,8 +106,15 @@ class Group:
 
     section: Section
     scenarios: tuple[str, ...]
+    services: tuple[str, ...]
     cached: bool
     alone: bool
+
+    def line_ups(self, started: Sequence[Running]) -> list[tuple[tuple[str, ...], Sequence[Running]]]:
+        """Who is compared in which scenarios: all services in all of them, or in each the lanes that it has."""
+        if self.section != "lanes":
+            return [(self.scenarios, started)]
+        return [((name,), lanes.in_lanes(name, started)) for name in self.scenarios]
 
 
 class Watcher(Protocol):
@@ -95,19 +126,70 @@ class Watcher(Protocol):
 
 
 def groups(plan: Plan) -> list[Group]:
-    """Endpoints on one worker without caches; mixes as in production, those with caches apart."""
-    found = [Group("endpoints", plan.endpoints, cached=False, alone=plan.workers in (None, 1))]
+    """Endpoints and lanes on one worker without caches; mixes as in production, those with caches apart."""
+    alone = plan.workers in (None, 1)
+    found = [
+        Group("endpoints", plan.endpoints, plan.services, cached=False, alone=alone),
+        Group("lanes", plan.lanes, lanes.needed(plan.services), cached=False, alone=alone),
+    ]
     for cached in (False, True):
         names = tuple(name for name in plan.mixes if MIXES[name].cached == cached)
-        found.append(Group("mixes", names, cached=cached, alone=plan.workers == 1))
-    return [group for group in found if group.scenarios]
+        found.append(Group("mixes", names, plan.services, cached=cached, alone=plan.workers == 1))
+    return [group for group in found if group.scenarios and group.services]
 
 
 def expected_rounds(plan: Plan) -> int:
     """How many rounds the plan takes when none is repeated."""
     scenarios = {*plan.endpoints, *plan.mixes}
     more = len(scenarios & set(plan.sweep_of)) * len(plan.sweep) + len(scenarios & set(plan.open_loop_of))
-    return len(plan.services) * (plan.rounds * len(scenarios) + plan.fewer_rounds * more)
+    of_services = len(plan.services) * (plan.rounds * len(scenarios) + plan.fewer_rounds * more)
+    compared = lanes.needed(plan.services)
+    return of_services + plan.rounds * sum(len(lanes.contestants(name, compared)) for name in plan.lanes if compared)
+
+
+Sizes = dict[tuple[str, str], int]
+
+
+def check(scenarios: Sequence[str], running: Sequence[Running], data: Mapping[str, Data]) -> Sizes:
+    """All of them answer every kind of request of these scenarios alike; returns the sizes, by kind and name.
+
+    Raises:
+        AnswersDiffer: when they do not, or one does not keep what it was told to write.
+    """
+    kinds = {make: SCENARIOS[scenario].choose for scenario in scenarios for make in SCENARIOS[scenario].parts}
+    ports = {one.service.name: one.port for one in running}
+    sizes: Sizes = {}
+    # Writes last: a cache does not see what another service writes.
+    for make in sorted(kinds, key=lambda make: make is write):
+        sizes |= _check_alike(make, kinds[make], ports, data)
+    if write in kinds:
+        _check_kept(kinds[write], running, data)
+    nobody = {name: Request("GET", f"{data[name].root}/users/{answers.NOBODY}") for name in ports}
+    answers.check_equal(nobody, ports)
+    return sizes
+
+
+def _check_alike(make: Make, choose: Choose, ports: Mapping[str, int], data: Mapping[str, Data]) -> Sizes:
+    sizes: Sizes = {}
+    for seed in range(COMPARED):
+        requests = {
+            name: asked(make, random.Random(seed), data[name], choose)  # noqa: S311 - not for secrets
+            for name in ports
+        }
+        for name, answer in answers.check_equal(requests, ports).items():
+            if answer.status >= 400:
+                raise answers.AnswersDiffer(f"{name} answers {requests[name].path} with {answer}")
+            sizes[make.__name__, name] = answer.size
+    return sizes
+
+
+def _check_kept(choose: Choose, running: Sequence[Running], data: Mapping[str, Data]) -> None:
+    for one in running:
+        if one.service.coherent or one.workers == 1:
+            name = one.service.name
+            # By chance: a name that another service or an earlier run has written already proves nothing.
+            written = asked(write, random.Random(), data[name], choose)  # noqa: S311 - not for secrets
+            answers.check_written(name, one.port, written)
 
 
 class Runner:
@@ -122,7 +204,7 @@ class Runner:
         self._cores = machine.Cores()
         self._repeats_left = round(REPEATED_SHARE * expected_rounds(plan))
         self._data: dict[str, Data] = {}
-        self._sizes: dict[tuple[str, str], int] = {}
+        self._sizes: Sizes = {}
 
     def run(self) -> None:
         """Measure everything.
@@ -133,16 +215,25 @@ class Runner:
         """
         self._watcher.expect(expected_rounds(self._plan))
         for group in groups(self._plan):
-            with self._started(group) as running:
-                self._data = {one.service.name: self._data_of(one.service, group) for one in running}
-                self._check(group, running)
-                for name in group.scenarios:
-                    self._measure(group.section, name, group, running)
-                    if name in self._plan.sweep_of:
-                        for clients in self._plan.sweep:
-                            self._measure("clients", name, group, running, clients=clients)
-                    if name in self._plan.open_loop_of:
-                        self._measure("open_loop", name, group, running, rate=self._rate(group.section, name))
+            with self._started(group) as started:
+                line_ups = group.line_ups(started)
+                compared = {one.service.name: one.service for _, running in line_ups for one in running}
+                self._data = {name: self._data_of(service, group) for name, service in compared.items()}
+                self._watcher.say("checking that all answers are equal")
+                for names, running in line_ups:
+                    self._sizes |= check(names, running, self._data)
+                for names, running in line_ups:
+                    for name in names:
+                        self._measure(group.section, name, group, running)
+                        if group.section != "lanes":
+                            self._measure_further(name, group, running)
+
+    def _measure_further(self, name: str, group: Group, running: Sequence[Running]) -> None:
+        if name in self._plan.sweep_of:
+            for clients in self._plan.sweep:
+                self._measure("clients", name, group, running, clients=clients)
+        if name in self._plan.open_loop_of:
+            self._measure("open_loop", name, group, running, rate=self._rate(group.section, name))
 
     @contextmanager
     def _started(self, group: Group) -> Iterator[list[Running]]:
@@ -150,8 +241,8 @@ class Runner:
         self._environment.pin(self._cores.others)
         with ExitStack() as stack:
             running = []
-            self._watcher.say(f"starting {', '.join(self._plan.services)}")
-            for name in self._plan.services:
+            self._watcher.say(f"starting {', '.join(group.services)}")
+            for name in group.services:
                 service = SERVICES[name]
                 started = services.running(
                     service,
@@ -179,31 +270,7 @@ class Runner:
 
     def _data_of(self, service: Service, group: Group) -> Data:
         rows = self._environment.rows
-        return Data(rows.users, service.deep_page(rows, self._directory(service, group)))
-
-    def _check(self, group: Group, running: Sequence[Running]) -> None:
-        """All services answer every kind of request of the group alike."""
-        self._watcher.say("checking that all answers are equal")
-        kinds = {make: SCENARIOS[name].choose for name in group.scenarios for make in SCENARIOS[name].parts}
-        ports = {one.service.name: one.port for one in running}
-        # Writes last: a cache does not see what another service writes.
-        for make in sorted(kinds, key=lambda make: make is write):
-            for seed in range(COMPARED):
-                requests = {
-                    name: make(random.Random(seed), self._data[name], kinds[make])  # noqa: S311 - not for secrets
-                    for name in ports
-                }
-                found = answers.check_equal(requests, ports)
-                for name, answer in found.items():
-                    if answer.status >= 400:
-                        raise answers.AnswersDiffer(f"{name} answers {requests[name].path} with {answer}")
-                    self._sizes[make.__name__, name] = answer.size
-            if make is write:
-                for one in running:
-                    if one.service.coherent or one.workers == 1:
-                        answers.check_written(one.service.name, one.port, requests[one.service.name])
-        nobody = Request("GET", f"/users/{answers.NOBODY}")
-        answers.check_equal(dict.fromkeys(ports, nobody), ports)
+        return Data(rows.users, service.deep_page(rows, self._directory(service, group)), service.root)
 
     def _measure(
         self,
@@ -216,7 +283,8 @@ class Runner:
         rate: float | None = None,
     ) -> None:
         scenario, parts = SCENARIOS[name], list(SCENARIOS[name].parts)
-        number_of_rounds = self._plan.rounds if section in ("endpoints", "mixes") else self._plan.fewer_rounds
+        further = section in ("clients", "open_loop")
+        number_of_rounds = self._plan.fewer_rounds if further else self._plan.rounds
         # A distribution's tail needs more answers than a mean.
         seconds = self._plan.seconds * (2 if rate else 1)
         loads = {
@@ -235,7 +303,7 @@ class Runner:
         discarded = dict.fromkeys(by_name, 0)
         what = f"{section}: {name}" + (f", {clients} clients" if clients else "")
         try:
-            if section in ("endpoints", "mixes"):
+            if not further:
                 for service, load in list(loads.items()):
                     self._watcher.say(f"{what}: warming {service}")
                     shorter = replace(load, seconds=max(0.2, seconds * WARM_UP_SHARE))

@@ -28,10 +28,14 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """The seeded rows that requests name; `deep_page` is a service's own path of a page far down the list."""
+    """The seeded rows that requests name; `deep_page` is a service's own path of a page far down the list.
+
+    All paths are below `root`.
+    """
 
     users: Sequence[UUID]
     deep_page: str
+    root: str = ""
 
 
 Choose = Callable[[random.Random, Data], UUID]
@@ -124,8 +128,14 @@ MIXES: dict[str, Scenario] = {
 SCENARIOS = ENDPOINTS | MIXES
 
 
+def asked(make: Make, rng: random.Random, data: Data, choose: Choose) -> Request:
+    """A request as one service is asked it."""
+    request = make(rng, data, choose)
+    return request._replace(path=data.root + request.path)
+
+
 def stream(scenario: Scenario, data: Data, *, seed: int = 0, length: int = STREAM_LENGTH) -> list[Request]:
     """The requests of a scenario; for equal arguments always the same ones."""
     rng = random.Random(seed)  # noqa: S311 - not for secrets
     makers, weights = list(scenario.parts), list(accumulate(scenario.parts.values()))
-    return [make(rng, data, scenario.choose) for make in rng.choices(makers, cum_weights=weights, k=length)]
+    return [asked(make, rng, data, scenario.choose) for make in rng.choices(makers, cum_weights=weights, k=length)]

@@ -25,6 +25,8 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 READY_POLL_S = 0.3
 OVERLAY = ROOT / "benchmarks" / "rendered"
+# The domains in it, whose routes come last: no other request is matched against them.
+OVERLAY_DOMAINS = ("reports", "lanes")
 # Signs the cursors of the rendered service, here and there.
 CURSOR_SECRET = "benchmark" * 4
 
@@ -46,6 +48,8 @@ class Service:
     # Whether it can answer from a cache, and whether all its workers then see each other's writes.
     caches: bool = False
     coherent: bool = True
+    # Below which path it is asked.
+    root: str = ""
     one_worker_only: bool = False
 
 
@@ -115,10 +119,10 @@ def by_keyset(rows: Rows, _directory: Path) -> str:
 def by_cursor(rows: Rows, directory: Path) -> str:
     """The rendered service's own cursor, made by its own code."""
     script = (
-        "import sys; from types import SimpleNamespace; from datetime import datetime\n"
+        "import sys; from datetime import datetime\n"
         "from app.core.pagination.cursor import Keyset, encode; from app.posts.models import Post\n"
-        "row = SimpleNamespace(id=sys.argv[1], created_at=datetime.fromisoformat(sys.argv[2]))\n"
-        "print(encode(row, Keyset.of((Post.created_at.desc(), Post.id.desc())), backward=False))"
+        "values = datetime.fromisoformat(sys.argv[2]), sys.argv[1]\n"
+        "print(encode(values, Keyset.of((Post.created_at.desc(), Post.id.desc())), backward=False))"
     )
     # Only the secret counts; nothing connects.
     environment = os.environ | {
@@ -193,15 +197,16 @@ SERVICES = {
 
 
 def render_service(template: Path, destination: Path, *, cached: bool) -> Path:
-    """Render the service with its example, and lay over it the domain that the benchmark needs beside that."""
+    """Render the service with its example, and lay over it what the benchmark needs beside that."""
     answers = DEFAULTS | {"cache_backend": "valkey" if cached else "none"}
     render(template, destination, answers)
     shutil.copytree(OVERLAY, destination, dirs_exist_ok=True)
     routers = destination / "app" / "api.py"
     lines = routers.read_text().splitlines()
     first_import = next(number for number, line in enumerate(lines) if line.startswith("from app."))
-    lines.insert(first_import, "from app.reports.router import router as reports")
-    routers.write_text("\n".join([*lines, "router.include_router(reports)", ""]))
+    lines[first_import:first_import] = [f"from app.{name}.router import router as {name}" for name in OVERLAY_DOMAINS]
+    lines += [f"router.include_router({name})" for name in OVERLAY_DOMAINS]
+    routers.write_text("\n".join([*lines, ""]))
     return destination
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from benchmarks.harness.results import QUANTILES, Measurement, Results, Round
 
-BASELINES = ("naive", "plain", "raw")
+BASELINES = ("naive", "usual", "plain", "raw", "orm")
 SIGNIFICANT_DIGITS = 5
 
 CLIENT_BUSY_CORES = 0.9

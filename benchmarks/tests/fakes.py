@@ -29,6 +29,13 @@ SPEEDS = {
     "read-mostly": (84, 610, 1_290, 1_253, 1_690),
     "write-heavy": (330, 560, 3_300, 3_650, 6_400),
 }
+# Of the lanes, and of the limit beside them.
+LANE_SPEEDS = {
+    "user": {"orm": 970, "core": 1_900, "prepared": 5_200, "raw": 8_800},
+    "posts": {"orm": 940, "orm-selectinload": 430, "core": 1_500, "prepared": 3_600, "raw": 4_900},
+    "users": {"orm": 70, "core": 110, "prepared": 590, "raw": 980},
+    "write": {"orm": 600, "core": 1_100, "prepared": 2_700, "prepared-autocommit": 4_100, "raw": 7_000},
+}
 
 
 def latencies(p50_ms: float, tail: float = 3.0) -> tuple[float, ...]:
@@ -108,6 +115,8 @@ def whole_run(seed: int = 0) -> Results:
     for section, names in sections:
         for scenario in names:
             every += [measured(section, scenario, *each) for each in zip(SERVICES, SPEEDS[scenario], strict=True)]
+    for scenario, speeds in LANE_SPEEDS.items():
+        every += [measured("lanes", scenario, lane, speed) for lane, speed in speeds.items()]
     for clients in (1, 4, 16, 40, 160):
         share = clients / (clients + 3)
         every += [

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from benchmarks.harness.arguments import parse
+from benchmarks.harness.lanes import LANES, LANES_OF
 from benchmarks.harness.runner import Plan, expected_rounds, groups, two_digits
 from benchmarks.harness.scenarios import ENDPOINTS, MIXES
 
@@ -27,9 +28,19 @@ def test_parts_are_chosen_by_name() -> None:
     plan = parse([*chosen, "--rounds", "3", "--seconds", "0.25", "--sweep", "1,2", "--rate", "100"]).plan
 
     assert plan.services == ("naive", "raw")
-    assert (plan.endpoints, plan.mixes) == (("user",), ("write-heavy",))
+    assert (plan.endpoints, plan.mixes, plan.lanes) == (("user",), ("write-heavy",), ())
     assert (plan.workers, plan.clients, plan.rounds, plan.seconds) == (2, 7, 3, 0.25)
     assert (plan.sweep, plan.rate_per_s) == ((1, 2), 100)
+
+
+def test_lanes_are_chosen_like_a_scenario() -> None:
+    plan = parse(["--quick", "--scenarios", "lanes"]).plan
+
+    assert (plan.endpoints, plan.mixes, plan.lanes) == ((), (), tuple(LANES_OF))
+    assert [(group.section, group.services) for group in groups(plan)] == [("lanes", ("rendered", "raw"))]
+    assert list(plan.titles) == ["rendered", "raw", *LANES]
+    # Two rounds of three or four lanes and of the limit beside them.
+    assert expected_rounds(plan) == 2 * (4 + 5 + 4 + 5)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +50,7 @@ def test_parts_are_chosen_by_name() -> None:
         (["--scenarios", "user,nonsense"], "unknown: nonsense; choose from health, user"),
         (["--services", ","], "no name is given"),
         (["--scenarios", "user", "--sweep-of", "write"], "--sweep-of: write is not among --scenarios"),
+        (["--scenarios", "lanes", "--services", "raw"], "lanes are those of rendered, which is not among --services"),
         (["--clients", "0"], "'0' is not a whole number of at least 1"),
         (["--seconds", "-1"], "'-1' is not a number above 0"),
         (["--rate", "nan"], "'nan' is not a number above 0"),
@@ -64,10 +76,12 @@ def test_endpoints_are_measured_alone_and_mixes_as_in_production_caches_apart() 
 
     assert found == [
         ("endpoints", tuple(ENDPOINTS), False, True),
+        ("lanes", tuple(LANES_OF), False, True),
         ("mixes", tuple(name for name in MIXES if not MIXES[name].cached), False, False),
         ("mixes", tuple(name for name in MIXES if MIXES[name].cached), True, False),
     ]
-    assert groups(Plan(endpoints=(), mixes=())) == []
+    assert groups(Plan(endpoints=(), mixes=(), lanes=())) == []
+    assert groups(Plan(endpoints=(), mixes=(), services=("raw", "plain"))) == []
 
 
 def test_expected_rounds() -> None:

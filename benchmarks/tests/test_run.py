@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from benchmarks.harness.lanes import LANES_OF
 from benchmarks.harness.results import SCHEMA_VERSION
 from benchmarks.harness.scenarios import MIXES
 from benchmarks.harness.services import SERVICES
@@ -110,6 +111,20 @@ def test_all_services_answer_alike_and_are_measured(temporary: Path) -> None:
     assert len(plots) == 4
     for plot in plots:
         xml.etree.ElementTree.parse(plot)  # noqa: S314 - our own file
+    assert leftovers(temporary) == []
+
+
+def test_all_lanes_answer_alike_and_are_measured(temporary: Path) -> None:
+    code, output = run(temporary, "--scenarios", "lanes", "--rounds", "1", "--seconds", "0.2")
+
+    assert code == 0, output
+    measured = {(one["scenario"], one["service"]): one for one in results(temporary)["measurements"]}
+    assert list(measured) == [(scenario, name) for scenario, lanes in LANES_OF.items() for name in (*lanes, "raw")]
+    for one in measured.values():
+        assert one["section"] == "lanes"
+        assert one["summary"]["answered"]
+        assert not one["summary"]["errors"]
+    assert "| posts | orm-selectinload |" in output
     assert leftovers(temporary) == []
 
 

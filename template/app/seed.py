@@ -28,9 +28,10 @@ async def seed() -> None:
             for name, title in PEOPLE.items():
                 email = f"{name.split()[0].lower()}@example.com"
                 user = await users.register(session, UserCreate(email=email, name=name))
-                await posts.publish(
-                    session, PostCreate(author_id=user.id, title=title, body="Worth reading.")
+                post = PostCreate(
+                    author_id=user.id, title=title, body="Worth reading.", tags=["computing"]
                 )
+                await posts.publish(session, post)
         await drain()
 
 

@@ -1,22 +1,69 @@
-"""Runs the migrations, on the connection settings of the service."""
+"""Runs the migrations, on the connection settings of the service, and one run at a time."""
 
 import asyncio
+import math
+import sys
+from time import monotonic
 
 from alembic import context
-from sqlalchemy import Connection, pool
-from sqlalchemy.ext.asyncio import create_async_engine
+from alembic.util import CommandError
+from sqlalchemy import Connection, event, func, pool, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 # Importing the routers imports every model that `--autogenerate` should see.
 import app.api  # noqa: F401
 from app.core.database import Base
 from app.settings import get_settings
 
+# The key of PostgreSQL's advisory lock, which belongs to the database: the letters of "alembic".
+LOCK = int.from_bytes(b"alembic", "big")
+LOCK_TIMEOUT = "55P03"
+
 
 def run(connection: Connection) -> None:
     """Migrate within one transaction: a migration that fails leaves nothing behind."""
+    event.listen(connection, "begin", limit_waits)
     context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True)
     with context.begin_transaction():
         context.run_migrations()
+
+
+def limit_waits(connection: Connection) -> None:
+    """Let no statement of this transaction wait long for a lock: whoever comes later waits behind.
+
+    An autocommit block has no limit: CREATE INDEX CONCURRENTLY waits for all transactions before
+    it, and holds up none.
+    """
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        milliseconds = math.ceil(get_settings().migration_lock_timeout_s * 1000)
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {milliseconds}")
+
+
+async def wait_for_turn(turn: AsyncConnection) -> None:
+    """Take the lock of migrations, which is held until the transaction of `turn` ends.
+
+    That is not the transaction of the migrations, because an autocommit block ends theirs. It asks
+    again and again, because CREATE INDEX CONCURRENTLY waits for whoever waits inside a query.
+    """
+    timeout_s = get_settings().migration_wait_timeout_s
+    deadline = monotonic() + timeout_s
+    waits = False
+    while not await turn.scalar(select(func.pg_try_advisory_xact_lock(LOCK))):
+        await turn.rollback()
+        if not waits:
+            waits = True
+            print(f"Another migration runs: waiting, {timeout_s} s at most.", file=sys.stderr)
+        if monotonic() > deadline:
+            raise CommandError(
+                f"Another migration still runs after {timeout_s} s, so this one did not start. Run "
+                "it again later, or raise MIGRATION_WAIT_TIMEOUT_S. In pg_locks, the other one has "
+                f"the locktype 'advisory' and the objid {LOCK & 0xFFFFFFFF}."
+            )
+        await asyncio.sleep(0.1)
+    # For it is idle while the migrations run. As the last statement this also matters to CREATE
+    # INDEX CONCURRENTLY: in an open transaction, asyncpg's last SELECT keeps its snapshot.
+    await turn.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
 
 
 async def connect() -> None:
@@ -26,8 +73,20 @@ async def connect() -> None:
         poolclass=pool.NullPool,
         connect_args={"timeout": settings.database_connect_timeout_s},
     )
-    async with engine.connect() as connection:
-        await connection.run_sync(run)
+    async with engine.connect() as turn:
+        await wait_for_turn(turn)
+        async with engine.connect() as connection:
+            try:
+                await connection.run_sync(run)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != LOCK_TIMEOUT:
+                    raise
+                raise CommandError(
+                    f"A migration waited {settings.migration_lock_timeout_s} s for a lock that "
+                    "another transaction holds, and was rolled back. Run it again when that one "
+                    "has ended (xact_start in pg_stat_activity says how old each is), or raise "
+                    f"MIGRATION_LOCK_TIMEOUT_S. What waited: {error.statement}"
+                ) from error
     await engine.dispose()
 
 

@@ -1,10 +1,11 @@
-"""Refuses a request body that announces to be too large, before any of it is read.
+"""Refuses a request body that is too large: at once when it announces its size, else on the way.
 
-Starlette's `RequestBodyLimitMiddleware`, inside of this, stops the bodies that do not announce it.
+A request that has no body, or has said how long it is, passes without a layer around it.
 """
 
 from http import HTTPStatus
 
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.problems import problem_response
@@ -13,10 +14,22 @@ from app.core.problems import problem_response
 class BodyLimit:
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self.app = app
+        self.counting = RequestBodyLimitMiddleware(app, max_body_size=max_body_bytes)
         self.max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._is_too_large(scope):
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        length = None
+        # In HTTP/1 a request without either header has no body.
+        unannounced = not scope["http_version"].startswith("1")
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                length = value
+            elif name == b"transfer-encoding":
+                unannounced = True
+        if length is not None and length.isdigit() and int(length) > self.max_body_bytes:
             response = problem_response(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 f"The request body is larger than {self.max_body_bytes} bytes.",
@@ -24,10 +37,4 @@ class BodyLimit:
             )
             await response(scope, receive, send)
             return
-        await self.app(scope, receive, send)
-
-    def _is_too_large(self, scope: Scope) -> bool:
-        return any(
-            name == b"content-length" and value.isdigit() and int(value) > self.max_body_bytes
-            for name, value in scope["headers"]
-        )
+        await (self.counting if unannounced else self.app)(scope, receive, send)

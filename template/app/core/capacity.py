@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# PostgreSQL keeps 3 connections for superusers; a migration and a person with psql take two.
+# PostgreSQL keeps 3 connections for superusers; a migration takes two.
 ADMINISTRATION = {"administration": 5}
 # A worker runs Python on one core: more connections only move the queue into the database.
 MAX_POOL_SIZE = 10

@@ -15,6 +15,7 @@ from app.posts.service import list_posts
 from app.users.models import User
 
 PART_TIMEOUT_S = 1.0
+LATEST_POSTS = 5
 
 
 async def overview(session: ReadSession) -> Dashboard:
@@ -49,4 +50,5 @@ async def count_posts(session: ReadSession) -> int:
 
 
 async def latest_posts(session: ReadSession) -> list[PostRead]:
-    return (await list_posts(session, PageParams(limit=5))).items
+    page = await list_posts(session, PageParams(limit=LATEST_POSTS))
+    return [PostRead.model_validate(row) for row in page.items]

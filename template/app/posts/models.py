@@ -21,8 +21,17 @@ class Post(Base):
         DateTime(timezone=True), server_default=func.clock_timestamp()
     )
 
-    # Loading it by accident is an error and not one query for each post: say `joinedload` instead.
+    # Loading by accident is an error and not one query for each post. Say `joinedload` for the one
+    # author, and `selectinload` for the tags: a JOIN would send the whole post once for each.
     author: Mapped[User] = relationship(lazy="raise_on_sql")
+    tags: Mapped[list["PostTag"]] = relationship(lazy="raise_on_sql", order_by="PostTag.name")
+
+
+class PostTag(Base):
+    __tablename__ = "post_tags"
+
+    post_id: Mapped[UUID] = mapped_column(ForeignKey("posts.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(30), primary_key=True)
 
 
 # One for each order in which posts are listed; the second serves the foreign key as well.

@@ -3,12 +3,12 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
 from app.core.database import ReadSessionDep, WriteSessionDep
-from app.core.pagination import Page, PageParams
+from app.core.pagination import Page, PageParams, page_response
 from app.posts import service
-from app.posts.schemas import PostCreate, PostRead, PostUpdate
+from app.posts.schemas import PostCreate, PostDetail, PostRead, PostUpdate
 
 router = APIRouter(prefix="/posts", tags=["posts"])
 
@@ -18,26 +18,25 @@ class PostParams(PageParams):
 
 
 @router.post("", status_code=201)
-async def publish(data: PostCreate, session: WriteSessionDep) -> PostRead:
+async def publish(data: PostCreate, session: WriteSessionDep) -> PostDetail:
     """Publish a post."""
     return await service.publish(session, data)
 
 
-@router.get("")
-async def list_posts(
-    params: Annotated[PostParams, Query()], session: ReadSessionDep
-) -> Page[PostRead]:
+@router.get("", response_model=Page[PostRead])
+async def list_posts(params: Annotated[PostParams, Query()], session: ReadSessionDep) -> Response:
     """Posts with their authors, the newest first."""
-    return await service.list_posts(session, params, author_id=params.author_id)
+    page = await service.list_posts(session, params, author_id=params.author_id)
+    return page_response(params, page)
 
 
 @router.get("/{post_id}")
-async def read_post(post_id: UUID, session: ReadSessionDep) -> PostRead:
-    """One post with its author."""
+async def read_post(post_id: UUID, session: ReadSessionDep) -> PostDetail:
+    """One post with its author and tags."""
     return await service.get_post(session, post_id)
 
 
 @router.patch("/{post_id}")
-async def change_post(post_id: UUID, data: PostUpdate, session: WriteSessionDep) -> PostRead:
+async def change_post(post_id: UUID, data: PostUpdate, session: WriteSessionDep) -> PostDetail:
     """Change the fields that are sent."""
     return await service.change(session, post_id, data)

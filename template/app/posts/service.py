@@ -2,29 +2,41 @@
 
 from uuid import UUID
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import joinedload
+from sqlalchemy.orm import joinedload, selectinload
 
-from app.core.database import ReadSession, WriteSession, violated_constraint
-from app.core.pagination import Page, PageParams, paginate
+from app.core.database import ReadSession, Row, WriteSession, violated_constraint
+from app.core.pagination import Page, PageParams, PreparedList
 from app.core.problems import Conflict, NotFound
-from app.posts.models import Post
-from app.posts.schemas import PostCreate, PostRead, PostUpdate
+from app.posts.models import Post, PostTag
+from app.posts.schemas import PostCreate, PostDetail, PostUpdate
+from app.users.models import User
+
+# The columns of `PostRead`.
+_POSTS = select(
+    Post.id,
+    User.id.label("author.id"),
+    User.name.label("author.name"),
+    Post.title,
+    Post.body,
+    Post.created_at,
+).join(Post.author)
+_NEWEST_FIRST = (Post.created_at.desc(), Post.id.desc())
+POSTS = PreparedList(_POSTS, order_by=_NEWEST_FIRST)
+POSTS_OF_AUTHOR = PreparedList(
+    _POSTS.where(Post.author_id == bindparam("author_id")), order_by=_NEWEST_FIRST
+)
 
 
-def with_author() -> Select[Post]:
-    """Posts and authors in one statement: a post has exactly one, so a JOIN repeats nothing."""
-    return select(Post).options(joinedload(Post.author, innerjoin=True))
-
-
-async def publish(session: WriteSession, data: PostCreate) -> PostRead:
-    """Create a post.
+async def publish(session: WriteSession, data: PostCreate) -> PostDetail:
+    """Create a post with its tags.
 
     Raises:
         Conflict: when there is no such author.
     """
-    post = Post(**data.model_dump())
+    tags = [PostTag(name=name) for name in sorted(set(data.tags))]
+    post = Post(**data.model_dump(exclude={"tags"}), tags=tags)
     session.add(post)
     try:
         await session.flush()
@@ -35,35 +47,32 @@ async def publish(session: WriteSession, data: PostCreate) -> PostRead:
     return await get_post(session, post.id)
 
 
-async def get_post(session: ReadSession, post_id: UUID) -> PostRead:
-    """A post with its author.
+async def get_post(session: ReadSession, post_id: UUID) -> PostDetail:
+    """A post with its author and tags.
 
     Raises:
         NotFound: when there is no such post.
     """
-    post = await session.scalar(with_author().where(Post.id == post_id))
+    post = await session.scalar(
+        select(Post)
+        .where(Post.id == post_id)
+        .options(joinedload(Post.author, innerjoin=True), selectinload(Post.tags))
+    )
     if post is None:
         raise NotFound(f"There is no post {post_id}.")
-    return PostRead.model_validate(post)
+    return PostDetail.model_validate(post)
 
 
 async def list_posts(
     session: ReadSession, params: PageParams, *, author_id: UUID | None = None
-) -> Page[PostRead]:
+) -> Page[Row]:
     """Posts with their authors, the newest first; all, or one author's."""
-    statement = with_author()
-    if author_id is not None:
-        statement = statement.where(Post.author_id == author_id)
-    return await paginate(
-        session,
-        statement,
-        params,
-        order_by=(Post.created_at.desc(), Post.id.desc()),
-        convert=PostRead.model_validate,
-    )
+    if author_id is None:
+        return await POSTS.page(session, params)
+    return await POSTS_OF_AUTHOR.page(session, params, author_id=author_id)
 
 
-async def change(session: WriteSession, post_id: UUID, data: PostUpdate) -> PostRead:
+async def change(session: WriteSession, post_id: UUID, data: PostUpdate) -> PostDetail:
     """Change the fields that `data` sets.
 
     Raises:

@@ -46,8 +46,16 @@ def upgrade() -> None:
     )
     op.create_index("ix_posts_created_at_id", "posts", ["created_at", "id"])
     op.create_index("ix_posts_author_id_created_at_id", "posts", ["author_id", "created_at", "id"])
+    op.create_table(
+        "post_tags",
+        sa.Column("post_id", sa.Uuid(), nullable=False),
+        sa.Column("name", sa.String(30), nullable=False),
+        sa.PrimaryKeyConstraint("post_id", "name", name=op.f("pk_post_tags")),
+        sa.ForeignKeyConstraint(["post_id"], ["posts.id"], name=op.f("fk_post_tags_post_id")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("post_tags")
     op.drop_table("posts")
     op.drop_table("users")

@@ -31,6 +31,7 @@ class Book(Base):
     added_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=func.clock_timestamp()
     )
+    rating: Mapped[int | None]
     # Deferred: it is the COMMIT that fails.
     shelf_id: Mapped[UUID | None] = mapped_column(
         ForeignKey("test_shelves.id", deferrable=True, initially="DEFERRED")
@@ -40,6 +41,8 @@ class Book(Base):
 
 
 Index("ix_test_books_added_at_id", Book.added_at, Book.id)
+Index("ix_test_books_rating_title_id", Book.rating.desc().nulls_last(), Book.title, Book.id)
+Index("ix_test_books_title_rating_id", Book.title, Book.rating.desc().nulls_last(), Book.id)
 
 
 @asynccontextmanager

@@ -16,8 +16,11 @@ from sqlalchemy.orm import joinedload
 from app.core.application import create_app
 from app.core.database import (
     Database,
+    PreparedRead,
+    PreparedWrite,
     ReadSession,
     ReadSessionDep,
+    WriteSession,
     WriteSessionDep,
     violated_constraint,
     write_session,
@@ -84,6 +87,21 @@ async def single() -> AsyncIterator[Database]:
     await database.close()
 
 
+def checked_by_mypy(
+    read: ReadSession, write: WriteSession, select_: PreparedRead, insert_: PreparedWrite
+) -> None:
+    """Never run: an ignore that is not needed fails the type check."""
+
+    def reads(_: ReadSession) -> None: ...
+    def writes(_: WriteSession) -> None: ...
+
+    reads(write)
+    writes(read)  # type: ignore[arg-type]
+    read.fetch(insert_)  # type: ignore[arg-type, unused-coroutine]
+    read.write(insert_)  # type: ignore[attr-defined]
+    write.write(select_)  # type: ignore[arg-type, unused-coroutine]
+
+
 async def test_the_next_request_sees_the_write(client: AsyncClient) -> None:
     for expected in range(1, 6):
         assert (await client.post("/books", params={"title": "x"})).status_code == 201
@@ -142,6 +160,8 @@ async def test_a_write_session_reads_its_own_transaction() -> None:
 
         statement = update(Book).where(Book.id == book.id).values(title="y").returning(Book.title)
         assert await session.returning(statement) == "y"
+        with pytest.raises(TypeError, match="PreparedWrite"):
+            await session.execute(update(Book).values(title="z").returning(Book.id, Book.title))
         assert (await session.execute(delete(Book))).rowcount == 1
 
 

@@ -1,13 +1,28 @@
-"""Migrations: up, down, up again, and nothing that the models have and they lack."""
+"""Migrations: up, down, up again, and nothing that the models have and they lack.
 
+That they take turns and give up is tested by others, planted in a project which shares the rest.
+"""
+
+import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from select import select
+
+import asyncpg
+import pytest
 
 from tests.core.plugin import migrated_database
 
 ROOT = Path(__file__).parents[2]
+# What migrations/env.py says that it locks.
+LOCK = int.from_bytes(b"alembic", "big")
+TIMEOUT_S = 60
+
+SQL = Callable[[str], list[asyncpg.Record]]
 
 # Raises when it finds a difference between the models and the database.
 THERE_AND_BACK = """
@@ -21,6 +36,60 @@ command.upgrade(config, "heads")
 command.check(config)
 """
 
+MIGRATION = '''\
+"""Planted by a test."""
+
+from alembic import op
+
+revision = "{revision}"
+down_revision = {follows!r}
+
+
+def upgrade() -> None:
+    {upgrade}
+'''
+
+FAIL_WITHOUT_THE_LOCK = """
+SELECT 1 / count(*) FROM pg_locks JOIN pg_database ON database = pg_database.oid
+WHERE locktype = 'advisory' AND datname = current_database()
+"""
+
+UNINDEXED_FOREIGN_KEYS = """
+SELECT format('%s: %s', conrelid::regclass, conname) AS name
+FROM pg_constraint
+WHERE contype = 'f' AND NOT EXISTS (
+    SELECT FROM pg_index
+    WHERE indrelid = conrelid AND indisvalid AND indpred IS NULL
+    AND indnkeyatts >= cardinality(conkey)
+    -- Its first columns are those of the key, in any order.
+    AND (indkey::int2[])[0:cardinality(conkey) - 1] @> conkey
+)
+ORDER BY name
+"""
+
+PLANTED_KEYS = (
+    "CREATE TABLE test_parents (a int UNIQUE, b int, PRIMARY KEY (a, b))",
+    """
+    CREATE TABLE test_children (
+        x int,
+        y int,
+        z int,
+        primary_key int PRIMARY KEY REFERENCES test_parents (a),
+        first int REFERENCES test_parents (a),
+        second int CONSTRAINT second REFERENCES test_parents (a),
+        bare int CONSTRAINT bare REFERENCES test_parents (a),
+        partial int CONSTRAINT partial REFERENCES test_parents (a),
+        included int CONSTRAINT included REFERENCES test_parents (a),
+        FOREIGN KEY (x, y) REFERENCES test_parents,
+        CONSTRAINT half FOREIGN KEY (y, z) REFERENCES test_parents
+    )
+    """,
+    "CREATE INDEX ON test_children (first, second)",
+    "CREATE INDEX ON test_children (partial) WHERE x > 0",
+    "CREATE INDEX ON test_children (z) INCLUDE (included, y)",
+    "CREATE INDEX ON test_children (y, x, z)",
+)
+
 
 def test_the_migrations_go_both_ways_and_make_what_the_models_say() -> None:
     with migrated_database() as url:
@@ -28,5 +97,143 @@ def test_the_migrations_go_both_ways_and_make_what_the_models_say() -> None:
             [sys.executable, "-c", THERE_AND_BACK],
             cwd=ROOT,
             env=os.environ | {"DATABASE_URL": url},
+            timeout=TIMEOUT_S,
             check=True,
         )
+
+
+def test_every_foreign_key_has_an_index() -> None:
+    with migrated_database() as url, session(url) as sql:
+        found = [row["name"] for row in sql(UNINDEXED_FOREIGN_KEYS)]
+
+    assert found == [], "to delete or update what they refer to reads the whole table: add an Index"
+
+
+def test_foreign_keys_without_an_index_are_found() -> None:
+    with migrated_database() as url, session(url) as sql:
+        before = sql(UNINDEXED_FOREIGN_KEYS)
+        for statement in PLANTED_KEYS:
+            sql(statement)
+        planted = [row["name"] for row in sql(UNINDEXED_FOREIGN_KEYS) if row not in before]
+
+    names = ("bare", "half", "included", "partial", "second")
+    assert planted == [f"test_children: {name}" for name in names]
+
+
+def test_runs_at_once_take_turns(project: Path) -> None:
+    # The first is committed before its revision is, and the index waits for whoever runs a query.
+    plant(project, "one", "op.execute('CREATE TABLE test_once (id int)')")
+    concurrently = "op.execute('CREATE INDEX CONCURRENTLY test_index ON test_once (id)')"
+    plant(project, "two", f"with op.get_context().autocommit_block(): {concurrently}", "one")
+    plant(project, "three", f'op.execute("""{FAIL_WITHOUT_THE_LOCK}""")', "two")
+
+    with new_to_migrations() as url, session(url) as sql:
+        sql(f"SELECT pg_advisory_lock({LOCK})")
+        runs = [migrate(project, url), migrate(project, url)]
+        for run in runs:
+            assert run.stderr
+            assert select([run.stderr], [], [], TIMEOUT_S)[0]
+            assert "Another migration runs" in run.stderr.readline()
+        before = sql("SELECT to_regclass('alembic_version'), to_regclass('test_once')")
+        sql(f"SELECT pg_advisory_unlock({LOCK})")
+        ends = [ended(run) for run in runs]
+        revisions = sql("SELECT version_num FROM alembic_version")
+        indexes = sql("SELECT FROM pg_index WHERE indrelid = 'test_once'::regclass AND indisvalid")
+
+    assert list(before[0]) == [None, None]
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert [row["version_num"] for row in revisions] == ["three"]
+    assert len(indexes) == 1
+
+
+def test_a_run_waits_for_another_one_no_longer_than_it_may(project: Path) -> None:
+    plant(project, "one", "op.execute('CREATE TABLE test_once (id int)')")
+
+    with new_to_migrations() as url, session(url) as sql:
+        sql(f"SELECT pg_advisory_lock({LOCK})")
+        code, output = ended(migrate(project, url, MIGRATION_WAIT_TIMEOUT_S="0.1"))
+        locks = sql("SELECT objid FROM pg_locks WHERE pid = pg_backend_pid() AND objsubid = 1")
+        made = sql("SELECT to_regclass('test_once') AS it")[0]["it"]
+
+    assert code == 1
+    assert "raise MIGRATION_WAIT_TIMEOUT_S" in output
+    assert "Traceback" not in output
+    assert [f"objid {row['objid']}" in output for row in locks] == [True]
+    assert made is None
+
+
+@pytest.mark.parametrize("before", ["pass", "with op.get_context().autocommit_block(): pass"])
+def test_a_migration_gives_up_when_a_transaction_is_in_its_way(project: Path, before: str) -> None:
+    plant(project, "one", before)
+    plant(project, "two", "op.execute('CREATE TABLE test_once (id int)')", "one")
+    plant(project, "three", "op.execute('ALTER TABLE test_busy ADD x int')", "two")
+
+    with new_to_migrations() as url, session(url) as sql:
+        sql("CREATE TABLE test_busy (id int)")
+        sql("BEGIN")
+        sql("SELECT FROM test_busy")
+        code, output = ended(migrate(project, url, MIGRATION_LOCK_TIMEOUT_S="0.1"))
+        made = sql("SELECT to_regclass('test_once') AS it")[0]["it"]
+        sql("ROLLBACK")
+        code_afterwards, _ = ended(migrate(project, url))
+
+    assert code == 1
+    assert "raise MIGRATION_LOCK_TIMEOUT_S" in output
+    assert "ALTER TABLE test_busy ADD x int" in output
+    assert "Traceback" not in output
+    assert made is None
+    assert code_afterwards == 0
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """This project without its migrations."""
+    (tmp_path / "migrations" / "versions").mkdir(parents=True)
+    for name in ("app", "pyproject.toml", "migrations/env.py"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+def plant(project: Path, revision: str, upgrade: str, follows: str | None = None) -> None:
+    file = project / "migrations" / "versions" / f"{revision}.py"
+    file.write_text(MIGRATION.format(revision=revision, follows=follows, upgrade=upgrade))
+
+
+def migrate(project: Path, url: str, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "app", "migrate"],
+        cwd=project,
+        env=os.environ | {"DATABASE_URL": url} | variables,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """The exit code, and what was said that nobody read yet."""
+    with process:
+        try:
+            _, output = process.communicate(timeout=TIMEOUT_S)
+        finally:
+            process.kill()
+    return process.returncode, output
+
+
+@contextmanager
+def new_to_migrations() -> Iterator[str]:
+    """The URL of a database that no migration knows."""
+    with migrated_database() as url:
+        with session(url) as sql:
+            sql("DROP TABLE IF EXISTS alembic_version")
+        yield url
+
+
+@contextmanager
+def session(url: str) -> Iterator[SQL]:
+    """Runs SQL in one session, outside of the service and of its event loop."""
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(url))
+        try:
+            yield lambda sql: runner.run(connection.fetch(sql))
+        finally:
+            runner.run(connection.close())

@@ -5,14 +5,18 @@ from collections.abc import AsyncIterator
 import pytest
 from fastapi import FastAPI
 from pydantic import ValidationError
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import bindparam, func, insert, select, text
 
 from app.core.database import ReadSession, write_session
-from app.core.pagination import Page, PageParams, paginate
+from app.core.pagination import Page, PageParams, PreparedList, page_response, paginate
 from app.core.pagination.offset import MAX_OFFSET
+from tests.core.budget import QueryBudget
 from tests.core.tables import Book, tables
 
 NEWEST_FIRST = (Book.added_at.desc(), Book.id.desc())
+BOOKS = PreparedList(
+    select(Book.title).where(Book.title.like(bindparam("pattern"))), order_by=NEWEST_FIRST
+)
 
 
 @pytest.fixture(autouse=True)
@@ -27,13 +31,21 @@ async def _books(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def page(offset: str | None, limit: int) -> Page[str]:
+    """The page, which is the same in both lanes."""
     params = PageParams(limit=limit, offset=int(offset or 0))
-    return await paginate(
+    entities = await paginate(
         ReadSession(), select(Book), params, order_by=NEWEST_FIRST, convert=lambda book: book.title
     )
+    rows = await BOOKS.page(ReadSession(), params, pattern="book %")
+    assert rows == Page(
+        items=[{"title": title} for title in entities.items],
+        next=entities.next,
+        prev=entities.prev,
+    )
+    return entities
 
 
-@pytest.mark.parametrize("limit", [1, 7, 10, 49, 50, 100])
+@pytest.mark.parametrize("limit", [1, 7, 20, 49, 50, 100])
 async def test_forward_then_backward_shows_everything_once(limit: int) -> None:
     pages = [await page(None, limit)]
     while pages[-1].next:
@@ -54,3 +66,24 @@ async def test_beyond_the_end_is_an_empty_page() -> None:
 async def test_depth_is_bounded() -> None:
     with pytest.raises(ValidationError):
         PageParams(offset=MAX_OFFSET + 1)
+
+
+async def test_a_page_costs_one_statement_without_counting(queries: QueryBudget) -> None:
+    with queries.exactly(1) as sent:
+        await BOOKS.page(ReadSession(), PageParams(), pattern="%")
+
+    assert "count" not in sent.statements[0].lower()
+
+
+async def test_links_lead_to_the_neighbours() -> None:
+    class BookParams(PageParams):
+        shelf: str | None = None
+
+    params = BookParams(limit=3, shelf="a&b", offset=6)
+
+    both = page_response(params, Page(items=[], next="9", prev="3")).headers
+
+    assert both["Link"] == (
+        '<?limit=3&shelf=a%26b&offset=9>; rel="next", <?limit=3&shelf=a%26b&offset=3>; rel="prev"'
+    )
+    assert "Link" not in page_response(params, Page(items=[])).headers

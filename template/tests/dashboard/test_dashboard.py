@@ -6,6 +6,7 @@ from sqlalchemy import text
 
 from app.core.database import database
 from app.dashboard import service
+from tests.core.budget import QueryBudget
 
 
 @pytest.fixture(autouse=True)
@@ -15,8 +16,9 @@ async def _post(client: AsyncClient) -> None:
     assert (await client.post("/posts", json=post)).status_code == 201
 
 
-async def test_everything(client: AsyncClient) -> None:
-    response = await client.get("/dashboard")
+async def test_everything(client: AsyncClient, queries: QueryBudget) -> None:
+    with queries.at_most(3):
+        response = await client.get("/dashboard")
 
     assert response.status_code == 200
     dashboard = response.json()

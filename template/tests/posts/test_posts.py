@@ -5,6 +5,10 @@ from uuid import uuid4
 import pytest
 from httpx2 import AsyncClient
 
+from app.core.pagination import Page
+from app.posts.schemas import PostRead
+from tests.core.budget import QueryBudget
+
 POST = {"title": "Notes", "body": "On the Analytical Engine."}
 
 
@@ -16,11 +20,13 @@ async def author(client: AsyncClient) -> dict[str, str]:
 
 
 async def test_publish_and_read(client: AsyncClient, author: dict[str, str]) -> None:
-    response = await client.post("/posts", json=POST | {"author_id": author["id"]})
+    tags = {"author_id": author["id"], "tags": [" Machines", "algebra", "machines"]}
+    response = await client.post("/posts", json=POST | tags)
 
     assert response.status_code == 201
     post = response.json()
     assert (post["title"], post["body"], post["author"]) == (POST["title"], POST["body"], author)
+    assert post["tags"] == ["algebra", "machines"]
     assert (await client.get(f"/posts/{post['id']}")).json() == post
 
 
@@ -38,6 +44,8 @@ async def test_an_author_must_exist(client: AsyncClient) -> None:
         ({"title": ""}, "body.title"),
         ({"body": "x" * 10_001}, "body.body"),
         ({"likes": 3}, "body.likes"),
+        ({"tags": ["no blanks"]}, "body.tags.0"),
+        ({"tags": list("abcdefghijk")}, "body.tags"),
     ],
 )
 async def test_invalid_data_is_refused_by_name(
@@ -79,3 +87,36 @@ async def test_change(client: AsyncClient, author: dict[str, str]) -> None:
 async def test_an_unknown_post(client: AsyncClient) -> None:
     assert (await client.get(f"/posts/{uuid4()}")).status_code == 404
     assert (await client.patch(f"/posts/{uuid4()}", json={"title": "x"})).status_code == 404
+
+
+async def test_the_bytes_of_a_list_are_those_of_the_model(
+    client: AsyncClient, author: dict[str, str]
+) -> None:
+    for _ in range(3):
+        await client.post("/posts", json=POST | {"author_id": author["id"]})
+
+    for limit in (2, 20):
+        response = await client.get("/posts", params={"limit": limit})
+        page = Page[PostRead].model_validate_json(response.content)
+        assert page.model_dump_json() == response.text
+
+
+async def test_each_request_keeps_its_budget(
+    client: AsyncClient, author: dict[str, str], queries: QueryBudget
+) -> None:
+    data = POST | {"author_id": author["id"], "tags": ["a", "b"]}
+    # The post, its tags, and what `GET` sends.
+    with queries.at_most(4):
+        post = (await client.post("/posts", json=data)).json()
+    for _ in range(4):
+        await client.post("/posts", json=data)
+
+    # A JOIN for the author, and a second statement for the tags.
+    with queries.at_most(2):
+        await client.get(f"/posts/{post['id']}")
+    with queries.at_most(3):
+        await client.patch(f"/posts/{post['id']}", json={"title": "Notes, revised"})
+    for params in ({}, {"author_id": author["id"]}):
+        with queries.at_most(1):
+            response = await client.get("/posts", params=params)
+        assert len(response.json()["items"]) == 5

@@ -88,4 +88,5 @@ async def newest_posts_of(session: ReadSession, author_id: UUID) -> list[OwnPost
 
 
 async def newest_posts(session: ReadSession) -> list[PostRead]:
-    return (await list_posts(session, PageParams(limit=DASHBOARD_POSTS))).items
+    page = await list_posts(session, PageParams(limit=DASHBOARD_POSTS))
+    return [PostRead.model_validate(row) for row in page.items]

@@ -3,7 +3,7 @@
 from app.core.database.engine import Database, database
 from app.core.database.errors import violated_constraint
 from app.core.database.models import Base
-from app.core.database.prepared import PreparedRead, PreparedWrite
+from app.core.database.prepared import PreparedRead, PreparedWrite, Row
 from app.core.database.sessions import (
     ReadSession,
     ReadSessionDep,
@@ -19,6 +19,7 @@ __all__ = [
     "PreparedWrite",
     "ReadSession",
     "ReadSessionDep",
+    "Row",
     "WriteSession",
     "WriteSessionDep",
     "database",

@@ -14,6 +14,7 @@ from sqlalchemy.util.concurrency import greenlet_spawn, in_greenlet
 from app.core.database.errors import engine_errors, translated
 from app.core.database.gate import Gate
 from app.core.database.prepared import Prepared, Row
+from app.core.database.queries import record
 from app.core.settings.database import DatabaseSettings
 
 Part = TypeVar("Part")
@@ -50,6 +51,7 @@ class Database:
             hide_parameters=True,
         )
         _replace_dead_and_old(self._writer, lifetime_s=settings.database_connection_lifetime_s)
+        event.listen(self._writer.sync_engine, "before_cursor_execute", _record)
         self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
         self._gate = Gate(pool_size, timeout_s=settings.database_pool_timeout_s)
 
@@ -74,19 +76,21 @@ class Database:
     async def fetch(self, statement: Prepared, values: Mapping[str, Any]) -> list[Row]:
         """Run a statement that commits by itself, on a connection that goes back at once."""
         async with self.gate:
-            connection = await self._check_out()
+            connection = await self.check_out()
             try:
                 return await run(statement, connection, values, self.writer)
             finally:
                 connection.close()
 
-    async def _check_out(self) -> PoolProxiedConnection:
-        pool = self.writer.sync_engine.pool
+    async def check_out(self) -> PoolProxiedConnection:
+        """A connection for who has a slot of the gate; closing it gives it back."""
+        engine = self.writer.sync_engine
         try:
             # An open connection is taken without awaiting, which saves a third of the time.
-            return pool.connect()
+            return engine.pool.connect()
         except MissingGreenlet:
-            return await greenlet_spawn(pool.connect)
+            # The engine, unlike its pool, wraps the errors of connecting.
+            return (await greenlet_spawn(engine.connect)).connection
 
     async def ping(self) -> None:
         """Run a statement.
@@ -113,6 +117,7 @@ async def run(
     driver = connection.driver_connection
     assert driver is not None
     compiled = statement.compiled(engine.dialect)
+    record(compiled.sql)
     with engine_errors(engine.dialect, driver, compiled.sql):
         return await compiled.fetch(driver, values)
 
@@ -127,7 +132,7 @@ def _replace_dead_and_old(engine: AsyncEngine, *, lifetime_s: float) -> None:
     @event.listens_for(engine.sync_engine, "do_connect")
     def opens(*_: Any) -> None:
         if not in_greenlet():
-            raise MissingGreenlet  # which `_check_out` awaits; before a coroutine is made in vain
+            raise MissingGreenlet  # which `check_out` awaits; before a coroutine is made in vain
 
     @event.listens_for(engine.sync_engine, "connect")
     def opened(_: Any, record: ConnectionPoolEntry) -> None:
@@ -137,6 +142,10 @@ def _replace_dead_and_old(engine: AsyncEngine, *, lifetime_s: float) -> None:
     def taken(dbapi: Any, record: ConnectionPoolEntry, _: PoolProxiedConnection) -> None:
         if dbapi.driver_connection.is_closed() or monotonic() > record.info["until"]:
             raise DisconnectionError
+
+
+def _record(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
+    record(sql)
 
 
 def _opened(part: Part | None) -> Part:

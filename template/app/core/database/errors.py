@@ -1,8 +1,8 @@
 """What a database error means to a caller."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import Dialect
@@ -10,6 +10,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.core.problems import Busy, Unavailable, Unprocessable
+
+Result = TypeVar("Result")
 
 # SQLSTATE: 08 connection exception, 53 insufficient resources, 57 operator intervention (server
 # stops or starts, query cancelled), 55P03 lock timeout, 40001 and 40P01 serialization and deadlock.
@@ -38,6 +40,18 @@ def translated() -> Iterator[None]:
     except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
         # asyncpg fails to connect outside SQLAlchemy's wrapping.
         raise Unavailable("The database cannot be reached.") from error
+
+
+async def again_if_disconnected(read: Callable[[], Awaitable[Result]]) -> Result:
+    """Run `read`, and once more when the server went away; errors as from `translated`."""
+    with translated():
+        try:
+            return await read()
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            # The server went away meanwhile, and a SELECT can be run again on a new connection.
+            return await read()
 
 
 @contextmanager

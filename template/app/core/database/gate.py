@@ -23,15 +23,9 @@ class Gate:
 
         Raises:
             Busy: when there is none in time.
-            RuntimeError: when the caller's own transaction holds one: enough such callers would all
-                wait for each other.
+            RuntimeError: when the caller's own transaction holds one.
         """
-        holder = _holder.get()
-        if holder is not None and holder.holds(self):
-            raise RuntimeError(
-                "This task holds a connection in its WriteSession: read through that session, "
-                "it may stand wherever a ReadSession is wanted."
-            )
+        self.refuse_holder()
         if not self._semaphore.locked():
             await self._semaphore.acquire()  # which then does not wait
             return
@@ -40,6 +34,19 @@ class Gate:
                 await self._semaphore.acquire()
         except TimeoutError as error:
             raise Busy("All database connections are in use.") from error
+
+    def refuse_holder(self) -> None:
+        """Let nobody who has a connection wait for another: enough such would wait for each other.
+
+        Raises:
+            RuntimeError: when the caller's own transaction holds a slot.
+        """
+        holder = _holder.get()
+        if holder is not None and holder.holds(self):
+            raise RuntimeError(
+                "This task holds a connection in its WriteSession: read through that session, "
+                "it may stand wherever a ReadSession is wanted."
+            )
 
     def release(self) -> None:
         """Give the slot to whoever waits longest."""

@@ -6,7 +6,6 @@ entities; nothing is tracked, and each statement is declared once, at import.
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -38,8 +37,14 @@ class Prepared:
         self._names = [str(column.key) for column in self._columns]
         if twice := {name for name in self._names if self._names.count(name) > 1}:
             raise ValueError(f"two columns are called {', '.join(sorted(twice))}: label one")
-        self._make_row = _row_maker(self._names)
+        _rows_maker(self._names, {})  # which raises now what it would raise later
         self._statement: Any = visitors.replacement_traverse(statement, {}, _constant_as_literal)
+        # What changes from call to call, by name.
+        self.parameters = frozenset(
+            element.key
+            for element in visitors.iterate(self._statement)
+            if isinstance(element, BindParameter) and element.required
+        )
         self._compiled: WeakKeyDictionary[Dialect, _Compiled] = WeakKeyDictionary()
 
     def compiled(self, dialect: Dialect) -> "_Compiled":
@@ -54,18 +59,18 @@ class _Compiled:
     def __init__(self, prepared: Prepared, dialect: Dialect) -> None:
         compiled = prepared._statement.compile(dialect=dialect)
         assert isinstance(compiled, SQLCompiler)
-        self._required = {name for name, bind in compiled.binds.items() if bind.required}
+        self._required = prepared.parameters
         # Writes the constants into the text; the values of the parameters play no part in it.
         state = compiled.construct_expanded_state(dict.fromkeys(self._required))
         binds = [compiled.binds[name] for name in state.positiontup or ()]
         self.sql = state.statement
         self._types = [column.type.dialect_impl(dialect) for column in prepared._columns]
         self._dialect = weakref.ref(dialect)
-        self._make_row = prepared._make_row
+        self._names = prepared._names
         self._parameters = [
             (bind, bind.type.dialect_impl(dialect).bind_processor(dialect)) for bind in binds
         ]
-        self._processors: list[tuple[int, Processor]] | None = None
+        self._make_rows: Callable[[Sequence[Sequence[Any]]], list[Row]] | None = None
 
     async def fetch(self, driver: asyncpg.Connection, values: Mapping[str, Any]) -> list[Row]:
         """Run it on a connection of the engine.
@@ -76,12 +81,12 @@ class _Compiled:
         arguments = self._arguments(values)
         records: Sequence[Sequence[Any]]
         try:
-            if self._processors is None:
+            if self._make_rows is None:
                 # Some types are read by what the server says they are.
                 statement = await driver.prepare(self.sql)
                 records = await statement.fetch(*arguments)
                 oids = [attribute.type.oid for attribute in statement.get_attributes()]
-                self._processors = self._result_processors(oids)
+                self._make_rows = _rows_maker(self._names, self._result_processors(oids))
             else:
                 records = await driver.fetch(self.sql, *arguments)
         except asyncpg.DataError as error:
@@ -90,9 +95,7 @@ class _Compiled:
             if error.severity is None:
                 await driver.execute("SELECT")
             raise
-        if self._processors:
-            records = [self._processed(record) for record in records]
-        return [self._make_row(record) for record in records]
+        return self._make_rows(records)
 
     def _arguments(self, values: Mapping[str, Any]) -> list[Any]:
         if values.keys() != self._required:
@@ -104,22 +107,16 @@ class _Compiled:
             arguments.append(process(value) if process else value)
         return arguments
 
-    def _result_processors(self, oids: Sequence[int]) -> list[tuple[int, Processor]]:
+    def _result_processors(self, oids: Sequence[int]) -> dict[int, Processor]:
         if len(oids) != len(self._types):
             raise ValueError("the result has other columns than the statement: no loader options")
         dialect = self._dialect()
         assert dialect is not None  # it belongs to the engine whose connection is in use
-        processors = [
-            (index, on_driver.result_processor(dialect, oid))
+        processors = {
+            index: on_driver.result_processor(dialect, oid)
             for index, (on_driver, oid) in enumerate(zip(self._types, oids, strict=True))
-        ]
-        return [(index, process) for index, process in processors if process]
-
-    def _processed(self, record: Sequence[Any]) -> list[Any]:
-        values = list(record)
-        for index, process in self._processors or ():
-            values[index] = process(values[index])
-        return values
+        }
+        return {index: process for index, process in processors.items() if process}
 
 
 class PreparedRead(Prepared):
@@ -146,27 +143,42 @@ def _constant_as_literal(element: ClauseElement, **_: Any) -> ClauseElement | No
     return None
 
 
-def _row_maker(names: Sequence[str]) -> Callable[[Sequence[Any]], Row]:
-    """Makes the dict of a row, nested by the dots in the names."""
-    groups: dict[str, list[int]] = {}
-    for index, name in enumerate(names):
-        groups.setdefault(name.partition(".")[0], []).append(index)
-    if len(groups) == len(names) and not any("." in name for name in names):
-        return lambda values: dict(zip(names, values, strict=True))
-    first = itemgetter(*(indexes[0] for indexes in groups.values()))
-    parts = []
-    for key, indexes in groups.items():
-        inner = [names[index].partition(".")[2] for index in indexes]
-        if "" in inner and len(inner) > 1:
-            raise ValueError(f"{key} is both a column and an object")
-        if inner != [""]:
-            parts.append((key, indexes, _row_maker(inner)))
+def _rows_maker(
+    names: Sequence[str], processors: Mapping[int, Processor]
+) -> Callable[[Sequence[Sequence[Any]]], list[Row]]:
+    """Makes the dicts of rows, nested by the dots in the names.
 
-    def make(values: Sequence[Any]) -> Row:
-        row = dict(zip(groups, first(values), strict=True))
-        for key, indexes, make_part in parts:
-            part = [values[index] for index in indexes]
-            row[key] = None if part.count(None) == len(part) else make_part(part)
-        return row
-
+    It is written out as a person would write it, which takes a third of the time of
+    `dict(zip(names, row))`.
+    """
+    if not names:
+        return lambda _: []  # a write that returns nothing
+    variables = [f"v{index}" for index in range(len(names))]
+    values = [
+        f"p{index}({variable})" if index in processors else variable
+        for index, variable in enumerate(variables)
+    ]
+    row = _display(list(zip(names, variables, values, strict=True)))
+    source = f"lambda records: [{row} for {', '.join(variables)}, in records]"
+    functions = {f"p{index}": process for index, process in processors.items()}
+    # Of the statement's columns only their names are part of it, and those are quoted.
+    make: Callable[[Sequence[Sequence[Any]]], list[Row]] = eval(source, functions)  # noqa: S307
     return make
+
+
+def _display(fields: Sequence[tuple[str, str, str]]) -> str:
+    """The source of a dict: fields are names, variables, and expressions of their values."""
+    groups: dict[str, list[tuple[str, str, str]]] = {}
+    for name, variable, value in fields:
+        group, _, inner = name.partition(".")
+        groups.setdefault(group, []).append((inner, variable, value))
+    items = []
+    for group, parts in groups.items():
+        if parts[0][0] == "" and len(parts) == 1:
+            items.append(f"{group!r}: {parts[0][2]}")
+            continue
+        if any(inner == "" for inner, _, _ in parts):
+            raise ValueError(f"{group} is both a column and an object")
+        is_null = " and ".join(f"{variable} is None" for _, variable, _ in parts)
+        items.append(f"{group!r}: None if {is_null} else {_display(parts)}")
+    return f"{{{', '.join(items)}}}"

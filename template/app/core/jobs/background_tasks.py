@@ -6,6 +6,7 @@ and is waited for when the worker stops. A worker that is killed loses what it h
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from functools import lru_cache
 from logging import getLogger
 from typing import ParamSpec
@@ -39,7 +40,8 @@ async def enqueue(
     """
     if function not in _jobs:
         raise TypeError(f"{function!r} is not declared with @job")
-    task = asyncio.create_task(_run(function, *args, **kwargs))
+    # In a context of its own: what it does is not part of the request.
+    task = asyncio.create_task(_run(function, *args, **kwargs), context=Context())
     # The event loop keeps only weak references to tasks.
     _accepted.add(task)
     task.add_done_callback(_accepted.discard)

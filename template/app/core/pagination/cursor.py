@@ -1,43 +1,41 @@
 """Keyset pagination: a page starts behind the last row of the one before, come or go what may.
 
-The index that serves the ORDER BY finds the start of any page directly, so that page 10,000 costs
-what page 1 does. A cursor is opaque and signed: a client cannot make one up.
+A cursor is opaque, signed and versioned: a client cannot make one up.
 """
 
 import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from operator import itemgetter
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from sqlalchemy import ColumnElement, Select, tuple_
-from sqlalchemy.orm import InstrumentedAttribute
-from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import UnaryExpression
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import to_json
+from sqlalchemy import Integer, Select, bindparam, literal
 
-from app.core.database import ReadSession
-from app.core.pagination.page import DEFAULT_LIMIT, MAX_LIMIT, Page
+from app.core.database import PreparedRead, ReadSession, Row
+from app.core.pagination.keyset import Keyset
+from app.core.pagination.page import DEFAULT_LIMIT, ListParams, OrderBy, Page
 from app.core.problems import BadRequest
 from app.settings import get_settings
 
-VERSION = 1
+VERSION = 2
 SIGNATURE_BYTES = 16
 
 T = TypeVar("T")
 Item = TypeVar("Item")
+Values = tuple[Any, ...]
 
 
-class PageParams(BaseModel):
+class PageParams(ListParams):
     """The query parameters of a list: `Annotated[PageParams, Query()]`."""
 
-    model_config = ConfigDict(extra="forbid")
+    position: ClassVar[str] = "cursor"
 
-    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Most items on the page.")
     cursor: str | None = Field(
         None,
         max_length=1000,
@@ -45,45 +43,11 @@ class PageParams(BaseModel):
     )
 
 
-@dataclass(frozen=True)
-class Keyset:
-    """The columns that order a list; together they are unique and none is ever NULL."""
+class Cursor(NamedTuple):
+    """Behind the row with these values, in the order of the list or against it."""
 
-    columns: tuple[InstrumentedAttribute[Any], ...]
-    descending: bool
-
-    @classmethod
-    def of(cls, order_by: Sequence[InstrumentedAttribute[Any] | UnaryExpression[Any]]) -> "Keyset":
-        """Read `(Model.a.desc(), Model.b.desc())`.
-
-        Raises:
-            ValueError: when some columns ascend and others descend.
-        """
-        columns: list[Any] = []
-        directions = set()
-        for item in order_by:
-            descends = isinstance(item, UnaryExpression) and item.modifier is operators.desc_op
-            columns.append(item.element if isinstance(item, UnaryExpression) else item)
-            directions.add(descends)
-        if len(directions) != 1:
-            raise ValueError("order_by needs at least one column, all ascending or all descending")
-        return cls(tuple(columns), directions.pop())
-
-    @property
-    def fingerprint(self) -> str:
-        """Tells one list's cursors from another's."""
-        columns = ",".join(str(column) for column in self.columns)
-        return f"{'-' if self.descending else '+'}{columns}"
-
-    def ordered(self, *, backward: bool) -> list[ColumnElement[Any]]:
-        descending = self.descending != backward
-        return [column.desc() if descending else column.asc() for column in self.columns]
-
-    def beyond(self, values: Sequence[Any], *, backward: bool) -> ColumnElement[bool]:
-        """One row-value comparison, which PostgreSQL answers from a single index range."""
-        here = tuple_(*self.columns)
-        there = tuple_(*values, types=[column.type for column in self.columns])
-        return here < there if self.descending != backward else here > there
+    values: Values
+    backward: bool
 
 
 async def paginate(
@@ -91,55 +55,148 @@ async def paginate(
     statement: Select[T],
     params: PageParams,
     *,
-    order_by: Sequence[InstrumentedAttribute[Any] | UnaryExpression[Any]],
+    order_by: OrderBy,
     convert: Callable[[T], Item],
 ) -> Page[Item]:
     """One page of `statement`, a `select(Model)` without ORDER BY and LIMIT.
 
     Args:
-        order_by: columns of the model, all ascending or all descending, unique together (end with
-            the primary key), never NULL, and covered by an index in this order.
+        order_by: columns of the model that are unique together: end with the primary key. An index
+            on them, in these directions, makes every page cost the same.
         convert: makes an item of the page from a row, such as `BookRead.model_validate`.
 
     Raises:
         BadRequest: when the cursor is not one that this list gave out.
     """
     keyset = Keyset.of(order_by)
-    backward = False
-    if params.cursor is not None:
-        backward, values = decode(params.cursor, keyset)
-        statement = statement.where(keyset.beyond(values, backward=backward))
-    # One row more than asked tells whether there is another page, without counting.
-    rows = await session.scalars(
-        statement.order_by(*keyset.ordered(backward=backward)).limit(params.limit + 1)
-    )
-    more = len(rows) > params.limit
-    rows = rows[: params.limit]
+    cursor = decode(params.cursor, keyset)
+    directed = keyset.reversed() if cursor and cursor.backward else keyset
+    statement = statement.order_by(*directed.ordering()).limit(params.limit + 1)
+    statements = [statement]
+    if cursor:
+        values = [
+            None if value is None else literal(value, key.column.type)
+            for key, value in zip(keyset.keys, cursor.values, strict=True)
+        ]
+        statements = [statement.where(condition) for condition in directed.ranges(values)]
+    rows = await _read(statements, session.scalars, params.limit + 1)
+    page = _page(rows, params.limit, cursor, keyset, lambda row: _attributes(row, keyset))
+    return Page(items=[convert(row) for row in page.items], next=page.next, prev=page.prev)
+
+
+class PreparedList:
+    """A list in the prepared lane: declared once, at import; its items are rows, as dicts.
+
+    Raises:
+        ValueError: when a column of `order_by` is not selected, or the statement cannot be
+            prepared.
+    """
+
+    def __init__(self, statement: Select[*tuple[Any, ...]], *, order_by: OrderBy) -> None:
+        """`statement` and `order_by` are as for `paginate`; parameters are `bindparam`s."""
+        self._statement = statement
+        self._keyset = Keyset.of(order_by)
+        names = [_name(statement, key.column) for key in self._keyset.keys]
+        self._values_of: Callable[[Row], Values] = (
+            itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
+        )
+        # By direction, which of the values are NULL, and the limit.
+        self._prepared: dict[tuple[bool, tuple[bool, ...], bool], list[PreparedRead]] = {}
+        self._reads(None, usual_limit=True)
+
+    async def page(self, session: ReadSession, params: PageParams, **values: Any) -> Page[Row]:
+        """One page; `values` are the parameters of the statement.
+
+        Raises:
+            BadRequest: when the cursor is not one that this list gave out.
+        """
+        cursor = decode(params.cursor, self._keyset)
+        usual_limit = params.limit == DEFAULT_LIMIT
+        if not usual_limit:
+            values["page_rows"] = params.limit + 1
+        if cursor:
+            for number, value in enumerate(cursor.values):
+                if value is not None:
+                    values[f"page_{number}"] = value
+
+        async def fetch(read: PreparedRead) -> list[Row]:
+            # A range without the value of a column has no parameter for it.
+            return await session.fetch(
+                read, **{name: values[name] for name in values if name in read.parameters}
+            )
+
+        reads = self._reads(cursor, usual_limit=usual_limit)
+        rows = await _read(reads, fetch, params.limit + 1)
+        return _page(rows, params.limit, cursor, self._keyset, self._values_of)
+
+    def _reads(self, cursor: Cursor | None, *, usual_limit: bool) -> list[PreparedRead]:
+        backward = cursor is not None and cursor.backward
+        nulls = tuple(value is None for value in cursor.values) if cursor else ()
+        key = (backward, nulls, usual_limit)
+        if key not in self._prepared:
+            # PostgreSQL plans anew each time for a LIMIT that is a parameter, so the usual one
+            # is a constant.
+            limit = DEFAULT_LIMIT + 1 if usual_limit else bindparam("page_rows", type_=Integer)
+            keyset = self._keyset.reversed() if backward else self._keyset
+            statement = self._statement.order_by(*keyset.ordering()).limit(limit)
+            statements = [statement]
+            if cursor:
+                there = [
+                    None if null else bindparam(f"page_{number}", type_=key.column.type)
+                    for number, (key, null) in enumerate(zip(keyset.keys, nulls, strict=True))
+                ]
+                statements = [statement.where(condition) for condition in keyset.ranges(there)]
+            self._prepared[key] = [PreparedRead(each) for each in statements]
+        return self._prepared[key]
+
+
+async def _read(
+    statements: Sequence[T], read: Callable[[T], Awaitable[Sequence[Item]]], enough: int
+) -> Sequence[Item]:
+    rows = await read(statements[0])
+    for statement in statements[1:]:
+        if len(rows) < enough:
+            rows = [*rows, *await read(statement)]
+    return rows[:enough]
+
+
+def _page(
+    rows: Sequence[T],
+    limit: int,
+    cursor: Cursor | None,
+    keyset: Keyset,
+    values_of: Callable[[T], Values],
+) -> Page[T]:
+    """The page of rows as they were read, of which one more than `limit` tells that there are more,
+    without counting."""
+    more = len(rows) > limit
+    items = list(rows[:limit])
+    backward = cursor is not None and cursor.backward
     if backward:
-        rows = rows[::-1]
+        items.reverse()
     # Whence we came, there is a page; where we go, there is one if there was a row too many.
-    before, after = (more, True) if backward else (params.cursor is not None, more)
+    before, after = (more, True) if backward else (cursor is not None, more)
     return Page(
-        items=[convert(row) for row in rows],
-        next=encode(rows[-1], keyset, backward=False) if rows and after else None,
-        prev=encode(rows[0], keyset, backward=True) if rows and before else None,
+        items=items,
+        next=encode(values_of(items[-1]), keyset, backward=False) if items and after else None,
+        prev=encode(values_of(items[0]), keyset, backward=True) if items and before else None,
     )
 
 
-def encode(row: object, keyset: Keyset, *, backward: bool) -> str:
-    """The cursor to the page behind (or, backward, before) `row`."""
-    values = [getattr(row, column.key) for column in keyset.columns]
-    # `default=str` because asyncpg's UUID is a subclass, which orjson refuses.
-    payload = orjson.dumps([VERSION, keyset.fingerprint, backward, values], default=str)
+def encode(values: Values, keyset: Keyset, *, backward: bool) -> str:
+    """The cursor to the page behind (or, backward, before) the row with these values."""
+    payload = to_json([VERSION, keyset.fingerprint, backward, values], inf_nan_mode="strings")
     return base64.urlsafe_b64encode(_sign(payload) + payload).rstrip(b"=").decode()
 
 
-def decode(cursor: str, keyset: Keyset) -> tuple[bool, list[Any]]:
-    """Whether the cursor leads backward, and the values of the row that it stands on.
+def decode(cursor: str | None, keyset: Keyset) -> Cursor | None:
+    """What `encode` was given; None for none.
 
     Raises:
         BadRequest: when it is garbage, tampered with, of another list or of another version.
     """
+    if cursor is None:
+        return None
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         signature, payload = raw[:SIGNATURE_BYTES], raw[SIGNATURE_BYTES:]
@@ -148,14 +205,31 @@ def decode(cursor: str, keyset: Keyset) -> tuple[bool, list[Any]]:
         version, fingerprint, backward, values = orjson.loads(payload)
         if (version, fingerprint) != (VERSION, keyset.fingerprint):
             raise ValueError("another list")
-        return backward, [
-            _adapter(column.type.python_type).validate_python(value)
-            for column, value in zip(keyset.columns, values, strict=True)
-        ]
+        return Cursor(
+            tuple(
+                None
+                if value is None
+                else _adapter(key.column.type.python_type).validate_python(value)
+                for key, value in zip(keyset.keys, values, strict=True)
+            ),
+            backward,
+        )
     except (ValueError, binascii.Error, ValidationError) as error:
         raise BadRequest(
             "The cursor is not valid for this list; start again without one."
         ) from error
+
+
+def _attributes(row: object, keyset: Keyset) -> Values:
+    return tuple(getattr(row, key.column.key) for key in keyset.keys)
+
+
+def _name(statement: Select[*tuple[Any, ...]], column: Any) -> str:
+    """The name under which the statement selects the column."""
+    for selected in statement.exported_columns:
+        if selected.shares_lineage(column):
+            return str(selected.key)
+    raise ValueError(f"order_by has {column}, which is not selected")
 
 
 @lru_cache

@@ -5,15 +5,13 @@ others insert or delete meanwhile may make a client see one twice or miss one.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Select
-from sqlalchemy.orm import InstrumentedAttribute
-from sqlalchemy.sql.elements import UnaryExpression
+from pydantic import Field
+from sqlalchemy import Integer, Select, bindparam
 
-from app.core.database import ReadSession
-from app.core.pagination.page import DEFAULT_LIMIT, MAX_LIMIT, Page
+from app.core.database import PreparedRead, ReadSession, Row
+from app.core.pagination.page import DEFAULT_LIMIT, ListParams, OrderBy, Page
 
 MAX_OFFSET = 10_000
 
@@ -21,12 +19,11 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 
 
-class PageParams(BaseModel):
+class PageParams(ListParams):
     """The query parameters of a list: `Annotated[PageParams, Query()]`."""
 
-    model_config = ConfigDict(extra="forbid")
+    position: ClassVar[str] = "offset"
 
-    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Most items on the page.")
     offset: int = Field(
         0,
         ge=0,
@@ -40,22 +37,52 @@ async def paginate(
     statement: Select[T],
     params: PageParams,
     *,
-    order_by: Sequence[InstrumentedAttribute[Any] | UnaryExpression[Any]],
+    order_by: OrderBy,
     convert: Callable[[T], Item],
 ) -> Page[Item]:
     """One page of `statement`, a `select(Model)` without ORDER BY, LIMIT and OFFSET.
 
     Args:
-        order_by: columns that are unique together (end with the primary key), or pages overlap.
+        order_by: columns that are unique together: end with the primary key, or pages overlap.
         convert: makes an item of the page from a row, such as `BookRead.model_validate`.
     """
-    # One row more than asked tells whether there is another page, without counting.
     rows = await session.scalars(
         statement.order_by(*order_by).limit(params.limit + 1).offset(params.offset)
     )
+    page = _page(rows, params)
+    return Page(items=[convert(row) for row in page.items], next=page.next, prev=page.prev)
+
+
+class PreparedList:
+    """A list in the prepared lane: declared once, at import; its items are rows, as dicts.
+
+    Raises:
+        ValueError: when the statement cannot be prepared.
+    """
+
+    def __init__(self, statement: Select[*tuple[Any, ...]], *, order_by: OrderBy) -> None:
+        """`statement` and `order_by` are as for `paginate`; parameters are `bindparam`s."""
+        ordered = statement.order_by(*order_by).offset(bindparam("page_offset", type_=Integer))
+        # PostgreSQL plans anew each time for a LIMIT that is a parameter, so the usual one is a
+        # constant.
+        self._usual = PreparedRead(ordered.limit(DEFAULT_LIMIT + 1))
+        self._any = PreparedRead(ordered.limit(bindparam("page_rows", type_=Integer)))
+
+    async def page(self, session: ReadSession, params: PageParams, **values: Any) -> Page[Row]:
+        """One page; `values` are the parameters of the statement."""
+        values["page_offset"] = params.offset
+        if params.limit == DEFAULT_LIMIT:
+            rows = await session.fetch(self._usual, **values)
+        else:
+            rows = await session.fetch(self._any, page_rows=params.limit + 1, **values)
+        return _page(rows, params)
+
+
+def _page(rows: Sequence[T], params: PageParams) -> Page[T]:
+    """The page of `rows`, of which one more than asked tells that there are more: nobody counts."""
     following = params.offset + params.limit
     return Page(
-        items=[convert(row) for row in rows[: params.limit]],
+        items=list(rows[: params.limit]),
         next=str(following) if len(rows) > params.limit and following <= MAX_OFFSET else None,
         prev=str(max(0, params.offset - params.limit)) if params.offset else None,
     )

@@ -1,13 +1,21 @@
-"""The shape of a page, the same for every list."""
+"""What lists share: the shape of a page, its query parameters, and the answer made of both."""
 
-from typing import Generic, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+from urllib.parse import urlencode
 
-from pydantic import BaseModel
+from fastapi import Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql.elements import UnaryExpression
+
+from app.core.serialization import JSON, to_json
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
 
 Item = TypeVar("Item")
+OrderBy: TypeAlias = Sequence[InstrumentedAttribute[Any] | UnaryExpression[Any]]
 
 
 class Page(BaseModel, Generic[Item]):
@@ -16,3 +24,33 @@ class Page(BaseModel, Generic[Item]):
     items: list[Item]
     next: str | None = None
     prev: str | None = None
+
+
+class ListParams(BaseModel):
+    """The query parameters of every list; what tells one page from another is `position`."""
+
+    model_config = ConfigDict(extra="forbid")
+    position: ClassVar[str]
+
+    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Most items on the page.")
+
+    def links(self, page: Page[Any]) -> dict[str, str]:
+        """The neighbouring pages as a `Link` header (RFC 8288), if there are any.
+
+        They are relative to the request's own URL, so that no proxy can make them wrong.
+        """
+        if not (page.next or page.prev):
+            return {}
+        sent = self.model_dump(mode="json", exclude_unset=True, exclude={self.position})
+        links = [
+            f'<?{urlencode(sent | {self.position: position}, doseq=True)}>; rel="{relation}"'
+            for relation, position in (("next", page.next), ("prev", page.prev))
+            if position
+        ]
+        return {"Link": ", ".join(links)}
+
+
+def page_response(params: ListParams, page: Page[Any]) -> Response:
+    """The answer of a list: the page as JSON, and its neighbours as links."""
+    body = to_json({"items": page.items, "next": page.next, "prev": page.prev})
+    return Response(body, media_type=JSON, headers=params.links(page))

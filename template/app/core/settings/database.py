@@ -23,8 +23,11 @@ def _is_postgresql(value: SecretStr) -> SecretStr:
     return value
 
 
+PostgresUrl = Annotated[SecretStr, AfterValidator(_is_postgresql)]
+
+
 class DatabaseSettings(BaseSettings):
-    database_url: Annotated[SecretStr, AfterValidator(_is_postgresql)] = Field(
+    database_url: PostgresUrl = Field(
         description="PostgreSQL: `postgresql://user:password@host:5432/database`."
     )
     database_pool_size: int = Field(
@@ -42,6 +45,12 @@ class DatabaseSettings(BaseSettings):
 
     database_connection_lifetime_s: float = Field(
         1800.0, gt=0, description="Longest life of a connection; each ends up to a fifth earlier."
+    )
+    migration_lock_timeout_s: float = Field(
+        2.0, gt=0, description="Longest wait of a migration for a lock; then it is rolled back."
+    )
+    migration_wait_timeout_s: float = Field(
+        600.0, ge=0, description="Longest wait for another migration that runs; then it fails."
     )
 
     def sqlalchemy_url(self) -> URL:

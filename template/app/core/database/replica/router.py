@@ -1,0 +1,139 @@
+"""Sends each read to the replica or to the primary, and on from the one to the other."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from logging import getLogger
+from time import monotonic
+from typing import NamedTuple, TypeVar
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import PoolProxiedConnection
+
+from app.core.database.engine import Database
+from app.core.database.errors import again_if_disconnected, translated
+from app.core.database.gate import Gate
+from app.core.database.queries import record
+from app.core.database.replica.consistency import current, is_fresh
+from app.core.database.replica.decisions import Failure, Route, failure_of, goes_on, route
+from app.core.database.replica.monitor import Monitor
+from app.core.problems import Unavailable
+from app.core.settings import CoreSettings
+
+Result = TypeVar("Result")
+
+logger = getLogger(__name__)
+
+# Not the position that is written or flushed: the commit may be neither yet.
+_POSITION = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint"
+_POSITION_TIMEOUT_S = 1.0
+
+
+class Pair(NamedTuple):
+    """A primary, its replica, and the share of the primary that is for the replica's reads."""
+
+    primary: Database
+    monitor: Monitor
+    share: Gate
+
+
+class Replica:
+    """The replica of this process; while none is open, every read goes to its own database."""
+
+    def __init__(self) -> None:
+        self._pair: Pair | None = None
+
+    @asynccontextmanager
+    async def opened(
+        self, settings: CoreSettings, primary: Database, *, pool_size: int
+    ) -> AsyncIterator[None]:
+        """Use the replica that the settings name, if they do, for what is read from `primary`.
+
+        It takes `pool_size` connections of the replica, at least two: one is the monitor's.
+        """
+        if settings.database_replica_url is None:
+            yield
+            return
+        monitor = Monitor(settings, primary, pool_size=pool_size)
+        # Both waits together stay within a second.
+        share = Gate(max(1, pool_size // 2), timeout_s=settings.database_pool_timeout_s / 2)
+        async with monitor.watching():
+            self._pair = Pair(primary, monitor, share)
+            try:
+                yield
+            finally:
+                self._pair = None
+
+    def checks(self) -> dict[str, str]:
+        """For `/readyz`: `ok`, or why the replica is left out; nothing when there is none."""
+        return {"replica": self._pair.monitor.problem or "ok"} if self._pair else {}
+
+    async def read(
+        self, primary: Database, read: Callable[[Database], Awaitable[Result]]
+    ) -> Result:
+        """Run `read` on the server that has to answer it; twice at most.
+
+        Raises:
+            Busy: when all connections that it may use are taken.
+            Unavailable: when no server can answer.
+        """
+        pair = self._pair
+        on_primary = partial(again_if_disconnected, partial(read, primary))
+        if pair is None or primary is not pair.primary:
+            return await on_primary()
+        consistency = current()
+        to = route(
+            in_use=pair.monitor.problem is None,
+            caught_up=consistency.token <= pair.monitor.replayed,
+            has_written=consistency.has_written,
+            fresh=is_fresh(),
+        )
+        if to is Route.PRIMARY:
+            return await on_primary()
+        if to is Route.REPLICA:
+            # There as here: who holds a connection takes no second one.
+            primary.gate.refuse_holder()
+            started_s = monotonic()
+            try:
+                with translated():
+                    return await read(pair.monitor.reads)
+            except (Unavailable, DBAPIError) as error:
+                failure = failure_of(error)
+                if failure is Failure.OUTAGE:
+                    pair.monitor.leave_out(str(error))
+                if not goes_on(
+                    failure,
+                    left_out=pair.monitor.problem is not None,
+                    seen_since=pair.monitor.seen_s > started_s,
+                ):
+                    raise
+        async with pair.share:
+            return await on_primary()
+
+    async def committed(self, primary: Database, driver: asyncpg.Connection) -> None:
+        """Note that this request has committed on `driver`, and where; never fails."""
+        if self._pair is None or primary is not self._pair.primary:
+            return
+        consistency = current()
+        consistency.has_written = True
+        record(_POSITION)
+        try:
+            consistency.commit = await driver.fetchval(_POSITION, timeout=_POSITION_TIMEOUT_S)
+        except Exception as error:
+            # The write stands. Whoever reads it next may have to wait for the replica.
+            logger.warning("A response goes without its token: %r", error)
+
+
+@asynccontextmanager
+async def lent(database: Database) -> AsyncIterator[PoolProxiedConnection]:
+    """A connection for several statements, of which each commits by itself."""
+    async with database.gate:
+        connection = await database.check_out()
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+replica = Replica()

@@ -1,0 +1,142 @@
+"""Where a page of a sorted list begins: behind a row, named by the values that sort it.
+
+Pure: columns and values in, conditions out. A condition names ranges of the index that serves the
+ORDER BY, so that page 10,000 costs what page 1 does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import takewhile
+from typing import Any, TypeAlias
+
+from sqlalchemy import ColumnElement, and_, or_, tuple_
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import UnaryExpression
+
+from app.core.pagination.page import OrderBy
+
+# The value of a column in the row where a page begins; None is NULL.
+Value: TypeAlias = ColumnElement[Any] | None
+
+_MODIFIERS = {
+    operators.desc_op,
+    operators.asc_op,
+    operators.nulls_first_op,
+    operators.nulls_last_op,
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One column of an ORDER BY."""
+
+    column: Any
+    descending: bool
+    nulls_first: bool
+
+    @classmethod
+    def of(cls, item: Any) -> "Key":
+        """Read `column`, `column.desc()` or `column.desc().nulls_last()`."""
+        modifiers = set()
+        while isinstance(item, UnaryExpression) and item.modifier in _MODIFIERS:
+            modifiers.add(item.modifier)
+            item = item.element
+        descending = operators.desc_op in modifiers
+        # As PostgreSQL does: NULLs are larger than everything.
+        nulls_first = operators.nulls_first_op in modifiers or (
+            descending and operators.nulls_last_op not in modifiers
+        )
+        return cls(item, descending, nulls_first)
+
+    @property
+    def nullable(self) -> bool:
+        # What is no plain column may be NULL.
+        return bool(getattr(self.column, "nullable", True))
+
+    def reversed(self) -> "Key":
+        return replace(self, descending=not self.descending, nulls_first=not self.nulls_first)
+
+    def ordering(self) -> ColumnElement[Any]:
+        ordering: ColumnElement[Any] = self.column.desc() if self.descending else self.column.asc()
+        if not self.nullable or self.nulls_first == self.descending:
+            return ordering
+        return ordering.nulls_first() if self.nulls_first else ordering.nulls_last()
+
+
+@dataclass(frozen=True)
+class Keyset:
+    """The columns that sort a list; together they are unique, and the last one is never NULL."""
+
+    keys: tuple[Key, ...]
+
+    @classmethod
+    def of(cls, order_by: OrderBy) -> "Keyset":
+        """Read `(Model.due_at.desc().nulls_last(), Model.id)`.
+
+        Raises:
+            ValueError: when there is no column, or the last one may be NULL.
+        """
+        keys = tuple(Key.of(item) for item in order_by)
+        if not keys or keys[-1].nullable:
+            raise ValueError("order_by ends with a column that is never NULL: the primary key")
+        return cls(keys)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells one list's cursors from another's."""
+        return ",".join(
+            f"{'-' if key.descending else '+'}{key.column}{'^' if key.nulls_first else ''}"
+            for key in self.keys
+        )
+
+    def reversed(self) -> "Keyset":
+        return Keyset(tuple(key.reversed() for key in self.keys))
+
+    def ordering(self) -> list[ColumnElement[Any]]:
+        return [key.ordering() for key in self.keys]
+
+    def ranges(self, values: Sequence[Value]) -> list[ColumnElement[bool]]:
+        """The rows behind the one with these values: one condition, or two that follow each other.
+
+        A column whose NULLs come first or last has two ranges in the index, one with and one
+        without them.
+        """
+        return _ranges(self.keys, values)
+
+
+def _ranges(keys: Sequence[Key], values: Sequence[Value]) -> list[ColumnElement[bool]]:
+    if keys[0].nullable:
+        return _ranges_with_nulls(keys, values)
+    # Columns in the same direction are compared as one row, which is one range of the index.
+    alike = list(
+        takewhile(
+            lambda key: not key.nullable and key.descending == keys[0].descending,
+            keys,
+        )
+    )
+    n = len(alike)
+    here: Any = tuple_(*(key.column for key in alike)) if n > 1 else keys[0].column
+    there: Any = (
+        tuple_(*values[:n], types=[key.column.type for key in alike]) if n > 1 else values[0]
+    )
+    descending = keys[0].descending
+    strictly = here < there if descending else here > there
+    if n == len(keys):
+        return [strictly]
+    same = and_(*(key.column == value for key, value in zip(alike, values, strict=False)))
+    behind = or_(*_ranges(keys[n:], values[n:]))
+    # The first condition is the range; the second leaves out its beginning.
+    return [and_(here <= there if descending else here >= there, or_(strictly, and_(same, behind)))]
+
+
+def _ranges_with_nulls(keys: Sequence[Key], values: Sequence[Value]) -> list[ColumnElement[bool]]:
+    key, value = keys[0], values[0]
+    behind = or_(*_ranges(keys[1:], values[1:]))
+    if value is None:
+        nulls = and_(key.column.is_(None), behind)
+        return [nulls, key.column.is_not(None)] if key.nulls_first else [nulls]
+    strictly = key.column < value if key.descending else key.column > value
+    range_ = key.column <= value if key.descending else key.column >= value
+    others = and_(range_, or_(strictly, and_(key.column == value, behind)))
+    return [others] if key.nulls_first else [others, key.column.is_(None)]

@@ -1,0 +1,58 @@
+"""Routes in one flat list: a request is matched once, however deep routers are nested.
+
+FastAPI keeps included routers as a tree, and matches a request anew on each level: two levels cost
+a simple request a third of its time.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+
+_OPTIONS = [
+    name
+    for name in inspect.signature(APIRouter.add_api_route).parameters
+    if name not in ("self", "route_class_override")
+]
+
+
+def flatten(app: FastAPI) -> None:
+    """Replace included routers by their routes, with what the routers add to them.
+
+    Nothing is changed where there are routes other than path operations, limits on forms, or
+    options of a later FastAPI: then requests are slower, but never answered differently.
+    """
+    flat = APIRouter(dependency_overrides_provider=app)
+    routes: list[Any] = []
+    for context in iter_route_contexts(app.router.routes):
+        route = context.original_route
+        if route in app.router.routes:
+            routes.append(route)
+            continue
+        options = {name: _option(context, name) for name in _OPTIONS if _has(context, name)}
+        if not isinstance(route, APIRoute) or len(options) < len(_OPTIONS):
+            return
+        flat.add_api_route(**options, route_class_override=type(route))
+        routes.append(flat.routes[-1])
+    if not any(_form_limits(app.router.routes)):
+        app.router.routes[:] = routes
+
+
+def _has(context: RouteContext, name: str) -> bool:
+    return hasattr(context, name) or hasattr(context.original_route, name)
+
+
+def _option(context: RouteContext, name: str) -> Any:
+    # The context has what routers add to the route's own.
+    owner = context if hasattr(context, name) else context.original_route
+    return getattr(owner, name)
+
+
+def _form_limits(routes: Sequence[Any]) -> Iterator[object]:
+    """The limits that routers set for all of their routes."""
+    for route in routes:
+        if hasattr(route, "include_context"):
+            yield route.include_context.form_limits
+            yield from _form_limits(route.original_router.routes)

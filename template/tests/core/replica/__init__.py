@@ -1,0 +1,1 @@
+"""Tests of the read replica, on two real servers."""

@@ -1,0 +1,87 @@
+"""A primary and its replica, by streaming replication, each of which can be stopped and started."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from dev.postgres import Installation, create_cluster, installation, serve_cluster
+from dev.serving import free_port
+from dev.workspace import workspace
+
+PASSWORD = "secret"  # noqa: S105 - of servers that only this machine reaches, for some seconds
+
+
+@dataclass
+class Server:
+    """A cluster in `home / "data"`. Its methods block: call them in a thread."""
+
+    programs: Installation
+    home: Path
+    settings: Mapping[str, str]
+    port: int = field(default_factory=free_port)
+    _running: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres:{PASSWORD}@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        # Always on the same port: the later of two equal options counts.
+        settings = {**self.settings, "port": str(self.port)}
+        data = self.home / "data"
+        self._running.enter_context(serve_cluster(self.programs, self.home, data, settings))
+
+    def stop(self) -> None:
+        self._running.close()
+
+    def suspend(self) -> None:
+        """Let it hang: connections stay, and nothing answers."""
+        for process in self._processes():
+            process.suspend()
+
+    def resume(self) -> None:
+        for process in self._processes():
+            process.resume()
+
+    def _processes(self) -> list[psutil.Process]:
+        pid = int((self.home / "data" / "postmaster.pid").read_text().split()[0])
+        postmaster = psutil.Process(pid)
+        return [postmaster, *postmaster.children(recursive=True)]
+
+
+@contextmanager
+def primary_and_replica() -> Iterator[tuple[Server, Server]]:
+    """Both run when the block starts, and neither when it has ended."""
+    with workspace() as directory, ExitStack() as stack:
+        homes = [directory / "primary", directory / "replica"]
+        for home in homes:
+            home.mkdir()
+        programs = installation(homes[0])
+        create_cluster(programs, homes[0], PASSWORD)
+        # As a base backup of a server that does not run.
+        shutil.copytree(homes[0] / "data", homes[1] / "data")
+        (homes[1] / "data" / "standby.signal").touch()
+        if programs.account:
+            for path in [homes[1], *homes[1].rglob("*")]:
+                os.chown(path, programs.account.pw_uid, programs.account.pw_gid)
+        primary = Server(programs, homes[0], {})
+        source = f"host=127.0.0.1 port={primary.port} user=postgres password={PASSWORD}"
+        replica = Server(
+            programs,
+            homes[1],
+            {
+                "primary_conninfo": source,
+                # A statement in the way of what is replayed is cancelled at once.
+                "max_standby_streaming_delay": "0",
+                "wal_retrieve_retry_interval": "100ms",
+            },
+        )
+        for server in (primary, replica):
+            stack.callback(server.stop)
+            server.start()
+        yield primary, replica
