@@ -93,16 +93,16 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
         answers["cache_backend"] == "valkey"
     ),
     r"memorycache|cache_max_bytes|cache/memory": lambda answers: answers["cache_backend"] == "memory",
-    # Not lru_cache, .ruff_cache and the like.
-    r"\bcach(e|ed|es|ing)(\b|_)": lambda answers: answers["cache_backend"] != "none",
+    # Not lru_cache, .ruff_cache, cached_property and the like.
+    r"\bcach(e|ed|es|ing)(\b|_(?!property))": lambda answers: answers["cache_backend"] != "none",
     r"celery|broker|kombu|job_queue|job_process|job_worker|noeviction": lambda answers: (
         answers["background_jobs"] == "celery"
     ),
     r"background_tasks|backgroundtasks|job_concurrency|job_drain": lambda answers: (
         answers["background_jobs"] == "background_tasks"
     ),
-    # Not SQLAlchemy's CursorResult.
-    r"cursor(?!result)|keyset": lambda answers: answers["pagination"] == "cursor",
+    # Not SQLAlchemy's CursorResult and before_cursor_execute.
+    r"cursor(?!result|_execute)|keyset": lambda answers: answers["pagination"] == "cursor",
     r"offset": lambda answers: answers["pagination"] == "offset",
     r"replica|lsn": lambda answers: bool(answers["read_replica"]),
     r"\bposts\b|postread|dashboard|welcome|app/users|app\.users|seed": lambda answers: bool(answers["example"]),

@@ -144,7 +144,7 @@ def _replace_dead_and_old(engine: AsyncEngine, *, lifetime_s: float) -> None:
             raise DisconnectionError
 
 
-def _record(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
+def _record(_connection: Any, _dbapi: Any, sql: str, *_: Any) -> None:
     record(sql)
 
 

@@ -181,4 +181,4 @@ def _display(fields: Sequence[tuple[str, str, str]]) -> str:
             raise ValueError(f"{group} is both a column and an object")
         is_null = " and ".join(f"{variable} is None" for _, variable, _ in parts)
         items.append(f"{group!r}: None if {is_null} else {_display(parts)}")
-    return f"{{{', '.join(items)}}}"
+    return "{" + ", ".join(items) + "}"
