@@ -10,6 +10,7 @@ environment of its own, and runs its formatting, lint, type and test sessions on
 
 import logging
 import os
+import re
 import shutil
 import sys
 import time
@@ -116,7 +117,7 @@ def check(session: nox.Session, name: str, python: str) -> None:
         environment["PYTEST_XDIST_AUTO_NUM_WORKERS"] = "1"
     uv(session, service, "sync", "--quiet", environment=environment)
     output = uv(session, service, "run", "nox", environment=environment)
-    passed = [line.strip("= ") for line in output.splitlines() if " passed in " in line]
+    passed = [line.strip("= ") for line in output.splitlines() if re.search(r"\d passed\b.* in \d", line)]
     session.log(f"{name}: {', '.join(passed)} on {python}; {time.monotonic() - started:.0f} s in all")
 
 

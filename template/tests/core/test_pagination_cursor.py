@@ -16,6 +16,7 @@ from app.core.pagination import Page, PageParams, PreparedList, page_response, p
 from app.core.pagination.keyset import Keyset
 from app.core.problems import BadRequest
 from tests.core.budget import QueryBudget
+from tests.core.plans import plan
 from tests.core.tables import Book, Shelf, tables
 
 NEWEST_FIRST = (Book.added_at.desc(), Book.id.desc())
@@ -127,15 +128,9 @@ async def test_an_empty_list_has_no_neighbours(books: Books) -> None:
     assert await books.page(None, 7) == Page(items=[], next=None, prev=None)
 
 
-async def plan(statement: Select[Any]) -> str:
-    """How PostgreSQL would run it, on a table as large as tables get."""
-    async with database.writer.connect() as connection:
-        sql = statement.compile(connection.sync_engine, compile_kwargs={"literal_binds": True})
-        # A table this small is read whole and sorted unless that is ruled out.
-        await connection.execute(text("SET LOCAL enable_seqscan = off"))
-        await connection.execute(text("SET LOCAL enable_bitmapscan = off"))
-        await connection.execute(text("SET LOCAL enable_sort = off"))
-        return "\n".join((await connection.execute(text(f"EXPLAIN {sql}"))).scalars())
+def literal_sql(statement: Select[Any]) -> str:
+    engine = database.writer.sync_engine
+    return str(statement.compile(engine, compile_kwargs={"literal_binds": True}))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +151,8 @@ async def test_a_page_is_a_range_of_the_index(
     ranges = keyset.ranges(
         [bindparam(None, value, k.column.type) for k, value in zip(keyset.keys, row, strict=True)]
     )
-    plans = [await plan(select(Book).where(r).order_by(*order_by).limit(8)) for r in ranges]
+    pages = [select(Book).where(each).order_by(*order_by).limit(8) for each in ranges]
+    plans = [await plan(literal_sql(page)) for page in pages]
 
     for found, condition in zip(plans, conditions, strict=True):
         assert index in found
@@ -169,7 +165,8 @@ async def test_without_its_index_a_page_is_no_range() -> None:
         await connection.execute(text("DROP INDEX ix_test_books_added_at_id"))
     beyond = Keyset.of(NEWEST_FIRST).ranges([func.now(), func.gen_random_uuid()])[0]
 
-    found = await plan(select(Book).where(beyond).order_by(*NEWEST_FIRST).limit(8))
+    page = select(Book).where(beyond).order_by(*NEWEST_FIRST).limit(8)
+    found = await plan(literal_sql(page))
 
     assert "Index Cond" not in found
 

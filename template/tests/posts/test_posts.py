@@ -8,6 +8,7 @@ from httpx2 import AsyncClient
 from app.core.pagination import Page
 from app.posts.schemas import PostRead
 from tests.core.budget import QueryBudget
+from tests.core.plans import plan
 
 POST = {"title": "Notes", "body": "On the Analytical Engine."}
 
@@ -120,3 +121,22 @@ async def test_each_request_keeps_its_budget(
         with queries.at_most(1):
             response = await client.get("/posts", params=params)
         assert len(response.json()["items"]) == 5
+
+
+async def test_each_list_is_read_from_its_index(
+    client: AsyncClient, author: dict[str, str], queries: QueryBudget
+) -> None:
+    for _ in range(4):
+        await client.post("/posts", json=POST | {"author_id": author["id"]})
+
+    for filters, index in (
+        ({}, "ix_posts_created_at_id"),
+        ({"author_id": author["id"]}, "ix_posts_author_id_created_at_id"),
+    ):
+        with queries.exactly(2) as sent:
+            first = await client.get("/posts", params=filters | {"limit": 2})
+            await client.get(f"/posts{first.links['next']['url']}")
+        for sql in sent.statements:
+            found = await plan(sql)
+            assert f"Index Scan Backward using {index}" in found
+            assert "Sort" not in found
