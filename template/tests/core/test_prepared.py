@@ -2,6 +2,7 @@
 
 import asyncio
 import enum
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -10,6 +11,7 @@ from uuid import UUID, uuid4
 
 import orjson
 import pytest
+from blockbuster import BlockBuster
 from fastapi import FastAPI
 from pydantic import BaseModel, SecretStr
 from sqlalchemy import (
@@ -438,11 +440,7 @@ async def test_connections_are_replaced_when_they_are_old() -> None:
 
 @pytest.mark.parametrize("prepared", [True, False])
 async def test_a_cancelled_request_leaves_no_query_behind(prepared: bool) -> None:
-    slow = select(func.pg_sleep(30).label("cancelled_request"))
     session = ReadSession()
-    task = asyncio.create_task(
-        session.fetch(PreparedRead(slow)) if prepared else session.rows(slow)
-    )
     running = PreparedRead(
         select(func.count().label("n"))
         .select_from(text("pg_stat_activity"))
@@ -453,11 +451,39 @@ async def test_a_cancelled_request_leaves_no_query_behind(prepared: bool) -> Non
     async def count() -> int:
         return int((await session.fetch(running))[0]["n"])
 
-    async with asyncio.timeout(20):
-        while await count() == 0:
-            await asyncio.sleep(0.01)
+    # Before, while and after the statement is parsed, and while it runs.
+    for moment in range(20):
+        slow = select(func.pg_sleep(30).label(f"cancelled_request_{moment}"))
+        task = asyncio.create_task(
+            session.fetch(PreparedRead(slow)) if prepared else session.rows(slow)
+        )
+        await asyncio.sleep(moment * 0.0003)
         task.cancel()
-        while await count():
-            await asyncio.sleep(0.01)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(20):
+            while await count():
+                await asyncio.sleep(0.01)
+
+
+async def test_a_statement_that_was_only_parsed_keeps_no_locks(blockbuster: BlockBuster) -> None:
+    blockbuster.deactivate()
+    single = Database()
+    single.open(get_settings(), pool_size=1)
+    await ReadSession(single).fetch(NAMES)  # which opens the connection
+    task = asyncio.create_task(ReadSession(single).fetch(PreparedRead(select(Thing.id))))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    # The server has parsed it, and the task does not know yet.
+    time.sleep(0.3)  # noqa: ASYNC251
+    task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+    locks = PreparedRead(
+        select(func.count().label("n"))
+        .select_from(text("pg_locks"))
+        .where(text("relation = 'test_things'::regclass"))
+    )
+    assert await ReadSession().fetch(locks) == [{"n": 0}]
+    await single.close()

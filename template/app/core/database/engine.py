@@ -1,5 +1,6 @@
 """The engine of this process."""
 
+import asyncio
 import random
 from collections.abc import Mapping
 from time import monotonic
@@ -18,6 +19,8 @@ from app.core.database.queries import record
 from app.core.settings.database import DatabaseSettings
 
 Part = TypeVar("Part")
+
+SETTLE_TIMEOUT_S = 0.5
 
 
 class Database:
@@ -79,6 +82,9 @@ class Database:
             connection = await self.check_out()
             try:
                 return await run(statement, connection, values, self.writer)
+            except (asyncio.CancelledError, TimeoutError):
+                await settle(connection)
+                raise
             finally:
                 connection.close()
 
@@ -120,6 +126,23 @@ async def run(
     record(compiled.sql)
     with engine_errors(engine.dialect, driver, compiled.sql):
         return await compiled.fetch(driver, values)
+
+
+async def settle(connection: PoolProxiedConnection) -> None:
+    """End a statement that was interrupted, before its connection goes back to the pool.
+
+    The driver asks the server to cancel it; but one that was only parsed by then stays so, with its
+    locks, until the next one. A server that does not answer loses the connection.
+    """
+    driver = connection.driver_connection
+    assert driver is not None
+    try:
+        async with asyncio.timeout(SETTLE_TIMEOUT_S):
+            await driver.execute("SELECT")
+    except BaseException as error:
+        connection.invalidate(error)
+        if not isinstance(error, Exception):
+            raise
 
 
 def _replace_dead_and_old(engine: AsyncEngine, *, lifetime_s: float) -> None:

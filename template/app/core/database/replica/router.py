@@ -1,5 +1,6 @@
 """Sends each read to the replica or to the primary, and on from the one to the other."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -11,7 +12,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import PoolProxiedConnection
 
-from app.core.database.engine import Database
+from app.core.database.engine import Database, settle
 from app.core.database.errors import again_if_disconnected, translated
 from app.core.database.gate import Gate
 from app.core.database.queries import record
@@ -132,6 +133,9 @@ async def lent(database: Database) -> AsyncIterator[PoolProxiedConnection]:
         connection = await database.check_out()
         try:
             yield connection
+        except (asyncio.CancelledError, TimeoutError):
+            await settle(connection)
+            raise
         finally:
             connection.close()
 
