@@ -1,7 +1,8 @@
 """The prepared lane: statements that are compiled once and run on the driver itself.
 
-A single row costs a fifth of what it costs through the ORM. The price: rows are dicts, not
-entities; nothing is tracked, and each statement is declared once, at import.
+A request for one row costs a third of what it costs through the ORM, one for 1,000 rows a fifth.
+The price: rows are dicts, not entities; nothing is tracked, and each statement is declared once, at
+import.
 """
 
 import weakref
