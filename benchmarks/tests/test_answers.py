@@ -1,16 +1,16 @@
 """The check that all services answer alike: what it lets pass, and each kind of difference that it finds."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
 
 from benchmarks.harness.answers import Answer, AnswersDiffer, check_equal, check_written, comparable, difference
 from benchmarks.harness.scenarios import Request
+from benchmarks.tests.handlers import served_by
 
 USER = {"id": "1", "name": "Ada", "created_at": "2026-01-01T00:00:00.000001Z"}
 
@@ -82,12 +82,8 @@ def server(status: int, body: Any, *, remembers: bool = True) -> Iterator[int]:
         def log_message(self, format: str, *arguments: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        yield running.server_address[1]
-        running.shutdown()
-        thread.join()
+    with served_by(Handler) as port:
+        yield port
 
 
 def test_services_that_agree_pass_with_the_size_of_what_they_sent() -> None:

@@ -1,10 +1,9 @@
 """Who is compared in which scenario, and that a lane which answers or writes something else ends the run."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -16,6 +15,7 @@ from benchmarks.harness.lanes import LANES, LANES_OF, contestants, in_lanes, nee
 from benchmarks.harness.runner import check
 from benchmarks.harness.scenarios import ENDPOINTS, Data
 from benchmarks.harness.services import SERVICES, Running
+from benchmarks.tests.handlers import served_by
 
 USERS = [UUID(int=number) for number in range(1, 50)]
 
@@ -96,12 +96,8 @@ def service(*, differs: str = "", forgets: str = "") -> Iterator[int]:
         def log_message(self, format: str, *arguments: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
+    with served_by(Handler) as port:
+        yield port
 
 
 def checked(scenario: str, port: int) -> dict[tuple[str, str], int]:

@@ -31,7 +31,7 @@ def flatten(app: FastAPI) -> None:
         if route in app.router.routes:
             routes.append(route)
             continue
-        options = {name: _option(context, name) for name in _OPTIONS if _has(context, name)}
+        options = _options(context)
         if not isinstance(route, APIRoute) or len(options) < len(_OPTIONS):
             return
         flat.add_api_route(**options, route_class_override=type(route))
@@ -40,14 +40,14 @@ def flatten(app: FastAPI) -> None:
         app.router.routes[:] = routes
 
 
-def _has(context: RouteContext, name: str) -> bool:
-    return hasattr(context, name) or hasattr(context.original_route, name)
-
-
-def _option(context: RouteContext, name: str) -> Any:
-    # The context has what routers add to the route's own.
-    owner = context if hasattr(context, name) else context.original_route
-    return getattr(owner, name)
+def _options(context: RouteContext) -> dict[str, Any]:
+    """Those of the route itself, and over them what the context has: it knows what routers add."""
+    return {
+        name: getattr(owner, name)
+        for owner in (context.original_route, context)
+        for name in _OPTIONS
+        if hasattr(owner, name)
+    }
 
 
 def _form_limits(routes: Sequence[Any]) -> Iterator[object]:
