@@ -2,7 +2,7 @@
 
 import asyncio
 
-from app.core.database import ReadSession, write_session
+from app.core.database import ReadSession, WriteSession
 from app.core.jobs import drain
 from app.core.lifecycle import resources
 from app.core.pagination import PageParams
@@ -24,7 +24,7 @@ async def seed() -> None:
     async with resources(get_settings(), pool_size=1):
         if (await users.list_users(ReadSession(), PageParams(limit=1))).items:
             return
-        async with write_session() as session:
+        async with WriteSession() as session:
             for name, title in PEOPLE.items():
                 email = f"{name.split()[0].lower()}@example.com"
                 user = await users.register(session, UserCreate(email=email, name=name))

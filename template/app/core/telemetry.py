@@ -8,7 +8,7 @@ from opentelemetry.metrics import Meter, get_meter
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.database.queries import Queries, counted
+from app.core.database.queries import Queries
 
 UNMATCHED = "unmatched"
 
@@ -29,7 +29,7 @@ class QueryCount:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        with counted() as queries:
+        with Queries() as queries:
             try:
                 await self.app(
                     scope, receive, _with_header(send, queries) if self.server_timing else send

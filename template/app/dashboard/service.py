@@ -6,49 +6,40 @@ from typing import Any
 from sqlalchemy import func, select
 
 from app.core.concurrency import Outcome, outcome
-from app.core.database import ReadSession
-from app.core.pagination import PageParams
-from app.dashboard.schemas import Dashboard, UserCounts
+from app.core.database import PreparedRead, ReadSession
+from app.core.serialization import to_json
 from app.posts.models import Post
-from app.posts.schemas import PostRead
-from app.posts.service import list_posts
+from app.posts.service import LATEST_POSTS
 from app.users.models import User
 
 PART_TIMEOUT_S = 1.0
-LATEST_POSTS = 5
+
+# The columns of `UserCounts`.
+USERS = PreparedRead(
+    select(
+        func.count().label("registered"), func.count(User.welcomed_at).label("welcomed")
+    ).select_from(User)
+)
+POSTS = PreparedRead(select(func.count().label("number")).select_from(Post))
 
 
-async def overview(session: ReadSession) -> Dashboard:
+async def overview_json(session: ReadSession) -> bytes:
     """All parts at once, each on a connection of its own; one that fails or hangs is left out."""
-    users, posts, latest = await asyncio.gather(
-        outcome("users", count_users(session), timeout_s=PART_TIMEOUT_S),
-        outcome("posts", count_posts(session), timeout_s=PART_TIMEOUT_S),
-        outcome("latest_posts", latest_posts(session), timeout_s=PART_TIMEOUT_S),
+    users, posts, latest_posts = await asyncio.gather(
+        outcome("users", session.fetch(USERS), timeout_s=PART_TIMEOUT_S),
+        outcome("posts", session.fetch(POSTS), timeout_s=PART_TIMEOUT_S),
+        outcome("latest_posts", session.fetch(LATEST_POSTS), timeout_s=PART_TIMEOUT_S),
     )
     parts: dict[str, Outcome[Any]] = {
         "users": users,
         "posts": posts,
-        "latest_posts": latest,
+        "latest_posts": latest_posts,
     }
-    return Dashboard(
-        users=users.value,
-        posts=posts.value,
-        latest_posts=latest.value,
-        missing=[name for name, part in parts.items() if part.error],
+    return to_json(
+        {
+            "users": users.value[0] if users.value else None,
+            "posts": posts.value[0]["number"] if posts.value else None,
+            "latest_posts": latest_posts.value,
+            "missing": [name for name, part in parts.items() if part.error],
+        }
     )
-
-
-async def count_users(session: ReadSession) -> UserCounts:
-    registered, welcomed = (
-        await session.rows(select(func.count(), func.count(User.welcomed_at)).select_from(User))
-    )[0]
-    return UserCounts(registered=registered, welcomed=welcomed)
-
-
-async def count_posts(session: ReadSession) -> int:
-    return await session.scalar(select(func.count()).select_from(Post)) or 0
-
-
-async def latest_posts(session: ReadSession) -> list[PostRead]:
-    page = await list_posts(session, PageParams(limit=LATEST_POSTS))
-    return [PostRead.model_validate(row) for row in page.items]

@@ -6,7 +6,7 @@ from sqlalchemy import bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import joinedload, selectinload
 
-from app.core.database import ReadSession, Row, WriteSession, violated_constraint
+from app.core.database import PreparedRead, ReadSession, Row, WriteSession, violated_constraint
 from app.core.pagination import Page, PageParams, PreparedList
 from app.core.problems import Conflict, NotFound
 from app.posts.models import Post, PostTag
@@ -27,6 +27,7 @@ POSTS = PreparedList(_POSTS, order_by=_NEWEST_FIRST)
 POSTS_OF_AUTHOR = PreparedList(
     _POSTS.where(Post.author_id == bindparam("author_id")), order_by=_NEWEST_FIRST
 )
+LATEST_POSTS = PreparedRead(_POSTS.order_by(*_NEWEST_FIRST).limit(5))
 
 
 async def publish(session: WriteSession, data: PostCreate) -> PostDetail:

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from sqlalchemy import func, update
 
-from app.core.database import write_session
+from app.core.database import WriteSession
 from app.core.jobs import job
 from app.users.models import User
 
@@ -15,7 +15,7 @@ logger = getLogger(__name__)
 @job
 async def send_welcome(user_id: UUID) -> None:
     """Welcome a user once, however often the job runs."""
-    async with write_session() as session:
+    async with WriteSession() as session:
         name = await session.returning(
             update(User)
             .where(User.id == user_id, User.welcomed_at.is_(None))

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from app.core.database.queries import Queries, counted
+from app.core.database.queries import Queries
 
 
 class QueryBudget:
@@ -13,14 +13,14 @@ class QueryBudget:
 
     @contextmanager
     def at_most(self, number: int) -> Iterator[Queries]:
-        with counted() as queries:
+        with Queries() as queries:
             yield queries
         if len(queries.statements) > number:
             self._fail(f"at most {number}", queries)
 
     @contextmanager
     def exactly(self, number: int) -> Iterator[Queries]:
-        with counted() as queries:
+        with Queries() as queries:
             yield queries
         if len(queries.statements) != number:
             self._fail(f"{number}", queries)

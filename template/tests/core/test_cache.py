@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.core.cache import cached
-from app.core.database import ReadSession, WriteSession, write_session
+from app.core.database import ReadSession, WriteSession
 
 loaded: list[str] = []
 
@@ -73,7 +73,7 @@ async def test_what_is_not_committed_is_not_kept(name: str) -> None:
     async def read(session: ReadSession, name: str) -> bytes:
         return b"uncommitted" if isinstance(session, WriteSession) else b"committed"
 
-    async with write_session() as session:
+    async with WriteSession() as session:
         assert (await read.lookup(session, name)).status == "app; fwd=miss"
     assert await read(ReadSession(), name) == b"committed"
 

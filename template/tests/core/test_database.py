@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import pytest
+from app.core.application import create_app
 from fastapi import APIRouter, FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, InvalidRequestError, MultipleResultsFound
 from sqlalchemy.orm import joinedload
 
-from app.core.application import create_app
 from app.core.database import (
     Database,
     PreparedRead,
@@ -23,7 +23,6 @@ from app.core.database import (
     WriteSession,
     WriteSessionDep,
     violated_constraint,
-    write_session,
 )
 from app.core.problems import Busy, Unavailable, Unprocessable
 from app.settings import get_settings
@@ -122,7 +121,7 @@ async def test_an_error_rolls_back_and_calls_nobody_back() -> None:
         called.append(True)
 
     with pytest.raises(ZeroDivisionError):
-        async with write_session() as session:
+        async with WriteSession() as session:
             session.add(Book(title="x"))
             await session.flush()
             session.after_commit(callback)
@@ -141,7 +140,7 @@ async def test_after_commit_others_see_the_row_and_errors_stay_inside() -> None:
     async def look() -> None:
         seen.extend(await ReadSession().scalars(select(Book.title)))
 
-    async with write_session() as session:
+    async with WriteSession() as session:
         session.add(Book(title="x"))
         session.after_commit(fail)
         session.after_commit(look)
@@ -150,7 +149,7 @@ async def test_after_commit_others_see_the_row_and_errors_stay_inside() -> None:
 
 
 async def test_a_write_session_reads_its_own_transaction() -> None:
-    async with write_session() as session:
+    async with WriteSession() as session:
         book = Book(title="x")
         session.add(book)
         await session.flush()
@@ -169,7 +168,7 @@ async def test_a_read_gives_its_connection_back_before_its_result_is_used(
     single: Database,
 ) -> None:
     session = ReadSession(single)
-    async with write_session() as write:
+    async with WriteSession() as write:
         shelf = Shelf(name="top")
         write.add(shelf)
         await write.flush()
@@ -184,13 +183,13 @@ async def test_a_read_gives_its_connection_back_before_its_result_is_used(
 
 
 async def test_a_relationship_is_never_loaded_by_accident() -> None:
-    async with write_session() as session:
+    async with WriteSession() as session:
         shelf = Shelf(name="top")
         session.add(shelf)
         await session.flush()
         session.add(Book(title="a", shelf_id=shelf.id))
 
-    async with write_session() as session:
+    async with WriteSession() as session:
         book = await session.scalar(select(Book))
         assert book is not None
         with pytest.raises(InvalidRequestError, match="raise_on_sql"):
@@ -198,7 +197,7 @@ async def test_a_relationship_is_never_loaded_by_accident() -> None:
 
 
 async def test_equal_values_of_different_rows_are_all_there() -> None:
-    async with write_session() as session:
+    async with WriteSession() as session:
         shelf = Shelf(name="top")
         session.add(shelf)
         await session.flush()
@@ -237,7 +236,7 @@ async def test_parallel_reads_share_one_connection_without_waiting_for_each_othe
 
 
 async def test_an_exhausted_pool_is_unavailable_and_not_a_hang(single: Database) -> None:
-    async with write_session(single) as holder:
+    async with WriteSession(single) as holder:
         await holder.scalar(select(Book))
         with pytest.raises(Busy, match="in use"):
             async with asyncio.timeout(5):
@@ -255,7 +254,7 @@ async def test_requests_that_read_and_then_write_do_not_wait_for_themselves(
 
 async def test_to_hold_two_connections_is_an_error_at_once() -> None:
     with pytest.raises(RuntimeError, match="read through that session"):
-        async with write_session() as session:
+        async with WriteSession() as session:
             await session.execute(insert(Book).values(title="x"))
             await ReadSession().scalar(select(Book.title))
 
@@ -265,7 +264,7 @@ async def test_to_hold_two_connections_is_an_error_at_once() -> None:
 async def test_a_read_survives_connections_that_the_server_closed(single: Database) -> None:
     session = ReadSession(single)
     pid = await session.scalar(select(func.pg_backend_pid()))
-    async with write_session() as other:
+    async with WriteSession() as other:
         await other.scalar(select(func.pg_terminate_backend(pid)))
     await asyncio.sleep(0.1)
 
@@ -274,9 +273,9 @@ async def test_a_read_survives_connections_that_the_server_closed(single: Databa
 
 async def test_a_write_on_a_closed_connection_is_unavailable(single: Database) -> None:
     with pytest.raises(Unavailable):
-        async with write_session(single) as session:
+        async with WriteSession(single) as session:
             pid = await session.scalar(select(func.pg_backend_pid()))
-            async with write_session() as other:
+            async with WriteSession() as other:
                 await other.scalar(select(func.pg_terminate_backend(pid)))
             await asyncio.sleep(0.1)
             session.add(Book(title="x"))
@@ -286,7 +285,7 @@ async def test_a_write_on_a_closed_connection_is_unavailable(single: Database) -
 
 async def test_a_violated_constraint_has_a_name() -> None:
     with pytest.raises(IntegrityError) as caught:
-        async with write_session() as session:
+        async with WriteSession() as session:
             session.add(Shelf(name="top"))
             session.add(Shelf(name="top"))
 
@@ -295,13 +294,13 @@ async def test_a_violated_constraint_has_a_name() -> None:
 
 async def test_text_that_cannot_be_stored_is_the_callers_error() -> None:
     with pytest.raises(Unprocessable):
-        async with write_session() as session:
+        async with WriteSession() as session:
             await session.execute(insert(Book).values(title="\x00"))
 
 
 async def test_ping(single: Database) -> None:
     await single.ping()
-    async with write_session(single) as holder:
+    async with WriteSession(single) as holder:
         await holder.scalar(select(1))
         with pytest.raises(Busy):
             await elsewhere(single.ping())

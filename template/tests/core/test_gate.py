@@ -49,6 +49,20 @@ async def test_who_is_cancelled_while_waiting_takes_no_slot() -> None:
         await behind
 
 
+async def test_a_slot_that_comes_in_the_moment_of_a_cancellation_is_not_lost() -> None:
+    gate = Gate(1, timeout_s=5)
+
+    await gate.acquire()
+    waiting = asyncio.create_task(gate.acquire())
+    await asyncio.sleep(0)
+    gate.release()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    async with asyncio.timeout(1):
+        await gate.acquire()
+
+
 async def test_a_transaction_takes_one_slot_however_much_it_does() -> None:
     gate = Gate(1, timeout_s=0.01)
     slot = Slot(gate)

@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import Select, bindparam, delete, func, insert, select, text
 
-from app.core.database import ReadSession, Row, WriteSession, database, write_session
+from app.core.database import ReadSession, Row, WriteSession, database
 from app.core.pagination import Page, PageParams, PreparedList, page_response, paginate
 from app.core.pagination.keyset import Keyset
 from app.core.problems import BadRequest
@@ -78,7 +78,7 @@ async def add(session: WriteSession, first: int, last: int) -> None:
 @pytest.fixture(autouse=True)
 async def _books(app: FastAPI) -> AsyncIterator[None]:
     async with tables():
-        async with write_session() as session:
+        async with WriteSession() as session:
             await add(session, 1, 50)
         yield
 
@@ -110,7 +110,7 @@ async def test_rows_that_come_and_go_neither_skip_nor_repeat_others(books: Books
             break
         # Sometimes the very row on which the cursor stands.
         gone = chance.sample(await books.all(), 3) + chance.sample(page.items, chance.randint(0, 1))
-        async with write_session() as session:
+        async with WriteSession() as session:
             await session.execute(delete(Book).where(Book.id.in_(gone)))
             start = chance.randint(1, number)
             await add(session, start, start + 2)
@@ -122,7 +122,7 @@ async def test_rows_that_come_and_go_neither_skip_nor_repeat_others(books: Books
 
 
 async def test_an_empty_list_has_no_neighbours(books: Books) -> None:
-    async with write_session() as session:
+    async with WriteSession() as session:
         await session.execute(delete(Book))
 
     assert await books.page(None, 7) == Page(items=[], next=None, prev=None)
@@ -182,7 +182,7 @@ async def test_a_page_costs_one_statement_without_counting(queries: QueryBudget)
 
 
 async def test_a_list_has_parameters_of_its_own() -> None:
-    async with write_session() as session:
+    async with WriteSession() as session:
         shelf = Shelf(name="top")
         session.add(shelf)
         await session.flush()

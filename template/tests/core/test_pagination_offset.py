@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from sqlalchemy import bindparam, func, insert, select, text
 
-from app.core.database import ReadSession, write_session
+from app.core.database import ReadSession, WriteSession
 from app.core.pagination import Page, PageParams, PreparedList, page_response, paginate
 from app.core.pagination.offset import MAX_OFFSET
 from tests.core.budget import QueryBudget
@@ -22,7 +22,7 @@ BOOKS = PreparedList(
 @pytest.fixture(autouse=True)
 async def _books(app: FastAPI) -> AsyncIterator[None]:
     async with tables():
-        async with write_session() as session:
+        async with WriteSession() as session:
             rows = select(
                 func.concat("book ", text("n")), func.to_timestamp(text("n / 4"))
             ).select_from(text("generate_series(1, 50) AS n"))

@@ -27,8 +27,8 @@ from app.core.database import (
     PreparedRead,
     PreparedWrite,
     ReadSession,
+    WriteSession,
     database,
-    write_session,
 )
 from app.core.problems import Unavailable
 from app.settings import get_settings
@@ -168,13 +168,13 @@ async def test_requests_share_the_server_connections(many: Database) -> None:
         title = f"book {number}"
         backends.update(row["pid"] for row in await session.fetch(PREPARED_BACKEND))
         backends.update(await session.scalars(BACKEND))
-        async with write_session(many) as write:
+        async with WriteSession(many) as write:
             if number % 2:
                 write.add(Book(title=title))
                 backends.update(await write.scalars(BACKEND))
             else:
                 await write.autocommit(ADD, new=title)
-        async with write_session(many) as write:
+        async with WriteSession(many) as write:
             await write.write(RENAME, old=title, new=f"{title}!")
             backends.update(row["pid"] for row in await write.fetch(PREPARED_BACKEND))
         found = await session.scalar(select(Book).where(Book.title == f"{title}!"))
@@ -210,14 +210,14 @@ async def test_a_statement_runs_on_a_server_connection_that_never_saw_it(
 async def test_a_transaction_is_rolled_back_or_committed_as_one(many: Database) -> None:
     session = ReadSession(many)
     with pytest.raises(ZeroDivisionError):
-        async with write_session(many) as write:
+        async with WriteSession(many) as write:
             write.add(Book(title="a"))
             await write.write(ADD, new="b")
             assert await write.scalars(select(Book.title).order_by(Book.title)) == ["a", "b"]
             raise ZeroDivisionError
     assert await session.fetch(TITLES) == []
 
-    async with write_session(many) as write:
+    async with WriteSession(many) as write:
         write.add(Book(title="a"))
         await write.write(ADD, new="b")
     assert await session.fetch(TITLES) == [{"title": "a"}, {"title": "b"}]

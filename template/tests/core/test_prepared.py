@@ -44,9 +44,9 @@ from app.core.database import (
     PreparedRead,
     PreparedWrite,
     ReadSession,
+    WriteSession,
     database,
     violated_constraint,
-    write_session,
 )
 from app.core.problems import Unavailable
 from app.core.serialization import to_json
@@ -183,7 +183,7 @@ async def test_the_statements_find_rows() -> None:
 async def test_a_write_takes_what_the_engine_takes(row: dict[str, Any]) -> None:
     values = {f"new_{name}": value for name, value in (row | {"id": uuid4()}).items()}
 
-    async with write_session() as session:
+    async with WriteSession() as session:
         (by_lane,) = await session.write(PreparedWrite(INSERT), **values)
     again = values | {"new_id": uuid4()}
     async with database.writer.begin() as connection:
@@ -332,7 +332,7 @@ RENAME = PreparedWrite(
 
 async def test_a_write_that_comes_first_is_rolled_back_as_well() -> None:
     with pytest.raises(ZeroDivisionError):
-        async with write_session() as session:
+        async with WriteSession() as session:
             await session.write(ADD, n=2, s="Bob")
             raise ZeroDivisionError
 
@@ -340,7 +340,7 @@ async def test_a_write_that_comes_first_is_rolled_back_as_well() -> None:
 
 
 async def test_the_lane_and_the_orm_share_one_transaction() -> None:
-    async with write_session() as session:
+    async with WriteSession() as session:
         session.add(Maker(id=2, name="Bob"))
         assert await session.fetch(NAMES) == [{"name": "Ada"}, {"name": "Bob"}]
         await session.write(ADD, n=3, s="Cid")
@@ -356,7 +356,7 @@ async def test_a_single_write_stands_and_calls_back_whatever_follows() -> None:
         called.append(True)
 
     with pytest.raises(ZeroDivisionError):
-        async with write_session() as session:
+        async with WriteSession() as session:
             session.after_commit(callback)
             assert await session.autocommit(RENAME, maker=1, new="Eve") == [{"name": "Eve"}]
             raise ZeroDivisionError
@@ -366,14 +366,14 @@ async def test_a_single_write_stands_and_calls_back_whatever_follows() -> None:
 
 
 async def test_a_single_write_is_the_only_statement_of_its_session() -> None:
-    async with write_session() as session:
+    async with WriteSession() as session:
         await session.autocommit(RENAME, maker=1, new="Eve")
         with pytest.raises(RuntimeError, match="has committed"):
             await session.scalars(select(Maker))
         with pytest.raises(RuntimeError, match="has committed"):
             await session.autocommit(RENAME, maker=1, new="Eva")
 
-    async with write_session() as session:
+    async with WriteSession() as session:
         await session.fetch(NAMES)
         with pytest.raises(RuntimeError, match="use `write`"):
             await session.autocommit(RENAME, maker=1, new="Eva")
@@ -416,7 +416,7 @@ async def test_a_server_that_refuses_connections_is_unavailable() -> None:
         with pytest.raises(Unavailable):
             await ReadSession(single).fetch(NAMES)
         with pytest.raises(Unavailable):
-            async with write_session(single) as session:
+            async with WriteSession(single) as session:
                 await session.autocommit(ADD, n=2, s="Bob")
     finally:
         await single.close()
@@ -475,7 +475,7 @@ async def test_a_statement_that_was_only_parsed_keeps_no_locks(blockbuster: Bloc
     for _ in range(3):
         await asyncio.sleep(0)
     # The server has parsed it, and the task does not know yet.
-    time.sleep(0.3)  # noqa: ASYNC251
+    time.sleep(0.3)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from app.core.application import create_app
 from blockbuster import BlockBuster
 from fastapi import APIRouter, FastAPI
 from httpx2 import ASGITransport, AsyncClient
@@ -11,9 +12,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Histogram, InMemoryMetricReader
 from sqlalchemy import insert, literal, select
 
-from app.core.application import create_app
-from app.core.database import PreparedRead, ReadSession, ReadSessionDep, write_session
-from app.core.database.queries import counted
+from app.core.database import PreparedRead, ReadSession, ReadSessionDep, WriteSession
+from app.core.database.queries import Queries
 from app.core.telemetry import QueryCount
 from app.settings import get_settings
 from tests.core.budget import QueryBudget
@@ -44,11 +44,11 @@ async def client(app: FastAPI, counted_app: FastAPI) -> AsyncIterator[AsyncClien
 
 async def test_statements_of_each_lane_and_of_tasks_are_counted(app: FastAPI) -> None:
     async with tables():
-        with counted() as outer:
-            with counted() as inner:
+        with Queries() as outer:
+            with Queries() as inner:
                 await asyncio.gather(*(ReadSession().fetch(ONE) for _ in range(3)))
                 await ReadSession().scalar(select(literal(2)))
-            async with write_session() as session:
+            async with WriteSession() as session:
                 await session.execute(insert(Shelf).values(name="top"))
                 session.add(Shelf(name="bottom"))
                 await session.fetch(ONE)

@@ -20,13 +20,13 @@ async def newest_users(session: ReadSessionDep) -> Response:
     return Response(await service.newest_users_json(session), media_type=JSON)
 
 
-@router.get("/authors/{author_id}")
-async def summarize_author(author_id: UUID, session: ReadSessionDep) -> AuthorSummary:
+@router.get("/authors/{author_id}", response_model=AuthorSummary)
+async def summarize_author(author_id: UUID, session: ReadSessionDep) -> Response:
     """How much an author has written, and when."""
-    return await service.summarize(session, author_id)
+    return Response(await service.summary_json(session, author_id), media_type=JSON)
 
 
-@router.get("/authors/{author_id}/dashboard")
-async def read_dashboard(author_id: UUID, session: ReadSessionDep) -> AuthorDashboard:
+@router.get("/authors/{author_id}/dashboard", response_model=AuthorDashboard)
+async def read_dashboard(author_id: UUID, session: ReadSessionDep) -> Response:
     """An author's figures and posts beside the latest posts of all."""
-    return await service.dashboard(session, author_id)
+    return Response(await service.dashboard_json(session, author_id), media_type=JSON)

@@ -5,13 +5,11 @@ from uuid import UUID
 
 from app.posts.schemas import PostRead
 from app.users.schemas import UserRead
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 
 class AuthorSummary(BaseModel):
     """An author without posts has zeros, and no dates."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     posts: int
     characters: int
@@ -20,8 +18,6 @@ class AuthorSummary(BaseModel):
 
 
 class OwnPost(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
     id: UUID
     title: str
     created_at: datetime

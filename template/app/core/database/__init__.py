@@ -9,7 +9,6 @@ from app.core.database.sessions import (
     ReadSessionDep,
     WriteSession,
     WriteSessionDep,
-    write_session,
 )
 
 __all__ = [
@@ -24,5 +23,4 @@ __all__ = [
     "WriteSessionDep",
     "database",
     "violated_constraint",
-    "write_session",
 ]

@@ -1,16 +1,24 @@
 """The statements that a request sends: with a count, a query for each row of a list cannot hide."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 
 class Queries:
-    """The statements of a block of code, and of the tasks that it starts, as SQL."""
+    """The statements of a `with` block, and of the tasks that it starts, as SQL.
 
-    def __init__(self, outer: "Queries | None") -> None:
+    An outer block collects them as well.
+    """
+
+    def __init__(self) -> None:
         self.statements: list[str] = []
-        self._outer = outer
+
+    def __enter__(self) -> "Queries":
+        self._outer = _current.get()
+        self._token = _current.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
 
     def add(self, sql: str) -> None:
         self.statements.append(sql)
@@ -19,17 +27,6 @@ class Queries:
 
 
 _current: ContextVar[Queries | None] = ContextVar("queries", default=None)
-
-
-@contextmanager
-def counted() -> Iterator[Queries]:
-    """Collect the statements of the block; an outer block collects them as well."""
-    queries = Queries(_current.get())
-    token = _current.set(queries)
-    try:
-        yield queries
-    finally:
-        _current.reset(token)
 
 
 def record(sql: str) -> None:

@@ -42,8 +42,10 @@ class ListParams(BaseModel):
         if not (page.next or page.prev):
             return {}
         sent = self.model_dump(mode="json", exclude_unset=True, exclude={self.position})
+        query = urlencode([*sent.items(), (self.position, "")], doseq=True)
         links = [
-            f'<?{urlencode(sent | {self.position: position}, doseq=True)}>; rel="{relation}"'
+            # A position is safe in a URL as it is.
+            f'<?{query}{position}>; rel="{relation}"'
             for relation, position in (("next", page.next), ("prev", page.prev))
             if position
         ]

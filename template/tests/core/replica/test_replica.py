@@ -8,19 +8,18 @@ from time import monotonic
 from typing import Annotated, Any, TypeVar
 
 import pytest
+from app.core.application import create_app
 from fastapi import APIRouter, Depends, FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import SecretStr
 from sqlalchemy import Label, Select, bindparam, delete, func, insert, select, text, update
 
-from app.core.application import create_app
 from app.core.database import (
     Database,
     PreparedRead,
     PreparedWrite,
     ReadSession,
     WriteSession,
-    write_session,
 )
 from app.core.database.replica import fresh, monitor, replica
 from app.core.problems import Busy, Unavailable
@@ -123,7 +122,7 @@ async def strict(
 @asynccontextmanager
 async def in_use(settings: CoreSettings, primary: Database) -> AsyncIterator[None]:
     async def empty() -> None:
-        async with write_session(primary) as session:
+        async with WriteSession(primary) as session:
             await session.execute(delete(Book))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -166,7 +165,7 @@ async def answered_by(
 
 
 async def write(primary: Database) -> None:
-    async with write_session(primary) as session:
+    async with WriteSession(primary) as session:
         session.add(Book(title="x"))
 
 
@@ -270,7 +269,7 @@ async def test_every_write_and_what_it_reads_goes_to_the_primary(
     standby: Server, primary: Database
 ) -> None:
     async def transaction() -> list[object]:
-        async with write_session(primary) as session:
+        async with WriteSession(primary) as session:
             session.add(Book(title="added"))
             await session.flush()
             await session.execute(insert(Book).values(title="executed"))
@@ -286,7 +285,7 @@ async def test_every_write_and_what_it_reads_goes_to_the_primary(
             ]
 
     async def alone() -> object:
-        async with write_session(primary) as session:
+        async with WriteSession(primary) as session:
             return await session.autocommit(ADD, title="alone")
 
     here = {"on_replica": False}
@@ -300,7 +299,7 @@ async def test_a_type_checker_keeps_writes_from_the_replica(
 ) -> None:
     # That each comment is needed is what the type checker proves here.
     with pytest.raises(AttributeError):
-        async with write_session(replica):  # type: ignore[arg-type]
+        async with WriteSession(replica):  # type: ignore[arg-type]
             pass
     # And the server, what it would cost to lie to it.
     with pytest.raises(Exception, match="read-only transaction"):
@@ -331,7 +330,7 @@ async def test_who_holds_a_connection_takes_no_second_one_there_either(
     standby: Server, primary: Database
 ) -> None:
     async def read_beside() -> None:
-        async with write_session(primary) as session:
+        async with WriteSession(primary) as session:
             await session.scalar(ON_REPLICA)
             await ReadSession(primary).scalar(ON_REPLICA)
 
@@ -376,7 +375,7 @@ async def test_what_is_kept_for_others_is_read_from_the_primary(
 @pytest.fixture
 def books(primary: Database) -> FastAPI:
     async def writing() -> AsyncIterator[WriteSession]:
-        async with write_session(primary) as session:
+        async with WriteSession(primary) as session:
             yield session
 
     router = APIRouter()
@@ -391,7 +390,7 @@ def books(primary: Database) -> FastAPI:
 
     @router.post("/books/seen")
     async def add_and_look(alone: bool) -> tuple[bool, int]:
-        async with write_session(primary) as session:
+        async with WriteSession(primary) as session:
             if alone:
                 await session.autocommit(ADD, title="x")
             else:
@@ -400,7 +399,7 @@ def books(primary: Database) -> FastAPI:
 
     @router.post("/books/conflict")
     async def add_and_fail() -> None:
-        async with write_session(primary) as session:
+        async with WriteSession(primary) as session:
             await session.autocommit(ADD, title="x")
             raise Unavailable("after all")
 
