@@ -75,9 +75,9 @@ def talk(base: str) -> None:
 
     print("\nRead one twice: the second time the bytes come from the cache:")
     path = f"/users/{users[0]['id']}"
-    for expected in ("app; fwd=miss; stored", "app; hit"):
+    for expected in ("app; fwd=miss", "app; hit"):
         answer = ask(base, "GET", path, 200)
-        require(answer.headers.get("cache-status") == expected, f"expected Cache-Status: {expected}")
+        require(answer.headers.get("cache-status", "").startswith(expected), f"expected Cache-Status: {expected}")
     print("\nChange the user: the cached value is gone with the commit:")
     ask(base, "PATCH", path, 200, {"name": "Alan T."})
     answer = ask(base, "GET", path, 200)

@@ -106,26 +106,28 @@ def test_every_answer_is_in_one_file_list(template: Path, tmp_path: Path) -> Non
         return listed[name] - defaults, defaults - listed[name]
 
     assert change("memory") == (
-        {"app/core/cache/memory.py", "tests/core/test_cache_memory.py"},
+        set(),
         {
+            "app/core/cache/commands.py",
             "app/core/cache/valkey.py",
             "app/core/settings/redis_url.py",
             "dev/valkey.py",
+            "tests/core/fault_proxy.py",
+            "tests/core/test_cache_commands.py",
             "tests/core/test_cache_valkey.py",
         },
     )
     assert change("none") == (
         set(),
         {
-            "app/core/cache/__init__.py",
-            "app/core/cache/backend.py",
-            "app/core/cache/cached.py",
-            "app/core/cache/valkey.py",
+            *(f"app/core/cache/{name}.py" for name in ("__init__", "cached", "commands", "entry", "metrics", "near")),
+            *(f"app/core/cache/{name}.py" for name in ("reads", "response", "store", "valkey")),
             "app/core/settings/cache.py",
             "app/core/settings/redis_url.py",
             "dev/valkey.py",
-            "tests/core/test_cache.py",
-            "tests/core/test_cache_valkey.py",
+            "tests/core/fault_proxy.py",
+            *(f"tests/core/test_cache{name}.py" for name in ("", "_commands", "_near", "_reads", "_valkey")),
+            "tests/core/test_response_cache.py",
             "tests/users/test_users_cache.py",
         },
     )

@@ -92,9 +92,11 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     r"cache_url|cache_prefix|valkeycache|allkeys-lfu`|cache/valkey": lambda answers: (
         answers["cache_backend"] == "valkey"
     ),
-    r"memorycache|cache_max_bytes|cache/memory": lambda answers: answers["cache_backend"] == "memory",
-    # Not lru_cache, .ruff_cache, cached_property and the like.
-    r"\bcach(e|ed|es|ing)(\b|_(?!property))": lambda answers: answers["cache_backend"] != "none",
+    r"cache of its own": lambda answers: answers["cache_backend"] == "memory",
+    # Not what every service says of its answers: Cache-Control and app.core.http_caching.
+    r"core[./]cache\b|\bcached\b|cache_(ttl|max|version)|cachesettings|responsecache|test_(response_)?cache": lambda answers: (
+        answers["cache_backend"] != "none"
+    ),
     r"celery|broker|kombu|job_queue|job_process|job_worker|noeviction": lambda answers: (
         answers["background_jobs"] == "celery"
     ),

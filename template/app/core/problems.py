@@ -132,7 +132,8 @@ async def _unexpected(_: Request, error: Exception) -> Response:
     return problem_response(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "An unexpected error; it was logged.",
-        headers={"Connection": "close"},
+        # It is made outside of all middleware, so nothing else says this.
+        headers={"Connection": "close", "Cache-Control": "private, no-store"},
     )
 
 

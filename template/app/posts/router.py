@@ -6,6 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 
 from app.core.database import ReadSessionDep, WriteSessionDep
+from app.core.http_caching import public
 from app.core.pagination import Page, PageParams, page_response
 from app.posts import service
 from app.posts.schemas import PostCreate, PostDetail, PostRead, PostUpdate
@@ -24,6 +25,8 @@ async def publish(data: PostCreate, session: WriteSessionDep) -> PostDetail:
 
 
 @router.get("", response_model=Page[PostRead])
+# An author's new name shows when that time is over: each rename would end all pages of posts.
+@public(ttl_s=10, stale_s=10, tags=("posts",))
 async def list_posts(params: Annotated[PostParams, Query()], session: ReadSessionDep) -> Response:
     """Posts with their authors, the newest first."""
     page = await service.list_posts(session, params, author_id=params.author_id)
@@ -31,6 +34,7 @@ async def list_posts(params: Annotated[PostParams, Query()], session: ReadSessio
 
 
 @router.get("/{post_id}")
+@public(ttl_s=10, tags=("post:{post_id}",))
 async def read_post(post_id: UUID, session: ReadSessionDep) -> PostDetail:
     """One post with its author and tags."""
     return await service.get_post(session, post_id)

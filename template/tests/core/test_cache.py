@@ -1,13 +1,14 @@
-"""Cache-aside: what is kept, under which key, and for how long."""
+"""`cached`: what is kept of a function, under which key and tags."""
 
 import asyncio
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from fastapi import FastAPI
 
-from app.core.cache import cached
+from app.core.cache import cache, cached, invalidate_after_commit
 from app.core.database import ReadSession, WriteSession
+from app.core.problems import NotFound
 
 loaded: list[str] = []
 
@@ -28,13 +29,13 @@ def name(app: FastAPI) -> str:
 
 
 async def test_the_second_read_is_a_hit(name: str) -> None:
-    first = await greet.lookup("hello", name)
-    second = await greet.lookup("hello", name=name)
+    first = await greet.read("hello", name)
+    second = await greet.read("hello", name=name)
 
-    assert (first.body, first.hit) == (f"hello {name}".encode(), False)
-    assert (second.body, second.hit) == (first.body, True)
-    assert (first.status, second.status) == ("app; fwd=miss; stored", "app; hit")
-    assert await greet("hello", name) == first.body
+    assert (first.entry.body, first.outcome) == (f"hello {name}".encode(), "miss")
+    assert (second.entry.body, second.outcome) == (first.entry.body, "hit")
+    assert (first.stored, second.stored) == (True, True)
+    assert await greet("hello", name) == first.entry.body
     assert loaded == [name]
 
 
@@ -43,11 +44,11 @@ async def test_only_the_named_parameters_are_the_key(name: str) -> None:
     assert await greet("hello", f"{name}2") == f"hello {name}2".encode()
 
 
-async def test_an_invalidated_value_is_loaded_again(name: str) -> None:
+async def test_the_key_is_a_tag_where_no_other_is_given(name: str) -> None:
     await greet("hello", name)
-    await greet.invalidate(name=name)
+    await cache.invalidate(f"greeting:{name}")
 
-    assert not (await greet.lookup("hello", name)).hit
+    assert (await greet.read("hello", name)).outcome == "miss"
     assert loaded == [name, name]
 
 
@@ -55,7 +56,7 @@ async def test_a_value_ends_with_its_ttl(name: str) -> None:
     await greet("hello", name)
     await asyncio.sleep(0.35)
 
-    assert not (await greet.lookup("hello", name)).hit
+    assert (await greet.read("hello", name)).outcome == "miss"
 
 
 async def test_values_are_told_apart_whatever_they_contain(name: str) -> None:
@@ -68,19 +69,69 @@ async def test_values_are_told_apart_whatever_they_contain(name: str) -> None:
     assert await pair(name) == f"{name} default".encode()
 
 
+async def test_one_tag_is_on_many_values(app: FastAPI) -> None:
+    @cached("book:{book_id}:{part}", tags=("book:{book_id}", "books"))
+    async def read(book_id: UUID, part: int) -> bytes:
+        return uuid4().bytes
+
+    one, other = uuid4(), uuid4()
+
+    async def outcomes() -> list[str]:
+        reads = [(one, 1), (one, 2), (other, 1)]
+        return [(await read.read(book_id, part)).outcome.value for book_id, part in reads]
+
+    assert await outcomes() == ["miss"] * 3
+    assert await outcomes() == ["hit"] * 3
+    await cache.invalidate(f"book:{one}")
+    assert await outcomes() == ["miss", "miss", "hit"]
+    await cache.invalidate("books")
+    assert await outcomes() == ["miss"] * 3
+
+
 async def test_what_is_not_committed_is_not_kept(name: str) -> None:
     @cached("in-transaction:{name}")
     async def read(session: ReadSession, name: str) -> bytes:
         return b"uncommitted" if isinstance(session, WriteSession) else b"committed"
 
     async with WriteSession() as session:
-        assert (await read.lookup(session, name)).status == "app; fwd=miss"
+        found = await read.read(session, name)
+    assert (found.entry.body, found.outcome, found.stored) == (b"uncommitted", "miss", False)
     assert await read(ReadSession(), name) == b"committed"
 
 
-async def test_invalidating_something_else_is_refused() -> None:
-    with pytest.raises(TypeError, match="has the fields"):
-        await greet.invalidate(id=1)
+async def test_a_commit_invalidates_and_a_rollback_does_not(name: str) -> None:
+    await greet("hello", name)
+    with pytest.raises(ZeroDivisionError):
+        async with WriteSession() as session:
+            await session.flush()
+            invalidate_after_commit(session, f"greeting:{name}")
+            raise ZeroDivisionError
+    assert (await greet.read("hello", name)).outcome == "hit"
+
+    async with WriteSession() as session:
+        await session.flush()
+        invalidate_after_commit(session, f"greeting:{name}")
+        assert (await greet.read("hello", name)).outcome == "hit"
+    assert (await greet.read("hello", name)).outcome == "miss"
+
+
+async def test_what_is_not_there_is_remembered_if_that_is_asked_for(name: str) -> None:
+    there = False
+
+    @cached("maybe:{name}", missing_s=60)
+    async def find(name: str) -> bytes:
+        loaded.append(name)
+        if not there:
+            raise NotFound(f"There is no {name}.")
+        return b"here"
+
+    for _ in range(3):
+        with pytest.raises(NotFound, match=f"There is no {name}"):
+            await find(name)
+    assert loaded == [name]
+    there = True
+    await cache.invalidate(f"maybe:{name}")
+    assert await find(name) == b"here"
 
 
 async def test_an_error_is_not_kept(app: FastAPI) -> None:
@@ -89,9 +140,10 @@ async def test_an_error_is_not_kept(app: FastAPI) -> None:
             await greet("hello", "")
 
 
-def test_a_key_that_names_no_parameter_is_refused() -> None:
-    with pytest.raises(TypeError, match="names no parameter"):
+@pytest.mark.parametrize(("key", "tags"), [("greeting:{nobody}", ()), ("x", ("tag:{nobody}",))])
+def test_a_key_or_tag_that_names_no_parameter_is_refused(key: str, tags: tuple[str, ...]) -> None:
+    with pytest.raises(TypeError, match=r"names no parameter of .*load: nobody"):
 
-        @cached("greeting:{nobody}")
+        @cached(key, tags=tags)
         async def load(name: str) -> bytes:
             return name.encode()

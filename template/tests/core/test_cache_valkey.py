@@ -1,31 +1,39 @@
-"""A cache server that is killed, hangs or never was costs milliseconds and no error."""
+"""The shared cache: workers hear of each other's writes, and an ill server costs no answer."""
 
 import asyncio
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, closing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
+from sqlalchemy import make_url
 
-from app.core.cache.valkey import DRIVER, ValkeyCache
+from app.core.cache.entry import Entry
+from app.core.cache.reads import Loaded, Outcome
+from app.core.cache.valkey import DRIVER, TRUST_S, ValkeyCache
 from app.settings import get_settings
 from dev.serving import free_port
 from dev.valkey import valkey
 from dev.workspace import workspace
+from tests.core.fault_proxy import FaultProxy, fault_proxy
 from tests.core.serving import serving
 
 # Its time limit is 0.1 s; these machines may be busy.
 BRIEF_S = 0.5
+RETRY_AFTER_S = 0.3
+RECOVERED_S = 5.0
+TAGS = ("book:1",)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """A server of this test's own, which it may break."""
+    """A server of these tests' own, which they may break."""
     with (
         workspace() as home,
         valkey(home, variable="TEST_CACHE_URL", maxmemory_policy="allkeys-lfu") as url,
@@ -33,66 +41,393 @@ def server() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pid(server: str) -> int:
     """The process of `server`."""
+    return process_of(server)
+
+
+def process_of(server: str) -> int:
     with closing(Redis.from_url(server)) as client:
         process_id: int = client.info("server")["process_id"]
     return process_id
 
 
 @pytest.fixture
-async def cache(server: str) -> AsyncIterator[ValkeyCache]:
+async def client(server: str) -> AsyncIterator[AsyncRedis]:
+    client = AsyncRedis.from_url(server, driver_info=DRIVER)
+    async with aclosing(client):
+        await client.flushall()
+        yield client
+
+
+@asynccontextmanager
+async def worker(url: str) -> AsyncIterator[ValkeyCache]:
+    """The cache of another worker, which has begun to listen."""
     cache = ValkeyCache()
-    settings = {"cache_url": SecretStr(server), "cache_retry_after_s": 0.3}
-    cache.open(get_settings().model_copy(update=settings))
-    await cache.set("key", b"value", 60)
-    yield cache
-    await cache.close()
+    settings = {"cache_url": SecretStr(url), "cache_retry_after_s": RETRY_AFTER_S}
+    await cache.open(get_settings().model_copy(update=settings))
+    await trusted(cache)
+    try:
+        yield cache
+    finally:
+        await cache.close()
 
 
-async def test_a_hung_server_is_left_alone_and_found_again(cache: ValkeyCache, pid: int) -> None:
+async def trusted(cache: ValkeyCache) -> None:
+    async with asyncio.timeout(RECOVERED_S):
+        while time.monotonic() >= cache.near.trusted_until:
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def workers(server: str, client: AsyncRedis) -> AsyncIterator[list[ValkeyCache]]:
+    """Four workers; it does not matter on which instance they are."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(worker(server)) for _ in range(4)]
+
+
+@pytest.fixture
+async def proxy(server: str, client: AsyncRedis) -> AsyncIterator[FaultProxy]:
+    async with fault_proxy(make_url(server).port or 0) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def behind(server: str, proxy: FaultProxy) -> AsyncIterator[ValkeyCache]:
+    """A worker to whom the proxy is the server."""
+    url = make_url(server).set(port=proxy.port).render_as_string(hide_password=False)
+    async with worker(url) as cache:
+        yield cache
+
+
+class Row:
+    """What is loaded: a number that a write raises."""
+
+    def __init__(self) -> None:
+        self.value = 1
+        self.loads = 0
+        self.load_s = 0.0
+        self.ttl_s = 60.0
+        self.stale_s = 0.0
+
+    async def load(self) -> Loaded:
+        self.loads += 1
+        value = self.value
+        await asyncio.sleep(self.load_s)
+        return Loaded(Entry(str(value).encode(), ttl_s=self.ttl_s, stale_s=self.stale_s))
+
+    async def read(self, cache: ValkeyCache, key: str = "key") -> tuple[int, str]:
+        found = await cache.read(key, TAGS, self.load)
+        return int(found.entry.body), found.outcome.value
+
+
+@pytest.fixture
+def row() -> Row:
+    return Row()
+
+
+async def test_what_one_worker_loads_all_have(workers: list[ValkeyCache], row: Row) -> None:
+    assert [await row.read(cache) for cache in workers] == [(1, "miss")] + [(1, "hit")] * 3
+    assert [await row.read(cache) for cache in workers] == [(1, "hit")] * 4
+    assert row.loads == 1
+    assert [cache.counts["near", "hit"] for cache in workers] == [1] * 4
+    assert [cache.counts["shared", "hit"] for cache in workers] == [0, 1, 1, 1]
+
+
+async def test_a_write_in_one_is_seen_by_all(workers: list[ValkeyCache], row: Row) -> None:
+    for _ in range(20):
+        for cache in workers:
+            await row.read(cache)
+        row.value += 1
+        await workers[0].invalidate(*TAGS)
+        assert await row.read(workers[0]) == (row.value, "miss")
+        async with asyncio.timeout(BRIEF_S):
+            while {(await row.read(cache))[0] for cache in workers} != {row.value}:
+                await asyncio.sleep(0)
+
+
+async def test_all_workers_together_load_once(workers: list[ValkeyCache], row: Row) -> None:
+    row.load_s = 0.05
+    found = await asyncio.gather(*(row.read(cache) for cache in workers * 25))
+
+    assert row.loads == 1
+    assert sorted(outcome for _, outcome in found) == ["collapsed"] * 99 + ["miss"]
+
+
+async def test_without_a_server_each_worker_loads_once(
+    workers: list[ValkeyCache], pid: int, row: Row
+) -> None:
+    row.load_s = 0.2
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        found = await asyncio.gather(*(row.read(cache) for cache in workers * 25))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+    assert row.loads == len(workers)
+    assert {value for value, _ in found} == {1}
+
+
+async def test_a_worker_that_fails_lets_the_next_one_load(
+    workers: list[ValkeyCache], row: Row
+) -> None:
+    async def fail() -> Loaded:
+        await asyncio.sleep(0.03)
+        raise LookupError
+
+    failing = asyncio.create_task(workers[0].read("key", TAGS, fail))
+    await asyncio.sleep(0.015)
+    started = time.monotonic()
+
+    assert await row.read(workers[1]) == (1, "miss")
+    assert time.monotonic() - started < BRIEF_S
+    with pytest.raises(LookupError):
+        await failing
+
+
+async def test_only_one_worker_refreshes(workers: list[ValkeyCache], row: Row) -> None:
+    row.ttl_s, row.stale_s = 0.2, 60.0
+    for cache in workers:
+        await row.read(cache)
+    await asyncio.sleep(0.25)
+    row.load_s, row.value = 0.02, 2
+
+    assert [await row.read(cache) for cache in workers] == [(1, "stale")] * 4
+    await asyncio.sleep(0.15)
+    assert row.loads == 2
+    assert {await row.read(cache) for cache in workers} == {(2, "hit")}
+
+
+async def test_a_slow_reader_in_another_worker_leaves_nothing_behind(
+    workers: list[ValkeyCache], row: Row
+) -> None:
+    row.load_s = 0.05
+    slow = asyncio.create_task(row.read(workers[0]))
+    await asyncio.sleep(0.02)
+    row.value, row.load_s = 2, 0
+    await workers[1].invalidate(*TAGS)
+
+    assert await slow == (1, "miss")
+    async with asyncio.timeout(BRIEF_S):
+        while await row.read(workers[0]) != (2, "hit"):
+            await asyncio.sleep(0)
+    assert [(await row.read(cache))[0] for cache in workers[1:]] == [2, 2, 2]
+
+
+async def test_an_evicted_generation_is_a_miss_and_nothing_old(
+    workers: list[ValkeyCache], client: AsyncRedis, row: Row
+) -> None:
+    await row.read(workers[0])
+    await client.delete(f"{get_settings().cache_prefix}:tag:{TAGS[0]}")
+    row.value = 2
+
+    assert await row.read(workers[1]) == (2, "miss")
+
+
+async def test_what_cannot_be_decoded_is_a_miss(
+    workers: list[ValkeyCache], client: AsyncRedis, row: Row
+) -> None:
+    await row.read(workers[0])
+    name = f"{get_settings().cache_prefix}:entry:key"
+    raw = await client.get(name)
+    assert isinstance(raw, bytes)
+    for broken in (b"", b"x", raw[:20], raw[:-1][:30], os.urandom(200)):
+        await client.set(name, broken)
+        assert await row.read(workers[1]) == (1, "miss")
+        workers[1].near.clear()
+
+
+async def test_everything_is_cleared_everywhere(workers: list[ValkeyCache], row: Row) -> None:
+    for cache in workers:
+        await row.read(cache)
+    row.value = 2
+    await workers[0].clear()
+
+    async with asyncio.timeout(BRIEF_S):
+        while {(await row.read(cache))[0] for cache in workers} != {2}:
+            await asyncio.sleep(0)
+
+
+async def test_all_keys_have_the_prefix_and_an_end(
+    workers: list[ValkeyCache], client: AsyncRedis, row: Row
+) -> None:
+    await row.read(workers[0])
+    names = await client.keys("*")
+
+    assert len(names) == 3
+    for name in names:
+        assert isinstance(name, bytes)
+        assert name.startswith(f"{get_settings().cache_prefix}:".encode())
+        assert await client.ttl(name) > 0
+
+
+async def test_hit_ratios_are_added_up_in_the_server(workers: list[ValkeyCache], row: Row) -> None:
+    for cache in workers * 2:
+        await row.read(cache)
+
+    async with asyncio.timeout(RECOVERED_S):
+        while (counts := await workers[0].counted()).get("near hit") != 4:
+            await asyncio.sleep(0.05)
+    assert (counts["load miss"], counts["shared hit"]) == (1, 3)
+
+
+async def test_closing_while_it_still_connects_ends(server: str) -> None:
+    settings = get_settings().model_copy(update={"cache_url": SecretStr(server)})
+    for steps in range(12):
+        cache = ValkeyCache()
+        await cache.open(settings)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(2 * TRUST_S):
+            await cache.close()
+
+
+async def test_a_hung_server_costs_a_moment_and_is_found_again(
+    workers: list[ValkeyCache], pid: int, row: Row
+) -> None:
+    cache = workers[0]
+    await row.read(cache)
     os.kill(pid, signal.SIGSTOP)
     try:
         started = time.monotonic()
-        assert await cache.get("key") is None
+        row.value = 2
+        await cache.invalidate(*TAGS)
+        assert await row.read(cache) == (2, "miss")
+        for number in range(100):
+            await row.read(cache, f"other {number}")
         assert not await cache.ping()
-        for _ in range(100):
-            await cache.set("key", b"lost", 60)
-            await cache.delete("key")
         assert time.monotonic() - started < BRIEF_S
+        # The others cannot hear of the write, and know that they do not.
+        await asyncio.sleep(TRUST_S + 0.1)
+        assert {(await row.read(other))[0] for other in workers} == {2}
     finally:
         os.kill(pid, signal.SIGCONT)
-    await asyncio.sleep(0.35)
-
-    assert await cache.get("key") == b"value"
-
-
-async def test_a_killed_server_is_a_miss(cache: ValkeyCache, pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-
     started = time.monotonic()
-    assert await cache.get("key") is None
-    assert not await cache.set("key", b"lost", 60)
+    for other in workers:
+        await trusted(other)
+        # The invalidation was made up for.
+        assert (await row.read(other))[0] == 2
+    async with asyncio.timeout(RECOVERED_S):
+        while (await row.read(workers[1]))[1] != Outcome.HIT:
+            await asyncio.sleep(0.05)
+    assert time.monotonic() - started < RECOVERED_S
+
+
+async def test_a_lost_invalidation_is_made_up_for(
+    server: str, proxy: FaultProxy, behind: ValkeyCache, row: Row
+) -> None:
+    async with worker(server) as other:
+        await row.read(other)
+        proxy.cut()
+        proxy.silent = True
+        row.value = 2
+        await behind.invalidate(*TAGS)
+        # Its own entry in the server is from before the write.
+        assert await row.read(behind) == (2, "miss")
+        assert await row.read(other) == (1, "hit")
+        proxy.silent = False
+        async with asyncio.timeout(RECOVERED_S):
+            while (await row.read(other))[0] != 2:
+                await asyncio.sleep(0.02)
+        assert (await row.read(behind))[0] == 2
+
+
+async def test_who_hears_nothing_shows_nothing_of_its_own(
+    server: str, proxy: FaultProxy, behind: ValkeyCache, row: Row
+) -> None:
+    await row.read(behind)
+    async with worker(server) as other:
+        proxy.silent = True
+        row.value = 2
+        await other.invalidate(*TAGS)
+        started = time.monotonic()
+        while (await row.read(behind))[0] != 2:
+            await asyncio.sleep(0.01)
+        assert time.monotonic() - started < TRUST_S + BRIEF_S
+        proxy.silent = False
+        await trusted(behind)
+        assert (await row.read(behind))[0] == 2
+
+
+async def test_a_slow_server_is_waited_for_up_to_the_limit(
+    proxy: FaultProxy, behind: ValkeyCache, row: Row
+) -> None:
+    for delay_s in (0.02, 0.5):
+        proxy.delay_s = delay_s
+        started = time.monotonic()
+        for number in range(5):
+            assert (await row.read(behind, f"{delay_s} {number}"))[0] == 1
+        # Five times four commands; and one that is given up.
+        assert time.monotonic() - started < (0.4 + BRIEF_S if delay_s < 0.1 else BRIEF_S)
+    proxy.delay_s = 0
+    await asyncio.sleep(RETRY_AFTER_S)
+    await trusted(behind)
+    assert await row.read(behind, "again") == (1, "miss")
+    assert await row.read(behind, "again") == (1, "hit")
+
+
+async def test_a_server_that_is_full_is_not_left_alone(
+    workers: list[ValkeyCache], client: AsyncRedis, row: Row
+) -> None:
+    await row.read(workers[0])
+    await client.config_set("maxmemory-policy", "noeviction")
+    await client.config_set("maxmemory", "1")
+    try:
+        # What is there is found, what is new is not kept, and what is invalidated is gone.
+        assert await row.read(workers[1]) == (1, "hit")
+        assert await row.read(workers[0], "other") == (1, "miss")
+        row.value = 2
+        await workers[0].invalidate(*TAGS)
+        async with asyncio.timeout(BRIEF_S):
+            while {(await row.read(cache))[0] for cache in workers} != {2}:
+                await asyncio.sleep(0)
+    finally:
+        await client.config_set("maxmemory", "0")
+        await client.config_set("maxmemory-policy", "allkeys-lfu")
+    assert (await row.read(workers[0], uuid4().hex))[1] == "miss"
+
+
+async def test_a_server_that_restarts_empty_is_found_again(
+    proxy: FaultProxy, behind: ValkeyCache, client: AsyncRedis, row: Row
+) -> None:
+    await row.read(behind)
+    proxy.down = True
+    proxy.cut()
+    row.value = 2
+    started = time.monotonic()
+    await behind.invalidate(*TAGS)
+    assert await row.read(behind) == (2, "miss")
     assert time.monotonic() - started < BRIEF_S
+    await client.flushall()
+    proxy.down = False
+    started = time.monotonic()
+    async with asyncio.timeout(RECOVERED_S):
+        while await row.read(behind) != (2, "hit"):
+            await asyncio.sleep(0.02)
 
 
-async def test_a_server_that_is_full_is_not_left_alone(cache: ValkeyCache, server: str) -> None:
-    client = AsyncRedis.from_url(server, driver_info=DRIVER)
-    async with aclosing(client):
-        # Only what has a TTL may be evicted, and nothing has.
-        await client.config_set("maxmemory-policy", "volatile-lfu")
-        await client.persist(f"{get_settings().cache_prefix}:key")
-        await client.config_set("maxmemory", "1")
-
-    assert not await cache.set("other", b"refused", 60)
-    assert await cache.get("key") == b"value"
+@pytest.fixture(scope="module")
+def doomed() -> Iterator[tuple[str, int]]:
+    """A server that is killed, and its process."""
+    with (
+        workspace() as home,
+        valkey(home, variable="TEST_CACHE_URL", maxmemory_policy="allkeys-lfu") as url,
+    ):
+        yield url, process_of(url)
 
 
-async def test_keys_carry_the_prefix(cache: ValkeyCache, server: str) -> None:
-    client = AsyncRedis.from_url(server, driver_info=DRIVER)
-    async with aclosing(client):
-        assert await client.get(f"{get_settings().cache_prefix}:key") == b"value"
+async def test_a_killed_server_costs_no_answer(doomed: tuple[str, int], row: Row) -> None:
+    url, process_id = doomed
+    async with worker(url) as cache:
+        await row.read(cache)
+        os.kill(process_id, signal.SIGKILL)
+        started = time.monotonic()
+        row.value = 2
+        await cache.invalidate(*TAGS)
+        found = [await row.read(cache, f"key {number}") for number in range(100)]
+        assert found == [(2, "miss")] * 100
+        assert time.monotonic() - started < BRIEF_S
 
 
 def test_the_service_is_ready_without_its_cache() -> None:

@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import pytest
-from app.core.application import create_app
 from fastapi import APIRouter, FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, InvalidRequestError, MultipleResultsFound
 from sqlalchemy.orm import joinedload
 
+from app.core.application import create_app
 from app.core.database import (
     Database,
     PreparedRead,

@@ -475,7 +475,7 @@ async def test_a_statement_that_was_only_parsed_keeps_no_locks(blockbuster: Bloc
     for _ in range(3):
         await asyncio.sleep(0)
     # The server has parsed it, and the task does not know yet.
-    time.sleep(0.3)
+    time.sleep(0.3)  # noqa: ASYNC251
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

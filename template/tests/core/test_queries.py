@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from app.core.application import create_app
 from blockbuster import BlockBuster
 from fastapi import APIRouter, FastAPI
 from httpx2 import ASGITransport, AsyncClient
@@ -12,6 +11,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Histogram, InMemoryMetricReader
 from sqlalchemy import insert, literal, select
 
+from app.core.application import create_app
 from app.core.database import PreparedRead, ReadSession, ReadSessionDep, WriteSession
 from app.core.database.queries import Queries
 from app.core.telemetry import QueryCount

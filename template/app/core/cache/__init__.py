@@ -1,6 +1,7 @@
-"""Cached reads: `cached` remembers the bytes that a function loads, `cache` holds them."""
+"""Cached reads: `cached` for what a function returns, `public` of `app.core.http_caching` for
+responses; both are kept in `cache` and invalidated by tag."""
 
-from app.core.cache.backend import cache
-from app.core.cache.cached import CachedFunction, cached
+from app.core.cache.cached import CachedFunction, cached, invalidate_after_commit
+from app.core.cache.store import cache
 
-__all__ = ["CachedFunction", "cache", "cached"]
+__all__ = ["CachedFunction", "cache", "cached", "invalidate_after_commit"]

@@ -8,12 +8,12 @@ from time import monotonic
 from typing import Annotated, Any, TypeVar
 
 import pytest
-from app.core.application import create_app
 from fastapi import APIRouter, Depends, FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import SecretStr
 from sqlalchemy import Label, Select, bindparam, delete, func, insert, select, text, update
 
+from app.core.application import create_app
 from app.core.database import (
     Database,
     PreparedRead,

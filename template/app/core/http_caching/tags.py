@@ -1,0 +1,40 @@
+"""Tags of responses: the same text from a request's path and from the code that invalidates."""
+
+from enum import Enum
+from string import Formatter
+from urllib.parse import quote
+from uuid import UUID
+
+
+def tag(template: str, **values: object) -> str:
+    """`tag("user:{user_id}", user_id=user.id)`: what the route of that user declares.
+
+    Raises:
+        TypeError: when a value in it has no one textual form.
+        KeyError: when a value is missing.
+    """
+    return template.format_map({name: canonical(values[name]) for name in fields(template)})
+
+
+def fields(template: str) -> list[str]:
+    """The names in braces."""
+    return [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+
+
+def canonical(value: object) -> str:
+    """A parameter's value as text, quoted so that it cannot look like the border between two.
+
+    Raises:
+        TypeError: when it is neither a UUID, an int, a str nor an enum of these.
+    """
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, bool):
+        raise TypeError("a bool is no part of a tag")
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, str):
+        return quote(value, safe="")
+    raise TypeError(f"{type(value).__name__} is no part of a tag: UUID, int, str and enums are")

@@ -1,0 +1,68 @@
+"""A TCP proxy in front of a server, which makes the network slow, silent or gone."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+
+class FaultProxy:
+    """Forwards to a port of this machine; its attributes hold for open connections too."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self.port = 0
+        # Before each piece of what the server says.
+        self.delay_s = 0.0
+        # Connections stay open, and nothing comes through.
+        self.silent = False
+        # New connections are closed at once.
+        self.down = False
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def cut(self) -> None:
+        """Close all connections."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.down:
+            writer.transport.abort()
+            return
+        with suppress(OSError):
+            there, back = await asyncio.open_connection("127.0.0.1", self._target)
+            self._writers |= {writer, back}
+            try:
+                await asyncio.gather(
+                    self._forward(reader, back), self._forward(there, writer, slow=True)
+                )
+            finally:
+                self._writers -= {writer, back}
+        writer.close()
+
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slow: bool = False
+    ) -> None:
+        try:
+            while data := await reader.read(65536):
+                await asyncio.sleep(self.delay_s if slow else 0)
+                while self.silent:
+                    await asyncio.sleep(0.01)
+                if writer.is_closing():
+                    return
+                writer.write(data)
+                await writer.drain()
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def fault_proxy(port: int) -> AsyncIterator[FaultProxy]:
+    """A proxy in front of `port`, on a port of its own."""
+    proxy = FaultProxy(port)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
+        proxy.cut()

@@ -1,0 +1,91 @@
+"""`python -m app cache`: in a process of its own, about the cache that the workers share."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from time import monotonic
+
+import pytest
+from anyio.to_thread import run_sync
+
+from app.core.cache.commands import FAILURE, USAGE
+from app.core.cache.entry import Entry
+from app.core.cache.reads import Loaded
+from app.core.cache.valkey import ValkeyCache
+from app.settings import get_settings
+from dev.serving import free_port
+from tests.core.test_commands import run
+
+KEY, TAGS = "function:commands:1", ("commands:1",)
+
+
+@pytest.fixture
+async def cache() -> AsyncIterator[ValkeyCache]:
+    cache = ValkeyCache()
+    await cache.open(get_settings())
+    await cache.clear()
+    async with asyncio.timeout(5):
+        while monotonic() >= cache.near.trusted_until:
+            await asyncio.sleep(0.01)
+    yield cache
+    await cache.close()
+
+
+async def load() -> Loaded:
+    return Loaded(Entry(b'{"name": "x"}', ttl_s=60, error_s=30))
+
+
+async def command(*arguments: str, **variables: str) -> tuple[int, str]:
+    """The exit code, and all that it says."""
+    process = await run_sync(lambda: run("cache", *arguments, **variables))
+    return process.returncode, process.stdout + process.stderr
+
+
+async def test_an_entry_is_shown(cache: ValkeyCache) -> None:
+    await cache.read(KEY, TAGS, load)
+
+    code, output = await command("show", KEY)
+
+    assert code == 0
+    assert output.startswith("fresh, unless invalidated since it was loaded ")
+    assert "13 bytes of body:" in output
+    assert '{"name": "x"}' in output
+    assert await command("show", "nothing") == (1, "cache: there is nothing under 'nothing'.\n")
+
+
+async def test_what_is_invalidated_is_loaded_again(cache: ValkeyCache) -> None:
+    await cache.read(KEY, TAGS, load)
+    assert (await cache.find(KEY, TAGS)).entry is not None
+
+    assert await command("invalidate", "another:1", *TAGS) == (0, "")
+
+    assert (await cache.find(KEY, TAGS)).entry is None
+
+
+async def test_hit_ratios_are_those_of_all_workers(cache: ValkeyCache) -> None:
+    before = await cache.counted()
+    for _ in range(4):
+        await cache.read(KEY, TAGS, load)
+    async with asyncio.timeout(5):
+        while (counts := await cache.counted()) == before:
+            await asyncio.sleep(0.05)
+
+    code, output = await command("stats")
+
+    reads = sum(count for name, count in counts.items() if name != FAILURE)
+    hits = counts["near hit"]
+    assert code == 0
+    assert f"near hit: {hits} ({hits / reads:.1%})" in output.splitlines()
+
+
+@pytest.mark.parametrize("arguments", [("show",), ("burn", "x")])
+async def test_what_is_not_understood_is_refused(arguments: tuple[str, ...]) -> None:
+    assert await command(*arguments) == (1, f"{USAGE}\n")
+
+
+async def test_a_server_that_is_away_is_an_error() -> None:
+    port = free_port()
+
+    code, output = await command("invalidate", "x", CACHE_URL=f"redis://127.0.0.1:{port}/0")
+
+    assert code == 1
+    assert "does not answer in time" in output

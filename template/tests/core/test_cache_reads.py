@@ -1,0 +1,288 @@
+"""Reads through the cache: who loads, who waits, and that nobody sees what a write has replaced."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from functools import partial
+from time import monotonic
+from uuid import uuid4
+
+import pytest
+from blockbuster import BlockBuster
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Sum
+
+from app.core.cache import cache
+from app.core.cache.entry import Entry
+from app.core.cache.metrics import observe
+from app.core.cache.reads import Cache, Load, Loaded, Outcome, Unshareable
+from app.core.problems import Unavailable
+from app.settings import get_settings
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Cache]:
+    """A cache of the service's kind, for one test."""
+    store = type(cache)()
+    await store.open(get_settings())
+    async with asyncio.timeout(5):
+        while monotonic() >= store.near.trusted_until:
+            await asyncio.sleep(0.01)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def key() -> str:
+    """A key that no other test uses, and its tag: a server's cache is not emptied between tests."""
+    return uuid4().hex
+
+
+class Loading:
+    """Counts how often it is called; each call takes a moment and loads the next number."""
+
+    def __init__(self, *, ttl_s: float = 60, stale_s: float = 0, error_s: float = 0) -> None:
+        self.calls = 0
+        self.error: Exception | None = None
+        self._entry = partial(Entry, ttl_s=ttl_s, stale_s=stale_s, error_s=error_s)
+
+    async def __call__(self) -> Loaded:
+        self.calls += 1
+        number = self.calls
+        await asyncio.sleep(0.02)
+        if self.error is not None:
+            raise self.error
+        return Loaded(self._entry(str(number).encode()))
+
+
+async def read(store: Cache, key: str, load: Load) -> tuple[bytes, str]:
+    found = await store.read(key, (key,), load)
+    return found.entry.body, found.outcome.value
+
+
+async def test_who_comes_while_it_is_loaded_waits_for_it(store: Cache, key: str) -> None:
+    load = Loading()
+    found = await asyncio.gather(*(read(store, key, load) for _ in range(50)))
+
+    assert found == [(b"1", "miss")] + [(b"1", "collapsed")] * 49
+    assert await read(store, key, load) == (b"1", "hit")
+    assert load.calls == 1
+    peeked = store.peek(key, (key,))
+    assert peeked is not None
+    assert peeked.body == b"1"
+
+
+async def test_who_gives_up_does_not_take_the_others_with_them(store: Cache, key: str) -> None:
+    load = Loading()
+    first = asyncio.create_task(read(store, key, load))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(read(store, key, load))
+    await asyncio.sleep(0.01)
+    first.cancel()
+
+    assert await second == (b"1", "collapsed")
+    assert load.calls == 1
+
+
+async def test_an_error_is_everybodys_and_not_kept(store: Cache, key: str) -> None:
+    load = Loading()
+    load.error = LookupError("none")
+    results = await asyncio.gather(
+        *(read(store, key, load) for _ in range(3)), return_exceptions=True
+    )
+
+    assert results == [load.error] * 3
+    load.error = None
+    assert await read(store, key, load) == (b"2", "miss")
+
+
+async def test_what_is_for_its_own_caller_is_not_shared(store: Cache, key: str) -> None:
+    calls = 0
+
+    async def load() -> Loaded:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0.01)
+        raise Unshareable
+
+    results = await asyncio.gather(
+        *(store.read(key, (), load) for _ in range(3)), return_exceptions=True
+    )
+
+    assert [type(result) for result in results] == [Unshareable] * 3
+    assert calls == 3
+
+
+async def test_what_is_not_to_be_kept_is_shared_and_forgotten(store: Cache, key: str) -> None:
+    load = Loading()
+    found = await asyncio.gather(*(store.read(key, (key,), load, keep=False) for _ in range(3)))
+
+    assert [(one.entry.body, one.stored) for one in found] == [(b"1", False)] * 3
+    assert await read(store, key, load) == (b"2", "miss")
+
+
+async def test_stale_values_are_shown_while_one_refresh_runs(store: Cache, key: str) -> None:
+    load = Loading(ttl_s=0.1, stale_s=60)
+    await read(store, key, load)
+    await asyncio.sleep(0.12)
+
+    assert [await read(store, key, load) for _ in range(10)] == [(b"1", "stale")] * 10
+    await asyncio.sleep(0.06)
+    assert await read(store, key, load) == (b"2", "hit")
+    assert load.calls == 2
+
+
+async def test_a_refresh_that_fails_is_tried_again(store: Cache, key: str) -> None:
+    load = Loading(ttl_s=0.01, stale_s=60)
+    await read(store, key, load)
+    load.error = Unavailable("down")
+    for calls in (2, 3):
+        await asyncio.sleep(0.06)
+        assert await read(store, key, load) == (b"1", "stale")
+        await asyncio.sleep(0.06)
+        assert load.calls == calls
+
+
+async def test_a_value_outlives_the_database_for_as_long_as_declared(
+    store: Cache, key: str
+) -> None:
+    load = Loading(ttl_s=0.01, error_s=0.3)
+    await read(store, key, load)
+    await asyncio.sleep(0.02)
+    load.error = Unavailable("down")
+    assert await read(store, key, load) == (b"1", "error")
+    load.error = LookupError("none")
+    with pytest.raises(LookupError):
+        await read(store, key, load)
+    load.error = Unavailable("down")
+    await asyncio.sleep(0.3)
+    with pytest.raises(Unavailable):
+        await read(store, key, load)
+
+
+async def test_an_invalidated_value_is_not_shown_even_if_nothing_can_be_loaded(
+    store: Cache, key: str
+) -> None:
+    load = Loading(ttl_s=0.01, stale_s=60, error_s=60)
+    await read(store, key, load)
+    await store.invalidate(key)
+    load.error = Unavailable("down")
+
+    with pytest.raises(Unavailable):
+        await read(store, key, load)
+
+
+async def test_a_reader_who_began_before_a_write_leaves_nothing_behind(
+    store: Cache, key: str
+) -> None:
+    load = Loading()
+    slow = asyncio.create_task(read(store, key, load))
+    await asyncio.sleep(0.01)
+    await store.invalidate(key)
+
+    # Whoever comes after the write does not wait for a value from before it.
+    assert await read(store, key, load) == (b"2", "miss")
+    assert await slow == (b"1", "miss")
+    assert await read(store, key, load) == (b"2", "hit")
+
+
+async def test_clearing_is_an_invalidation_of_everything(store: Cache, key: str) -> None:
+    load = Loading()
+    await read(store, key, load)
+    await store.clear()
+
+    assert await read(store, key, load) == (b"2", "miss")
+
+
+async def test_values_that_were_loaded_together_end_apart(store: Cache, key: str) -> None:
+    load = Loading(ttl_s=100)
+    found = [await store.read(f"{key}{number}", (), load) for number in range(20)]
+    ttls = [one.entry.ttl_s for one in found]
+
+    assert all(90 <= ttl_s <= 100 for ttl_s in ttls)
+    assert len(set(ttls)) == 20
+
+
+async def test_outcomes_are_counted(store: Cache, key: str) -> None:
+    load = Loading()
+    for _ in range(3):
+        await read(store, key, load)
+
+    assert store.counts["load", "miss"] == 1
+    assert store.counts["near", "hit"] == 2
+
+
+async def test_the_metric_has_the_counts(store: Cache, key: str, blockbuster: BlockBuster) -> None:
+    # The SDK takes locks, for microseconds.
+    blockbuster.deactivate()
+    reader = InMemoryMetricReader()
+    observe(store, MeterProvider([reader]).get_meter("test"))
+    for _ in range(3):
+        await read(store, key, Loading())
+
+    data = reader.get_metrics_data()
+    assert data is not None
+    metric = data.resource_metrics[0].scope_metrics[0].metrics[0]
+    assert isinstance(metric.data, Sum)
+    counts = {
+        (str(attributes["cache.level"]), str(attributes["cache.outcome"])): point.value
+        for point in metric.data.data_points
+        if (attributes := point.attributes)
+    }
+    assert (metric.name, counts) == ("cache.reads", {("load", "miss"): 1, ("near", "hit"): 2})
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_no_interleaving_shows_a_value_older_than_the_last_write(
+    store: Cache, key: str, seed: int
+) -> None:
+    """Readers and writers in random order, on a row whose versions are numbers."""
+    rng = random.Random(seed)  # noqa: S311 - not for secrets
+    committed = 0
+    # What a reader that begins now must see at least: writes that have been invalidated.
+    visible = 0
+
+    async def pause() -> None:
+        await asyncio.sleep(rng.choice([0, 0, 0.001, 0.003]))
+
+    async def load() -> Loaded:
+        await pause()
+        value = committed
+        await pause()
+        return Loaded(Entry(str(value).encode(), ttl_s=rng.choice([0.002, 60])))
+
+    async def reader() -> None:
+        for _ in range(15):
+            await pause()
+            expected = visible
+            found = await store.read(key, (key, "rows"), load)
+            assert int(found.entry.body) >= expected, found.outcome
+
+    async def writer() -> None:
+        nonlocal committed, visible
+        for _ in range(8):
+            await pause()
+            if rng.random() < 0.3:
+                continue  # rolled back: nothing was written, and nothing is invalidated
+            committed += 1
+            mine = committed
+            await pause()
+            if rng.random() < 0.2:
+                # An eviction in this process, at any time.
+                store.near.clear()
+            await store.invalidate(key)
+            visible = max(visible, mine)
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(reader() for _ in range(5)), writer(), writer())
+    assert int((await store.read(key, (key, "rows"), load)).entry.body) == committed
+
+
+def test_outcomes_have_the_words_of_their_header() -> None:
+    assert [outcome.value for outcome in Outcome] == [
+        "hit",
+        "stale",
+        "miss",
+        "collapsed",
+        "error",
+    ]

@@ -1,0 +1,744 @@
+"""The rules of a shared cache, one by one, against small applications behind it."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+from uuid import uuid4
+
+import pytest
+from fastapi import BackgroundTasks, FastAPI, Header, Request, Response
+from fastapi.responses import StreamingResponse
+from httpx2 import ASGITransport, AsyncClient
+
+from app.core.cache import cache
+from app.core.cache.entry import Entry
+from app.core.cache.reads import Cache
+from app.core.cache.response import MAX_VARIANTS, ResponseCache
+from app.core.http_caching import Routes, private, public
+from app.core.problems import NotFound, Unavailable, install
+from app.settings import get_settings
+
+MISS = "app; fwd=miss; stored"
+BYPASS = "app; fwd=bypass"
+# What a HIT may have that is not in its MISS.
+OF_A_REQUEST = {"age", "cache-status", "date", "x-request-id", "server-timing"}
+
+
+class Site:
+    """An application whose endpoints count their calls; its clients, and its cache."""
+
+    def __init__(self, store: Cache) -> None:
+        self.app = FastAPI()
+        self.store = store
+        self.calls = 0
+        self.options: dict[str, Any] = {}
+
+    def page(
+        self, endpoint: Callable[..., Any], path: str = "/page", **policy: Any
+    ) -> Callable[..., Any]:
+        """Serve what `endpoint` makes under a policy of one minute, if nothing else is said."""
+        self.app.get(path)(public(**({"ttl_s": 60} | policy))(endpoint))
+        return endpoint
+
+    def count(self) -> int:
+        self.calls += 1
+        return self.calls
+
+    def client(self) -> AsyncClient:
+        if not self.app.user_middleware:
+            install(self.app)
+            self.app.add_middleware(
+                ResponseCache, routes=Routes(self.app), store=self.store, **self.options
+            )
+        transport = ASGITransport(self.app, raise_app_exceptions=False)
+        return AsyncClient(transport=transport, base_url="http://test")
+
+
+@asynccontextmanager
+async def opened(**settings: Any) -> AsyncIterator[Cache]:
+    store = type(cache)()
+    # Only Valkey has it; nobody else's entries are under it.
+    own = {"cache_prefix": f"test_{uuid4()}"}
+    await store.open(get_settings().model_copy(update=own | settings))
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with opened() as store:
+        yield Site(store)
+
+
+def status(response: Any) -> str:
+    return str(response.headers["cache-status"]).partition("; ttl")[0]
+
+
+async def statuses(client: AsyncClient, *urls: str, **options: Any) -> list[str]:
+    return [status(await client.get(url, **options)) for url in urls]
+
+
+async def test_a_hit_is_its_miss(site: Site) -> None:
+    async def page(number: int, response: Response) -> dict[str, Any]:
+        response.headers["X-Request-ID"] = str(uuid4())
+        response.headers["X-Own"] = "kept"
+        response.headers.append("Link", "<a>")
+        response.headers.append("Link", "<b>")
+        response.status_code = 200 if number % 2 else 404
+        return {"number": number, "random": str(uuid4())}
+
+    site.page(page, missing_s=60)
+    chosen = random.Random(7)  # noqa: S311 - no secret
+    async with site.client() as client:
+        for _ in range(50):
+            url = f"/page?number={chosen.randrange(10**6)}"
+            miss = await client.get(url)
+            method = chosen.choice(["GET", "HEAD"])
+            hit = await client.request(method, url)
+
+            assert (status(miss), status(hit)) == (MISS, "app; hit")
+            assert hit.content == (miss.content if method == "GET" else b"")
+            assert hit.status_code == miss.status_code
+            pairs = [
+                [pair for pair in response.headers.multi_items() if pair[0] not in OF_A_REQUEST]
+                for response in (miss, hit)
+            ]
+            assert pairs[0] == pairs[1]
+            assert "x-request-id" in miss.headers
+            assert "x-request-id" not in hit.headers
+            assert hit.headers["age"] == "0"
+
+
+async def test_a_hit_says_for_how_long(site: Site) -> None:
+    site.page(lambda: site.count())
+    async with site.client() as client:
+        await client.get("/page")
+        response = await client.get("/page")
+
+    left_s = int(response.headers["cache-status"].removeprefix("app; hit; ttl="))
+    assert 50 <= left_s <= 60
+
+
+async def test_routes_without_a_ttl_are_not_kept(site: Site) -> None:
+    site.app.get("/private")(private(5)(lambda: site.count()))
+    site.app.get("/undeclared")(lambda: site.count())
+    site.page(lambda: site.count(), "/browser", ttl_s=0, browser_s=5)
+    async with site.client() as client:
+        for path in ("/private", "/undeclared", "/browser"):
+            assert (await client.get(path)).content != (await client.get(path)).content
+
+
+async def test_only_get_and_head_are_answered(site: Site) -> None:
+    site.page(lambda: site.count())
+    site.app.post("/page")(lambda: site.count())
+    async with site.client() as client:
+        head = await client.head("/page")
+        get = await client.get("/page")
+        post = await client.post("/page")
+
+    # A HEAD is filled as a GET.
+    assert (status(head), head.content, status(get)) == (MISS, b"", "app; hit")
+    assert head.headers["content-length"] == get.headers["content-length"] == "1"
+    assert (post.content, post.headers["cache-control"]) == (b"2", "private, no-store")
+
+
+USERS = [{}, {"Authorization": "Bearer ada"}, {"Authorization": "Bearer grace"}]
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Cookie", "X-API-Key", "Proxy-Authorization"])
+async def test_credentials_bypass(site: Site, name: str) -> None:
+    async def page(request: Request) -> str:
+        site.count()
+        return request.headers.get(name, "anonymous")
+
+    site.page(page)
+    async with site.client() as client:
+        for sent in ("ada", "", "grace", "ada", ""):
+            headers = {name: f"a={sent}"} if sent else {}
+            response = await client.get("/page", headers=headers)
+            assert response.json() == (f"a={sent}" if sent else "anonymous")
+            assert "public" not in response.headers["cache-control"] or not sent
+
+    assert site.calls == 4
+    assert site.store.counts["response", "bypass"] == 3
+
+
+async def test_credentials_that_are_ignored_do_not_shape_the_response(site: Site) -> None:
+    async def page(request: Request) -> str:
+        return request.headers.get("Authorization", "anonymous")
+
+    site.page(page, ignore_credentials=True)
+    async with site.client() as client:
+        for headers in (*USERS[::-1], *USERS):
+            assert (await client.get("/page", headers=headers)).json() == "anonymous"
+        assert status(await client.get("/page", headers=USERS[1])) == "app; hit"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Set-Cookie": "session=ada"},
+        {"Cache-Control": "no-store"},
+        {"Cache-Control": "max-age=60, Private"},
+        {"Cache-Control": 'private="x-user"'},
+        {"Cache-Control": "no-cache"},
+        {"Vary": "*"},
+        {"Vary": "User-Agent"},
+        {"Vary": "Accept-Language, User-Agent"},
+    ],
+)
+async def test_responses_that_are_not_for_everybody_are_not_kept(
+    site: Site, headers: dict[str, str]
+) -> None:
+    site.page(lambda: Response(str(site.count()), headers=headers), vary=("accept-language",))
+    async with site.client() as client:
+        responses = await asyncio.gather(*(client.get("/page") for _ in range(5)))
+
+    assert sorted(response.text for response in responses) == list("12345")
+    assert {status(response) for response in responses} == {"app; fwd=miss"}
+    (name,) = headers
+    assert all(headers[name] in response.headers[name] for response in responses)
+
+
+@pytest.mark.parametrize("code", [201, 204, 206, 301, 302, 400, 403, 404, 410, 500, 503])
+async def test_other_statuses_are_not_kept(site: Site, code: int) -> None:
+    site.page(lambda: Response(status_code=code, headers={"X-Call": str(site.count())}))
+    async with site.client() as client:
+        first, second = [await client.get("/page") for _ in range(2)]
+
+    assert (first.status_code, first.headers["x-call"]) == (code, "1")
+    assert second.headers["x-call"] == "2"
+    assert status(second) == "app; fwd=miss"
+
+
+async def test_what_is_missing_is_kept_for_its_own_time(site: Site) -> None:
+    def page() -> None:
+        site.count()
+        raise NotFound("There is none.")
+
+    site.page(page, missing_s=0.2, stale_s=60)
+    async with site.client() as client:
+        assert await statuses(client, "/page", "/page") == [MISS, "app; hit"]
+        await asyncio.sleep(0.25)
+        assert await statuses(client, "/page") == [MISS]
+
+
+async def test_the_endpoint_may_shorten_the_time(site: Site) -> None:
+    site.page(lambda: Response(str(site.count()), headers={"Cache-Control": "s-maxage=0"}), "/a")
+    site.page(lambda: Response("b", headers={"Cache-Control": "max-age=30"}), "/b")
+    async with site.client() as client:
+        assert await statuses(client, "/a", "/a") == ["app; fwd=miss"] * 2
+        await client.get("/b")
+        left = (await client.get("/b")).headers["cache-status"].removeprefix("app; hit; ttl=")
+    assert 20 <= int(left) <= 30
+
+
+async def test_vary_is_part_of_the_key(site: Site) -> None:
+    async def page(accept_language: Annotated[str, Header()] = "?") -> str:
+        site.count()
+        return accept_language
+
+    site.page(page, vary=("Accept-Language",))
+    async with site.client() as client:
+        for _ in range(2):
+            for language in ("en", "de"):
+                response = await client.get("/page", headers={"Accept-Language": language})
+                assert response.json() == language
+                assert response.headers["vary"] == "accept-language"
+    assert site.calls == 2
+
+
+async def test_variants_are_bounded(site: Site) -> None:
+    site.page(lambda: str(site.count()), vary=("accept-language",))
+    async with site.client() as client:
+        found = [
+            status(await client.get("/page", headers={"Accept-Language": f"x-{number}"}))
+            for number in range(2 * MAX_VARIANTS)
+        ]
+        assert found == [MISS] * MAX_VARIANTS + [BYPASS] * MAX_VARIANTS
+        assert status(await client.get("/page", headers={"Accept-Language": "x-0"})) == "app; hit"
+
+
+async def test_accept_encoding_has_few_forms(site: Site) -> None:
+    async def page(accept_encoding: Annotated[str, Header()] = "") -> str:
+        return accept_encoding
+
+    site.page(page, vary=("accept-encoding",))
+    async with site.client() as client:
+        for sent in ("gzip, br", "br;q=0.9,gzip", "BR, gzip, deflate"):
+            assert (await client.get("/page", headers={"Accept-Encoding": sent})).json() == (
+                "br, gzip"
+            )
+    assert site.store.counts["load", "miss"] == 1
+
+
+async def test_what_is_not_in_the_key_does_not_reach_the_endpoint(site: Site) -> None:
+    async def page(request: Request) -> dict[str, Any]:
+        return {
+            "url": str(request.url),
+            "headers": sorted(request.headers),
+            "client": request.client,
+            "body": (await request.body()).decode(),
+        }
+
+    site.page(page)
+    junk = {
+        "X-Forwarded-Host": "evil.example",
+        "X-Forwarded-For": "1.2.3.4",
+        "Forwarded": "host=evil.example",
+        "X-Original-URL": "/admin",
+        "Accept-Language": "xx",
+        "User-Agent": "evil",
+        "Range": "bytes=0-0",
+        "If-None-Match": '"x"',
+        "Origin": "https://evil.example",
+        "X-HTTP-Method-Override": "DELETE",
+        "traceparent": "00-1-2-01",
+    }
+    async with site.client() as client:
+        response = await client.get("/page?utm=1", headers=junk)
+
+    assert response.json() == {
+        "url": "http://test/page",
+        "headers": ["host", "traceparent"],
+        "client": None,
+        "body": "",
+    }
+
+
+async def test_the_host_is_part_of_the_key(site: Site) -> None:
+    async def page(request: Request) -> str:
+        return str(request.url.hostname)
+
+    site.page(page)
+    async with site.client() as client:
+        for host in ("a.example", "b.example", "A.EXAMPLE"):
+            assert (await client.get("/page", headers={"Host": host})).json() == host.lower()
+        assert await statuses(client, "/page", headers={"Host": "a.Example"}) == ["app; hit"]
+        assert await statuses(client, "/page", headers={"Host": "a b/c"}) == [BYPASS]
+
+
+async def test_other_hosts_are_not_kept(site: Site) -> None:
+    site.page(lambda: str(site.count()))
+    site.options = {"allowed_hosts": ("a.example",)}
+    async with site.client() as client:
+        for host, expected in (
+            ("a.example", MISS),
+            ("A.example:8000", MISS),
+            ("b.example", BYPASS),
+        ):
+            assert await statuses(client, "/page", headers={"Host": host}) == [expected]
+
+
+async def test_another_release_shows_nothing_of_this_one() -> None:
+    async with opened() as store:
+        for version in ("1", "2"):
+            site = Site(store)
+            site.page(lambda: "page")
+            site.options = {"version": version}
+            async with site.client() as client:
+                assert await statuses(client, "/page", "/page") == [MISS, "app; hit"]
+
+
+async def test_parameters_that_nobody_declared_are_no_part_of_the_key(site: Site) -> None:
+    async def page(request: Request, a: int = 0, b: list[str] | None = None) -> str:
+        site.count()
+        return str(request.url.query)
+
+    site.page(page)
+    async with site.client() as client:
+        first = await client.get("/page?utm_source=x&a=01")
+        for query in ("a=1", "a=1&fbclid=y", "fbclid=z&a=0&a=1"):
+            assert (await client.get(f"/page?{query}")).json() == first.json() == "a=1"
+        assert (await client.get("/page?a=x")).status_code == 422
+    assert site.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "content"), [({}, b"x"), ({"Transfer-Encoding": "chunked"}, None)]
+)
+async def test_a_get_with_a_body_bypasses(
+    site: Site, headers: dict[str, str], content: bytes | None
+) -> None:
+    async def page(request: Request) -> str:
+        return (await request.body()).decode()
+
+    site.page(page)
+    async with site.client() as client:
+        request = client.build_request("GET", "/page", headers=headers, content=content)
+        assert status(await client.send(request)) == BYPASS
+        response = await client.get("/page")
+    assert (status(response), response.json()) == (MISS, "")
+
+
+async def test_clients_cannot_pass_by_the_cache(site: Site) -> None:
+    site.page(lambda: site.count())
+    async with site.client() as client:
+        await client.get("/page")
+        for value in ("no-cache", "max-age=0", "no-store"):
+            headers = {"Cache-Control": value, "Pragma": "no-cache"}
+            assert await statuses(client, "/page", headers=headers) == ["app; hit"]
+
+
+async def test_no_store_of_a_request(site: Site) -> None:
+    site.page(lambda: site.count())
+    async with site.client() as client:
+        headers = {"Cache-Control": "no-store"}
+        assert await statuses(client, "/page", headers=headers) == ["app; fwd=miss"]
+        assert await statuses(client, "/page", "/page") == [MISS, "app; hit"]
+
+
+async def test_only_if_cached(site: Site) -> None:
+    site.page(lambda: site.count())
+    async with site.client() as client:
+        headers = {"Cache-Control": "only-if-cached"}
+        missed = await client.get("/page", headers=headers)
+        assert (missed.status_code, site.calls) == (504, 0)
+        assert missed.headers["cache-control"] == "no-store"
+        await client.get("/page")
+        assert await statuses(client, "/page", headers=headers) == ["app; hit"]
+
+
+async def test_a_client_that_holds_it_gets_a_304_from_the_cache(site: Site) -> None:
+    site.page(lambda: site.count())
+    async with site.client() as client:
+        full = await client.get("/page")
+        headers = {"If-None-Match": f'"other", W/{full.headers["etag"]}'}
+        responses = [await client.get("/page", headers=headers)]
+        await site.store.clear()
+        site.calls = 0
+        responses.append(await client.get("/page", headers=headers))
+
+    for response in responses:
+        assert (response.status_code, response.content) == (304, b"")
+        assert response.headers["cache-control"] == full.headers["cache-control"]
+        assert response.headers["etag"] == full.headers["etag"]
+        assert "content-length" not in response.headers
+    assert site.calls == 1
+
+
+async def test_one_load_serves_all_who_wait(site: Site) -> None:
+    async def page() -> int:
+        await asyncio.sleep(0.05)
+        return site.count()
+
+    site.page(page)
+    async with site.client() as client:
+        responses = await asyncio.gather(*(client.get("/page") for _ in range(20)))
+
+    assert {response.text for response in responses} == {"1"}
+    assert sorted(map(status, responses)) == [
+        *["app; fwd=miss; collapsed"] * 19,
+        MISS,
+    ]
+
+
+async def test_errors_are_shared_and_not_kept(site: Site) -> None:
+    async def page() -> int:
+        await asyncio.sleep(0.05)
+        if site.count() == 1:
+            raise Unavailable("Not now.")
+        return site.calls
+
+    site.page(page)
+    async with site.client() as client:
+        responses = await asyncio.gather(*(client.get("/page") for _ in range(5)))
+        assert {response.status_code for response in responses} == {503}
+        assert {response.headers["retry-after"] for response in responses} == {"1"}
+        assert {response.headers["cache-control"] for response in responses} == {"no-store"}
+        assert (await client.get("/page")).text == "2"
+
+
+async def test_an_unexpected_error_is_the_servers(site: Site) -> None:
+    site.page(lambda: 1 // 0)
+    async with site.client() as client:
+        response = await client.get("/page")
+
+    assert response.status_code == 500
+    assert response.headers["cache-control"] == "private, no-store"
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+async def test_stale_while_revalidate(site: Site) -> None:
+    site.page(lambda: site.count(), ttl_s=0.2, stale_s=60)
+    async with site.client() as client:
+        await client.get("/page")
+        await asyncio.sleep(0.25)
+        stale = await client.get("/page")
+        assert (stale.text, stale.headers["age"]) == ("1", "0")
+        assert status(stale) == "app; hit"
+        while site.calls < 2:
+            await asyncio.sleep(0.01)
+        assert (await client.get("/page")).text == "2"
+
+
+async def test_stale_if_error(site: Site) -> None:
+    def page() -> int:
+        if site.count() > 1:
+            raise Unavailable("Not now.")
+        return site.calls
+
+    site.page(page, ttl_s=0.1, error_s=0.3)
+    async with site.client() as client:
+        await client.get("/page")
+        await asyncio.sleep(0.15)
+        stale = await client.get("/page")
+        assert (stale.status_code, stale.text, status(stale)) == (200, "1", "app; fwd=stale")
+        await asyncio.sleep(0.3)
+        assert (await client.get("/page")).status_code == 503
+
+
+async def test_invalidation_by_tag(site: Site) -> None:
+    async def page(number: int) -> str:
+        return f"{number}: {site.count()}"
+
+    site.page(page, "/page/{number}", tags=("page:{number}",))
+    async with site.client() as client:
+        urls = ("/page/1", "/page/2")
+        await statuses(client, *urls)
+        await site.store.invalidate("page:1")
+        assert await statuses(client, *urls) == [MISS, "app; hit"]
+
+
+async def test_a_slow_reader_does_not_put_an_old_response_back(site: Site) -> None:
+    value = "old"
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def page() -> str:
+        read = value
+        if not reached.is_set():
+            reached.set()
+            await go_on.wait()
+        return read
+
+    site.page(page, tags=("page",))
+    async with site.client() as client:
+        slow = asyncio.create_task(client.get("/page"))
+        await reached.wait()
+        value = "new"
+        await site.store.invalidate("page")
+        assert (await client.get("/page")).json() == "new"
+        go_on.set()
+        assert (await slow).json() == "old"
+        assert (await client.get("/page")).json() == "new"
+
+
+async def test_large_responses_pass(site: Site) -> None:
+    site.page(lambda: Response(str(site.count()) + "x" * 1000))
+    site.options = {"max_response_bytes": 1000}
+    async with site.client() as client:
+        assert [(await client.get("/page")).text[0] for _ in range(2)] == ["1", "2"]
+
+
+async def test_streams_pass_unbuffered_and_each_to_its_client(site: Site) -> None:
+    async def page() -> StreamingResponse:
+        number = site.count()
+
+        async def pieces() -> AsyncIterator[str]:
+            for _ in range(3):
+                yield str(number)
+                seen.append(len(sent))
+                await asyncio.sleep(0)
+
+        return StreamingResponse(pieces())
+
+    site.page(page)
+    seen: list[int] = []
+    sent: list[dict[str, Any]] = []
+    async with site.client() as client:
+        responses = await asyncio.gather(*(client.get("/page") for _ in range(3)))
+        assert sorted(response.text for response in responses) == ["111", "222", "333"]
+        seen.clear()
+        await request(site.app, sent)
+
+    assert seen == [2, 3, 4]
+    assert b"etag" not in dict(sent[0]["headers"])
+
+
+async def test_a_client_that_leaves_ends_its_stream(site: Site) -> None:
+    ended = asyncio.Event()
+
+    async def page() -> StreamingResponse:
+        async def pieces() -> AsyncIterator[str]:
+            try:
+                while True:
+                    yield "x"
+                    await asyncio.sleep(0.001)
+            finally:
+                ended.set()
+
+        return StreamingResponse(pieces())
+
+    site.page(page)
+    sent: list[dict[str, Any]] = []
+    leaves = asyncio.Event()
+    running = asyncio.create_task(request(site.app, sent, leaves=leaves, client=site.client()))
+    while len(sent) < 3:
+        await asyncio.sleep(0.001)
+    leaves.set()
+    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_a_stream_that_breaks_is_an_error_of_its_request(site: Site) -> None:
+    async def page() -> StreamingResponse:
+        async def pieces() -> AsyncIterator[str]:
+            yield "x"
+            raise ZeroDivisionError
+
+        return StreamingResponse(pieces())
+
+    site.page(page)
+    site.client()
+    with pytest.raises(ZeroDivisionError):
+        await request(site.app, [])
+
+
+async def test_a_client_that_leaves_does_not_stop_a_load(site: Site) -> None:
+    async def page() -> int:
+        await asyncio.sleep(0.05)
+        return site.count()
+
+    site.page(page)
+    async with site.client() as client:
+        leaving = asyncio.create_task(client.get("/page"))
+        await asyncio.sleep(0.01)
+        staying = asyncio.create_task(client.get("/page"))
+        await asyncio.sleep(0.01)
+        leaving.cancel()
+        assert (await staying).text == "1"
+
+
+async def test_tasks_after_the_response_are_not_awaited(site: Site) -> None:
+    done = asyncio.Event()
+
+    async def page(tasks: BackgroundTasks) -> int:
+        tasks.add_task(done.wait)
+        return site.count()
+
+    site.page(page)
+    async with site.client() as client:
+        response = await asyncio.wait_for(client.get("/page"), 5)
+    assert status(response) == MISS
+    done.set()
+
+
+async def test_an_entry_that_cannot_be_read_is_a_miss(site: Site) -> None:
+    site.page(lambda: site.count())
+    async with site.client() as client:
+        await client.get("/page")
+        for entry in held(site.store):
+            entry.parsed, entry.meta = None, b"\x80\x04"
+        response = await client.get("/page")
+
+    assert (response.status_code, response.text) == (200, "2")
+
+
+async def test_memory_is_bounded() -> None:
+    async with opened(cache_max_bytes=100_000, cache_max_entries=100) as store:
+        site = Site(store)
+
+        async def page(q: str = "") -> dict[str, str]:
+            return {"q": q}
+
+        site.page(page)
+        async with site.client() as client:
+            for number in range(3_000):
+                sent: list[dict[str, Any]] = []
+                await request(site.app, sent, query=b"q=%d&z=%d" % (number, number), client=client)
+                assert sent[0]["status"] == 200
+        assert len(list(held(store))) <= 100
+
+
+async def test_labels_of_hits_are_those_of_misses(site: Site) -> None:
+    async def page(number: int) -> int:
+        return number
+
+    site.page(page, "/page/{number}")
+    site.client()
+    labels = []
+    for _ in range(2):
+        scope = await request(site.app, [], path="/page/7")
+        labels.append(getattr(scope.get("route"), "path", None))
+
+    assert labels == ["/page/{number}"] * 2
+
+
+async def test_below_a_root_path(site: Site) -> None:
+    async def page(number: int, request: Request) -> str:
+        return str(request.url.path)
+
+    site.page(page, "/page/{number}", tags=("page:{number}",))
+    site.client()
+    bodies = []
+    for path in ("/root/page/07", "/root/page/7"):
+        sent: list[dict[str, Any]] = []
+        await request(site.app, sent, path=path, root_path="/root")
+        bodies.append(sent[1]["body"])
+
+    assert bodies == [b'"/root/page/7"'] * 2
+    assert site.store.counts["load", "miss"] == 1
+
+
+async def test_errors_have_the_label_of_their_route(site: Site) -> None:
+    site.page(lambda number: 1 // 0, "/page/{number}")
+    site.client()
+    seen: list[Any] = []
+    with pytest.raises(ZeroDivisionError):
+        await request(site.app, [], path="/page/7", query=b"number=1", scopes=seen)
+
+    assert seen[0]["route"].path == "/page/{number}"
+
+
+def held(store: Cache) -> list[Entry]:
+    """The entries of this process."""
+    return [entry for _, entry in store.near._entries.values()]
+
+
+async def request(
+    app: FastAPI,
+    sent: list[dict[str, Any]],
+    *,
+    path: str = "/page",
+    query: bytes = b"",
+    root_path: str = "",
+    leaves: asyncio.Event | None = None,
+    client: object = None,
+    scopes: list[Any] | None = None,
+) -> dict[str, Any]:
+    """A request without a client library; returns its scope, and the messages in `sent`."""
+    started = False
+
+    async def receive() -> dict[str, Any]:
+        nonlocal started
+        if not started:
+            started = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await (leaves or asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": root_path,
+        "query_string": query,
+        "headers": [(b"host", b"test")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2),
+        "state": {},
+    }
+    if scopes is not None:
+        scopes.append(scope)
+    await app(scope, receive, send)
+    return scope
