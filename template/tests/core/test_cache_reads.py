@@ -232,12 +232,12 @@ async def test_the_metric_has_the_counts(store: Cache, key: str, blockbuster: Bl
     assert (metric.name, counts) == ("cache.reads", {("load", "miss"): 1, ("near", "hit"): 2})
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("order", range(20))
 async def test_no_interleaving_shows_a_value_older_than_the_last_write(
-    store: Cache, key: str, seed: int
+    store: Cache, key: str, order: int
 ) -> None:
     """Readers and writers in random order, on a row whose versions are numbers."""
-    rng = random.Random(seed)  # noqa: S311 - not for secrets
+    rng = random.Random(order)  # noqa: S311 - not for secrets
     committed = 0
     # What a reader that begins now must see at least: writes that have been invalidated.
     visible = 0

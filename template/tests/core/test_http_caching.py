@@ -93,7 +93,7 @@ def test_the_guard_sees_a_route_that_declares_nothing() -> None:
         (never_stored, "private, no-store"),
     ],
 )
-def test_cache_control(decorator: Callable[[Any], Any], expected: str) -> None:
+def test_what_is_declared_is_said(decorator: Callable[[Any], Any], expected: str) -> None:
     def endpoint() -> None: ...
 
     policy = policy_of(partial(decorator(endpoint)))
@@ -200,9 +200,9 @@ def routes() -> Routes:
     @public(5, tags=("side:{side}",))
     async def side(side: Literal["a", "b"]) -> None: ...
 
-    @router.get("/posts")
-    @public(5, tags=("posts", "author:{author}"))
-    async def posts(params: Annotated[Params, Query()]) -> None: ...
+    @router.get("/books")
+    @public(5, tags=("books", "author:{author}"))
+    async def books(params: Annotated[Params, Query()]) -> None: ...
 
     @router.get("/{anything}/late")
     @public(5)
@@ -258,8 +258,8 @@ UPPER = "0F8FAD5B-D9CB-469F-A165-70867728950E"
         (f"/users/{UPPER}", "&&other=a&", f"/users/{UPPER}", "other=a"),
         ("/pages/007", "", "/pages/7", ""),
         ("/pages/007", "x=y", "/pages/7", ""),
-        ("/posts", f"author={UPPER}", "/posts", f"author={UPPER.lower()}"),
-        ("/posts", "label=a&limit=07&label=b", "/posts", "limit=7&label=a&label=b"),
+        ("/books", f"author={UPPER}", "/books", f"author={UPPER.lower()}"),
+        ("/books", "label=a&limit=07&label=b", "/books", "limit=7&label=a&label=b"),
     ],
 )
 def test_what_means_the_same_has_the_same_key(
@@ -279,8 +279,8 @@ def test_what_means_the_same_has_the_same_key(
         (f"/users/{UPPER}", "other=a", f"/users/{UPPER}", ""),
         (f"/users/{UPPER}", "other=a", f"/users/{UPPER}", "other=A"),
         (f"/users/{UPPER}", "other=a%26kind%3Dold", f"/users/{UPPER}", "other=a&kind=old"),
-        ("/posts", "label=a&label=b", "/posts", "label=b&label=a"),
-        ("/posts", "limit=20", "/posts", ""),
+        ("/books", "label=a&label=b", "/books", "label=b&label=a"),
+        ("/books", "limit=20", "/books", ""),
     ],
 )
 def test_what_means_something_else_has_another_key(
@@ -301,8 +301,8 @@ def test_what_means_something_else_has_another_key(
         (f"/users/{UPPER}", "kind=unknown"),
         ("/pages/seven", ""),
         ("/sides/c", ""),
-        ("/posts", "unknown=1"),
-        ("/posts", "limit=0"),
+        ("/books", "unknown=1"),
+        ("/books", "limit=0"),
         ("/users/me", ""),
         ("/static/a", ""),
     ],
@@ -319,8 +319,8 @@ def test_tags_come_from_converted_parameters(routes: Routes) -> None:
 
     assert tags(f"/users/{UPPER}") == (f"user:{UPPER.lower()}", "kind:new")
     assert tags(f"/users/{UPPER}", "kind=old") == (f"user:{UPPER.lower()}", "kind:old")
-    assert tags("/posts") == ("posts",)
-    assert tags("/posts", f"author={UPPER}") == ("posts", f"author:{UPPER.lower()}")
+    assert tags("/books") == ("books",)
+    assert tags("/books", f"author={UPPER}") == ("books", f"author:{UPPER.lower()}")
 
 
 def test_remembered_targets_are_bounded(routes: Routes) -> None:
@@ -391,7 +391,6 @@ def test_hop_by_hop_and_per_request_headers_are_not_stored() -> None:
         (b"transfer-encoding", b"chunked"),
         (b"x-request-id", b"1"),
         (b"server-timing", b"db"),
-        (b"commit-lsn", b"0/1"),
         (b"date", b"today"),
         (b"age", b"1"),
         (b"x-own", b"kept"),
