@@ -22,7 +22,6 @@ from benchmarks.harness.environment import environment
 from benchmarks.harness.progress import Progress
 from benchmarks.harness.results import Results
 from benchmarks.harness.runner import Runner
-from benchmarks.harness.scenarios import SCENARIOS
 from benchmarks.harness.seeding import UnusableServer
 from benchmarks.harness.services import ServiceDied
 from tests.rendering import ROOT, git
@@ -30,7 +29,7 @@ from tests.rendering import ROOT, git
 ERRORS = (AnswersDiffer, ClusterInUse, UnusableServer, ServerUnavailable, ServiceDied, drivers.DriverError)
 PACKAGES = (
     *("fastapi", "starlette", "pydantic", "uvicorn", "uvloop", "httptools", "gunicorn", "sqlalchemy", "asyncpg"),
-    *("psycopg", "orjson", "redis", "aiohttp", "httpx"),
+    *("psycopg", "orjson", "redis", "cashews", "aiohttp", "httpx"),
 )
 
 
@@ -78,8 +77,9 @@ def main() -> int:
         settings=plan.settings()
         | {"client": arguments.driver.version, "template": template_version(), "own_servers": accountable},
         services=plan.titles,
-        scenarios={name: SCENARIOS[name].title for name in (*plan.endpoints, *plan.mixes, *plan.lanes)},
+        scenarios=plan.scenarios,
         measurements=runner.measurements,
+        probes=runner.probes,
     )
     written = output.write(results, arguments.output)
     print(*(f"\n{table}" for table in report.main_tables(results)), "", *written, sep="\n")

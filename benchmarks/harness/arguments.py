@@ -5,21 +5,19 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.harness import drivers, lanes
+from benchmarks.harness import drivers
 from benchmarks.harness.runner import Plan
-from benchmarks.harness.scenarios import ENDPOINTS, MIXES, SCENARIOS
+from benchmarks.harness.scenarios import ENDPOINTS, MIXES
 from benchmarks.harness.seeding import Size
 from benchmarks.harness.services import SERVICES
+from benchmarks.harness.ways import COMPARISONS, SUBJECT
 from tests.rendering import ROOT
-
-# The name of all comparisons of lanes among those of the scenarios.
-LANES = "lanes"
 
 # In under three minutes on two cores, making the rows included.
 QUICK = Plan(
     endpoints=("user", "posts", "write"),
     mixes=("read-mostly", "read-mostly-cached"),
-    lanes=(),
+    comparisons=(),
     sweep_of=(),
     open_loop_of=(),
     rounds=2,
@@ -47,20 +45,22 @@ def parse(argv: Sequence[str]) -> Arguments:
     )
     what = parser.add_argument_group("what (names are separated by commas)")
     what.add_argument("--services", type=some(SERVICES), help=f"of {text(SERVICES)} (default: all)")
-    choice = (*SCENARIOS, LANES)
+    measured = (*ENDPOINTS, *MIXES)
+    choice = (*measured, *COMPARISONS)
     what.add_argument(
         "--scenarios",
         type=some(choice),
-        help=f"of {text(choice)}; the last compares the lanes of the rendered service (default: all)",
+        help=f"of {text(choice)}; the last compare ways of the rendered service to its database and to its caches "
+        "(default: all)",
     )
     what.add_argument(
         "--sweep-of",
-        type=some(SCENARIOS),
+        type=some(measured),
         help=f"measured with several numbers of clients as well (default: {text(full.sweep_of)})",
     )
     what.add_argument(
         "--open-loop-of",
-        type=some(SCENARIOS),
+        type=some(measured),
         help=f"measured at a fixed rate as well (default: {text(full.open_loop_of)})",
     )
     how = parser.add_argument_group("how")
@@ -69,8 +69,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     how.add_argument(
         "--workers",
         type=at_least(1),
-        help="of all services but naive (default: one for endpoints and lanes, as each kind runs in production "
-        "for mixes)",
+        help="of all services but naive (default: one for endpoints, lanes and caches, as each kind runs in "
+        "production for mixes)",
     )
     how.add_argument("--rounds", type=at_least(1), help=f"of each service in each scenario (default: {full.rounds})")
     how.add_argument("--seconds", type=positive, help=f"length of a round (default: {full.seconds:g})")
@@ -99,14 +99,15 @@ def parse(argv: Sequence[str]) -> Arguments:
     if given.scenarios:
         changes["endpoints"] = tuple(name for name in given.scenarios if name in ENDPOINTS)
         changes["mixes"] = tuple(name for name in given.scenarios if name in MIXES)
-        changes["lanes"] = full.lanes if LANES in given.scenarios else ()
+        changes["comparisons"] = tuple(name for name in given.scenarios if name in COMPARISONS)
     size = Size(given.users or full.size.users, given.posts or full.size.posts)
     plan = replace(plan, rate_per_s=given.rate, size=size, **changes)
     for option, chosen in (("--sweep-of", given.sweep_of), ("--open-loop-of", given.open_loop_of)):
         if left_out := set(chosen or ()) - {*plan.endpoints, *plan.mixes}:
             parser.error(f"{option}: {text(left_out)} is not among --scenarios")
-    if LANES in (given.scenarios or ()) and not lanes.needed(plan.services):
-        parser.error(f"--scenarios: {LANES} are those of {lanes.SUBJECT}, which is not among --services")
+    compared = [name for name in given.scenarios or () if name in COMPARISONS]
+    if compared and SUBJECT not in plan.services:
+        parser.error(f"--scenarios: {text(compared)} are those of {SUBJECT}, which is not among --services")
     try:
         driver = drivers.choose(given.client, plan.seconds)
     except drivers.DriverError as error:

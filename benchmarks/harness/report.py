@@ -1,4 +1,4 @@
-"""The results as Markdown: services and lanes at a glance, details, goals, latency at a fixed rate, notes (pure)."""
+"""The results as Markdown: all at a glance, details, goals, latency at a fixed rate, notes (pure)."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +30,12 @@ Key = TypeVar("Key", bound=Hashable)
 SUBJECT = "rendered"
 NOTHING = "-"
 TITLES: dict[Section, str] = {"mixes": "Mixes", "endpoints": "Endpoints", "clients": "Numbers of clients"}
+
+# Of comparisons: heading, what a way is called, the one that others are a multiple of, and what they are.
+WAYS: dict[Section, tuple[str, str, str, str]] = {
+    "lanes": ("Lanes", "lane", "orm", f"The ways of one running {SUBJECT} service to its database"),
+    "caches": ("Caches", "way", "uncached", f"The ways of one running {SUBJECT} service to a user that may be cached"),
+}
 
 Mark = Literal["disturbed", "errors", Limit]
 _IDLE = f", while the service's one worker used less than {SERVICE_BUSY_CORES:g} of a core"
@@ -181,8 +187,9 @@ def _header(results: Results) -> str:
 
 
 def main_tables(results: Results) -> list[str]:
-    """The services and the lanes, each at a glance."""
-    return [part for part in (whole_picture(results), lanes(results)) if part]
+    """The services, each comparison of ways, and what was probed beside them, at a glance."""
+    parts = [whole_picture(results), *(compared(results, each) for each in WAYS), probed(results)]
+    return [part for part in parts if part]
 
 
 def whole_picture(results: Results) -> str:
@@ -212,10 +219,12 @@ def whole_picture(results: Results) -> str:
     return "\n".join([*lines, _table(["scenario", "clients", *names], rows), *_footnotes(marks)])
 
 
-def lanes(results: Results) -> str:
-    measured = [each for each in results.measurements if each.section == "lanes"]
+def compared(results: Results, section: Section) -> str:
+    """The ways of a comparison, scenario by scenario."""
+    measured = [each for each in results.measurements if each.section == section]
     if not measured:
         return ""
+    title, way, baseline, intro = WAYS[section]
     marks: set[Mark] = set()
     rows = []
     for each in measured:
@@ -225,24 +234,39 @@ def lanes(results: Results) -> str:
                 each.scenario,
                 each.service,
                 _spread(total.requests_per_s, plain) + _marked(total, marks),
-                _ratio(results, each, "orm", times),
+                _ratio(results, each, baseline, times),
                 _ratio(results, each, "raw", share),
                 *(_spread(it, plain, ranged=False) for it in (total.cpu_us, total.p50_ms, total.p95_ms, total.p99_ms)),
                 _errors(total.errors),
             ]
         )
-    headers = ["scenario", "lane", "requests/s (low-high)", "of orm", "of raw", "CPU us/request"]
+    headers = ["scenario", way, "requests/s (low-high)", f"of {baseline}", "of raw", "CPU us/request"]
     headers += ["p50 ms", "p95 ms", "p99 ms", "errors"]
     clients = " or ".join(str(number) for number in sorted({each.clients for each in measured}))
     lines = [
-        "## Lanes",
+        f"## {title}",
         "",
-        f"The ways of one running {SUBJECT} service to its database, with {clients} clients, in turns and with equal "
-        "answers; raw is a service beside it.",
+        f"{intro}, with {clients} clients, in turns and with equal answers; raw is a service beside it.",
         "",
         _table(*_without_empty(headers, rows), text=(0, 1)),
     ]
     return "\n".join([*lines, *_footnotes(marks)])
+
+
+def probed(results: Results) -> str:
+    """What was measured otherwise than in rounds."""
+    if not results.probes:
+        return ""
+    verdicts = {None: "", True: "reached", False: "**missed**"}
+    rows = []
+    for each in results.probes:
+        goal = NOTHING
+        if each.at_most is not None:
+            goal = f"at most {each.at_most:g}" + (", always" if each.every else "")
+        median_and_range = _spread(spread(each.values), plain)
+        rows.append([each.name, each.title, median_and_range, each.unit, goal, verdicts[each.reached]])
+    headers = ["figure", "what", "median (low-high)", "unit", "goal", ""]
+    return "\n".join(["## The cache, probed", "", _table(headers, rows, text=(0, 1, 3, 5))])
 
 
 def _details(results: Results, section: Section) -> str:

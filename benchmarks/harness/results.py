@@ -1,12 +1,13 @@
 """What a run measured, as plain data; results.json is this, with the summaries of summary.py added."""
 
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any, Literal
 
 # Raised when a field is renamed or changes its meaning.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
-Section = Literal["endpoints", "mixes", "lanes", "clients", "open_loop"]
+Section = Literal["endpoints", "mixes", "lanes", "caches", "clients", "open_loop"]
 
 # Where a latency distribution is known: its smallest and largest value and these shares between them.
 QUANTILES = (
@@ -61,7 +62,10 @@ class Round:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All rounds of one service in one scenario; in the section "lanes" of one lane, which is called `service` too."""
+    """All rounds of one service in one scenario.
+
+    In the sections "lanes" and "caches" `service` may be a way of the rendered one, as ways.py has them.
+    """
 
     section: Section
     scenario: str
@@ -76,6 +80,25 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """A figure that is not had from rounds of requests, with a value for each repetition."""
+
+    name: str
+    title: str
+    unit: str
+    values: tuple[float, ...]
+    at_most: float | None = None  # the goal, for the median
+    every: bool = False  # or for every value
+
+    @property
+    def reached(self) -> bool | None:
+        """None without a goal, or without a value."""
+        if self.at_most is None or not self.values:
+            return None
+        return (max(self.values) if self.every else median(self.values)) <= self.at_most
+
+
+@dataclass(frozen=True)
 class Results:
     """One run of the benchmark."""
 
@@ -85,9 +108,10 @@ class Results:
     machine: dict[str, str | int | float | bool]
     versions: dict[str, str]
     settings: dict[str, Any]
-    services: dict[str, str]  # name -> one line on what it is; lanes as well
+    services: dict[str, str]  # name -> one line on what it is; ways of the rendered one as well
     scenarios: dict[str, str]  # name -> one line on what is asked
     measurements: list[Measurement] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return {"schema_version": SCHEMA_VERSION} | asdict(self)

@@ -10,11 +10,10 @@ from pathlib import Path
 from statistics import median
 from typing import Protocol
 
-from benchmarks.harness import answers, lanes, machine, rounds, services
+from benchmarks.harness import answers, machine, probes, rounds, services
 from benchmarks.harness.drivers import Driver, Load
 from benchmarks.harness.environment import Environment
-from benchmarks.harness.lanes import LANES, LANES_OF
-from benchmarks.harness.results import Measurement, Round, Section
+from benchmarks.harness.results import Measurement, Probe, Round, Section
 from benchmarks.harness.scenarios import (
     ENDPOINTS,
     MIXES,
@@ -30,12 +29,15 @@ from benchmarks.harness.scenarios import (
 from benchmarks.harness.seeding import Size
 from benchmarks.harness.services import SERVICES, Running, Service
 from benchmarks.harness.summary import schedule
+from benchmarks.harness.ways import COMPARISONS, WAYS
 from tests.rendering import ROOT
 
 # The open loop runs at half of what the bar manages in a closed one, or else the first service of the run.
 BAR = "plain"
 RATE_SHARE = 0.5
 WARM_UP_SHARE = 0.3
+# Where caches are compared, nearly everything that is asked for is in them before it counts.
+CACHES_WARM_UP_SHARE = 1.5
 # Rounds of a service that cannot answer every client once while it warms up last at least so long.
 SLOW_SECONDS = 2.5
 # Of all rounds, how many may be repeated because of other processes.
@@ -53,14 +55,14 @@ class Plan:
     services: tuple[str, ...] = tuple(SERVICES)
     endpoints: tuple[str, ...] = tuple(ENDPOINTS)
     mixes: tuple[str, ...] = tuple(MIXES)
-    # What is measured in each lane of the rendered service.
-    lanes: tuple[str, ...] = tuple(LANES_OF)
+    # Of ways of the rendered service, by section.
+    comparisons: tuple[Section, ...] = tuple(COMPARISONS)
     # What is measured with several numbers of clients as well, and at a fixed rate.
     sweep_of: tuple[str, ...] = ("user",)
     open_loop_of: tuple[str, ...] = ("read-mostly", "read-mostly-cached")
     sweep: tuple[int, ...] = (1, 4, 16, 4 * POOL_SIZE, 16 * POOL_SIZE)
     clients: int = 4 * POOL_SIZE
-    # None: one for endpoints and lanes, and for mixes as many as each kind of service runs in production.
+    # None: one for endpoints and comparisons, and for mixes as many as each kind of service runs in production.
     workers: int | None = None
     rounds: int = 4
     seconds: float = 3.0
@@ -74,13 +76,19 @@ class Plan:
 
     @property
     def titles(self) -> dict[str, str]:
-        """Of the services and lanes that are measured, on what they are."""
+        """Of the services and their ways that are measured, on what they are."""
         measured: set[str] = set()
         for group in groups(self):
             measured.update(group.services)
-            if group.section == "lanes":
-                measured.update(name for scenario in group.scenarios for name in LANES_OF[scenario])
-        return {name: each.title for name, each in (SERVICES | LANES).items() if name in measured}
+            if comparison := COMPARISONS.get(group.section):
+                measured.update(comparison.ways)
+        return {name: each.title for name, each in (SERVICES | WAYS).items() if name in measured}
+
+    @property
+    def scenarios(self) -> dict[str, str]:
+        """Of what is asked, on what it is."""
+        asked = [*self.endpoints, *self.mixes, *(name for each in self.comparisons for name in COMPARISONS[each].of)]
+        return {name: SCENARIOS[name].title for name in asked}
 
     def settings(self) -> dict[str, str | int | float | None]:
         """What the results say about how they were measured."""
@@ -89,7 +97,7 @@ class Plan:
             "posts": self.size.posts,
             "clients": self.clients,
             "pool_clients": 4 * POOL_SIZE,
-            "workers": self.workers or "one for endpoints and lanes, as in production for mixes",
+            "workers": self.workers or "one for endpoints, lanes and caches, as in production for mixes",
             "rounds": self.rounds,
             "seconds": self.seconds,
         }
@@ -111,10 +119,11 @@ class Group:
     alone: bool
 
     def line_ups(self, started: Sequence[Running]) -> list[tuple[tuple[str, ...], Sequence[Running]]]:
-        """Who is compared in which scenarios: all services in all of them, or in each the lanes that it has."""
-        if self.section != "lanes":
+        """Who is compared in which scenarios: all services in all of them, or in each the ways that differ in it."""
+        comparison = COMPARISONS.get(self.section)
+        if comparison is None:
             return [(self.scenarios, started)]
-        return [((name,), lanes.in_lanes(name, started)) for name in self.scenarios]
+        return [((name,), comparison.line_up(name, started)) for name in self.scenarios]
 
 
 class Watcher(Protocol):
@@ -126,12 +135,14 @@ class Watcher(Protocol):
 
 
 def groups(plan: Plan) -> list[Group]:
-    """Endpoints and lanes on one worker without caches; mixes as in production, those with caches apart."""
+    """Endpoints and comparisons on one worker; mixes as in production, those with caches apart."""
     alone = plan.workers in (None, 1)
-    found = [
-        Group("endpoints", plan.endpoints, plan.services, cached=False, alone=alone),
-        Group("lanes", plan.lanes, lanes.needed(plan.services), cached=False, alone=alone),
-    ]
+    found = [Group("endpoints", plan.endpoints, plan.services, cached=False, alone=alone)]
+    for comparison in map(COMPARISONS.__getitem__, plan.comparisons):
+        taking_part = comparison.needed(plan.services)
+        found.append(
+            Group(comparison.section, tuple(comparison.of), taking_part, cached=comparison.cached, alone=alone)
+        )
     for cached in (False, True):
         names = tuple(name for name in plan.mixes if MIXES[name].cached == cached)
         found.append(Group("mixes", names, plan.services, cached=cached, alone=plan.workers == 1))
@@ -143,8 +154,11 @@ def expected_rounds(plan: Plan) -> int:
     scenarios = {*plan.endpoints, *plan.mixes}
     more = len(scenarios & set(plan.sweep_of)) * len(plan.sweep) + len(scenarios & set(plan.open_loop_of))
     of_services = len(plan.services) * (plan.rounds * len(scenarios) + plan.fewer_rounds * more)
-    compared = lanes.needed(plan.services)
-    return of_services + plan.rounds * sum(len(lanes.contestants(name, compared)) for name in plan.lanes if compared)
+    of_ways = 0
+    for comparison in map(COMPARISONS.__getitem__, plan.comparisons):
+        if taking_part := comparison.needed(plan.services):
+            of_ways += sum(len(comparison.contestants(name, taking_part)) for name in comparison.of)
+    return of_services + plan.rounds * of_ways
 
 
 Sizes = dict[tuple[str, str], int]
@@ -193,10 +207,11 @@ def _check_kept(choose: Choose, running: Sequence[Running], data: Mapping[str, D
 
 
 class Runner:
-    """Measures a plan; `measurements` holds what there is, however the run ends."""
+    """Measures a plan; `measurements` and `probes` hold what there is, however the run ends."""
 
     def __init__(self, plan: Plan, environment: Environment, driver: Driver, watcher: Watcher) -> None:
         self.measurements: list[Measurement] = []
+        self.probes: list[Probe] = []
         self._plan = plan
         self._environment = environment
         self._driver = driver
@@ -225,8 +240,10 @@ class Runner:
                 for names, running in line_ups:
                     for name in names:
                         self._measure(group.section, name, group, running)
-                        if group.section != "lanes":
+                        if group.section not in COMPARISONS:
                             self._measure_further(name, group, running)
+            if group.section == "caches":
+                self.probes += probes.all_of(self._environment, self._watcher.say)
 
     def _measure_further(self, name: str, group: Group, running: Sequence[Running]) -> None:
         if name in self._plan.sweep_of:
@@ -306,7 +323,8 @@ class Runner:
             if not further:
                 for service, load in list(loads.items()):
                     self._watcher.say(f"{what}: warming {service}")
-                    shorter = replace(load, seconds=max(0.2, seconds * WARM_UP_SHARE))
+                    share = CACHES_WARM_UP_SHARE if section == "caches" else WARM_UP_SHARE
+                    shorter = replace(load, seconds=max(0.2, seconds * share))
                     sample = rounds.warm_up(by_name[service], shorter, self._driver, self._environment)
                     if sample.answered < load.clients:
                         loads[service] = replace(load, seconds=max(seconds, SLOW_SECONDS))

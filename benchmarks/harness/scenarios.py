@@ -125,7 +125,12 @@ MIXES: dict[str, Scenario] = {
     "write-heavy": Scenario("half writes, half reads, caches on", {write: 50, user: 50}, True, someone_popular),
 }
 
-SCENARIOS = ENDPOINTS | MIXES
+# Asked in a comparison of ways only.
+FURTHER: dict[str, Scenario] = {
+    "user-popular": Scenario("one popular user by key, caches on", {user: 1}, True, someone_popular),
+}
+
+SCENARIOS = ENDPOINTS | MIXES | FURTHER
 
 
 def asked(make: Make, rng: random.Random, data: Data, choose: Choose) -> Request:

@@ -27,6 +27,8 @@ READY_POLL_S = 0.3
 OVERLAY = ROOT / "benchmarks" / "rendered"
 # The domains in it, whose routes come last: no other request is matched against them.
 OVERLAY_DOMAINS = ("reports", "lanes")
+# The one that needs a cache.
+CACHED_DOMAIN = "caches"
 # Signs the cursors of the rendered service, here and there.
 CURSOR_SECRET = "benchmark" * 4
 
@@ -200,12 +202,14 @@ def render_service(template: Path, destination: Path, *, cached: bool) -> Path:
     """Render the service with its example, and lay over it what the benchmark needs beside that."""
     answers = DEFAULTS | {"cache_backend": "valkey" if cached else "none"}
     render(template, destination, answers)
-    shutil.copytree(OVERLAY, destination, dirs_exist_ok=True)
+    domains = (*OVERLAY_DOMAINS, CACHED_DOMAIN) if cached else OVERLAY_DOMAINS
+    for domain in domains:
+        shutil.copytree(OVERLAY / "app" / domain, destination / "app" / domain)
     routers = destination / "app" / "api.py"
     lines = routers.read_text().splitlines()
     first_import = next(number for number, line in enumerate(lines) if line.startswith("from app."))
-    lines[first_import:first_import] = [f"from app.{name}.router import router as {name}" for name in OVERLAY_DOMAINS]
-    lines += [f"router.include_router({name})" for name in OVERLAY_DOMAINS]
+    lines[first_import:first_import] = [f"from app.{name}.router import router as {name}" for name in domains]
+    lines += [f"router.include_router({name})" for name in domains]
     routers.write_text("\n".join([*lines, ""]))
     return destination
 

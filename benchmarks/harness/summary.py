@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from benchmarks.harness.results import QUANTILES, Measurement, Results, Round
 
-BASELINES = ("naive", "usual", "plain", "raw", "orm")
+BASELINES = ("naive", "usual", "plain", "raw", "orm", "uncached")
 SIGNIFICANT_DIGITS = 5
 
 CLIENT_BUSY_CORES = 0.9
@@ -208,6 +208,10 @@ def document(results: Results) -> dict[str, Any]:
             data | {"summary": asdict(summary(measurement, cores(results))), "ratios": _ratios(results, measurement)}
         )
         for data, measurement in zip(whole["measurements"], results.measurements, strict=True)
+    ]
+    whole["probes"] = [
+        _rounded(data | {"median": median(probe.values) if probe.values else None, "reached": probe.reached})
+        for data, probe in zip(whole["probes"], results.probes, strict=True)
     ]
     return whole
 

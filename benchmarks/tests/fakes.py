@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.harness.results import QUANTILES, Measurement, Results, Round, Sample, Section
+from benchmarks.harness.results import QUANTILES, Measurement, Probe, Results, Round, Sample, Section
 from benchmarks.harness.scenarios import ENDPOINTS, MIXES, SCENARIOS
 
 SERVICES = {
@@ -36,6 +36,23 @@ LANE_SPEEDS = {
     "users": {"orm": 70, "core": 110, "prepared": 590, "raw": 980},
     "write": {"orm": 600, "core": 1_100, "prepared": 2_700, "prepared-autocommit": 4_100, "raw": 7_000},
 }
+CACHE_SPEEDS = {
+    "user-popular": {
+        "uncached": 3_800,
+        "near": 13_400,
+        "shared": 2_800,
+        "function": 4_300,
+        "cashews": 2_700,
+        "redis-in-route": 3_100,
+        "raw": 32_000,
+    },
+    "user": {"uncached": 3_600, "miss": 1_400},
+}
+PROBES = [
+    Probe("middleware", "what caching adds to a request", "us", (4.2, 3.9, 14.4), at_most=10),
+    Probe("memory", "of 10,000 responses", "MB", (14.0,)),
+    Probe("stampede", "queries of many clients at once", "queries", (1, 1, 2), at_most=1, every=True),
+]
 
 
 def latencies(p50_ms: float, tail: float = 3.0) -> tuple[float, ...]:
@@ -115,8 +132,10 @@ def whole_run(seed: int = 0) -> Results:
     for section, names in sections:
         for scenario in names:
             every += [measured(section, scenario, *each) for each in zip(SERVICES, SPEEDS[scenario], strict=True)]
-    for scenario, speeds in LANE_SPEEDS.items():
-        every += [measured("lanes", scenario, lane, speed) for lane, speed in speeds.items()]
+    compared: tuple[tuple[Section, dict[str, dict[str, int]]], ...] = (("lanes", LANE_SPEEDS), ("caches", CACHE_SPEEDS))
+    for section, speeds_of in compared:
+        for scenario, speeds in speeds_of.items():
+            every += [measured(section, scenario, way, speed) for way, speed in speeds.items()]
     for clients in (1, 4, 16, 40, 160):
         share = clients / (clients + 3)
         every += [
@@ -128,4 +147,4 @@ def whole_run(seed: int = 0) -> Results:
             measured("open_loop", scenario, service, speed, 40, rate)
             for service, speed in zip(SERVICES, SPEEDS[scenario], strict=True)
         ]
-    return results(every)
+    return results(every, probes=PROBES)

@@ -5,9 +5,9 @@ import shutil
 import pytest
 
 from benchmarks.harness.arguments import parse
-from benchmarks.harness.lanes import LANES, LANES_OF
 from benchmarks.harness.runner import Plan, expected_rounds, groups, two_digits
 from benchmarks.harness.scenarios import ENDPOINTS, MIXES
+from benchmarks.harness.ways import CACHES, LANES
 
 
 def test_everything_is_measured_by_default() -> None:
@@ -28,7 +28,7 @@ def test_parts_are_chosen_by_name() -> None:
     plan = parse([*chosen, "--rounds", "3", "--seconds", "0.25", "--sweep", "1,2", "--rate", "100"]).plan
 
     assert plan.services == ("naive", "raw")
-    assert (plan.endpoints, plan.mixes, plan.lanes) == (("user",), ("write-heavy",), ())
+    assert (plan.endpoints, plan.mixes, plan.comparisons) == (("user",), ("write-heavy",), ())
     assert (plan.workers, plan.clients, plan.rounds, plan.seconds) == (2, 7, 3, 0.25)
     assert (plan.sweep, plan.rate_per_s) == ((1, 2), 100)
 
@@ -36,11 +36,22 @@ def test_parts_are_chosen_by_name() -> None:
 def test_lanes_are_chosen_like_a_scenario() -> None:
     plan = parse(["--quick", "--scenarios", "lanes"]).plan
 
-    assert (plan.endpoints, plan.mixes, plan.lanes) == ((), (), tuple(LANES_OF))
+    assert (plan.endpoints, plan.mixes, plan.comparisons) == ((), (), ("lanes",))
     assert [(group.section, group.services) for group in groups(plan)] == [("lanes", ("rendered", "raw"))]
-    assert list(plan.titles) == ["rendered", "raw", *LANES]
+    assert list(plan.titles) == ["rendered", "raw", *LANES.ways]
+    assert list(plan.scenarios) == list(LANES.of)
     # Two rounds of three or four lanes and of the limit beside them.
     assert expected_rounds(plan) == 2 * (4 + 5 + 4 + 5)
+
+
+def test_caches_are_chosen_like_a_scenario() -> None:
+    plan = parse(["--quick", "--scenarios", "caches", "--services", "rendered"]).plan
+
+    assert (plan.endpoints, plan.mixes, plan.comparisons) == ((), (), ("caches",))
+    assert [(group.section, group.cached, group.alone) for group in groups(plan)] == [("caches", True, True)]
+    assert list(plan.titles) == ["rendered", *CACHES.ways]
+    assert list(plan.scenarios) == ["user-popular", "user"]
+    assert expected_rounds(plan) == 2 * (6 + 2)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +61,9 @@ def test_lanes_are_chosen_like_a_scenario() -> None:
         (["--scenarios", "user,nonsense"], "unknown: nonsense; choose from health, user"),
         (["--services", ","], "no name is given"),
         (["--scenarios", "user", "--sweep-of", "write"], "--sweep-of: write is not among --scenarios"),
+        (["--scenarios", "user-popular"], "unknown: user-popular; choose from health, user"),
         (["--scenarios", "lanes", "--services", "raw"], "lanes are those of rendered, which is not among --services"),
+        (["--scenarios", "lanes,caches", "--services", "raw"], "lanes,caches are those of rendered"),
         (["--clients", "0"], "'0' is not a whole number of at least 1"),
         (["--seconds", "-1"], "'-1' is not a number above 0"),
         (["--rate", "nan"], "'nan' is not a number above 0"),
@@ -76,11 +89,12 @@ def test_endpoints_are_measured_alone_and_mixes_as_in_production_caches_apart() 
 
     assert found == [
         ("endpoints", tuple(ENDPOINTS), False, True),
-        ("lanes", tuple(LANES_OF), False, True),
+        ("lanes", tuple(LANES.of), False, True),
+        ("caches", tuple(CACHES.of), True, True),
         ("mixes", tuple(name for name in MIXES if not MIXES[name].cached), False, False),
         ("mixes", tuple(name for name in MIXES if MIXES[name].cached), True, False),
     ]
-    assert groups(Plan(endpoints=(), mixes=(), lanes=())) == []
+    assert groups(Plan(endpoints=(), mixes=(), comparisons=())) == []
     assert groups(Plan(endpoints=(), mixes=(), services=("raw", "plain"))) == []
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.report import GOALS, Goal, markdown, megabytes, plain, share, times, verdicts
-from benchmarks.harness.results import QUANTILES, Measurement, Results, Round
+from benchmarks.harness.results import QUANTILES, Measurement, Probe, Results, Round
 from benchmarks.harness.scenarios import ENDPOINTS, MIXES
 from benchmarks.harness.summary import Spread
 from benchmarks.tests import fakes
@@ -136,12 +136,39 @@ def test_columns_that_say_nothing_are_left_out(whole: str) -> None:
     assert not {"of naive", "of raw", "of plain"} & set(row)
 
 
-def test_lanes_are_one_table(whole: str) -> None:
-    rows = table(part(whole, "## Lanes"))
-    assert [(row["scenario"], row["lane"]) for row in rows] == [
-        (scenario, lane) for scenario, speeds in fakes.LANE_SPEEDS.items() for lane in speeds
+@pytest.mark.parametrize(
+    ("heading", "way", "speeds_of"),
+    [("## Lanes", "lane", fakes.LANE_SPEEDS), ("## Caches", "way", fakes.CACHE_SPEEDS)],
+)
+def test_each_comparison_is_one_table(whole: str, heading: str, way: str, speeds_of: dict[str, dict[str, int]]) -> None:
+    rows = table(part(whole, heading))
+    assert [(row["scenario"], row[way]) for row in rows] == [
+        (scenario, name) for scenario, speeds in speeds_of.items() for name in speeds
     ]
-    assert "with 40 clients" in part(whole, "## Lanes")
+    assert "with 40 clients" in part(whole, heading)
+
+
+def test_a_way_to_a_cache_is_compared_with_none(whole: str) -> None:
+    rows = {(row["scenario"], row["way"]): row for row in table(part(whole, "## Caches"))}
+    assert rows["user-popular", "uncached"]["of uncached"] == "1.0x"
+    assert rows["user-popular", "near"]["of uncached"].startswith("3.")
+    assert rows["user-popular", "raw"]["of raw"] == "100 %"
+    assert rows["user", "miss"]["of raw"] == "-"
+
+
+def test_probes_are_one_table_with_their_goals(whole: str) -> None:
+    middleware, memory, stampede = table(part(whole, "## The cache, probed"))
+    assert middleware["median (low-high)"] == "4.20 (3.90-14.4)"
+    assert (middleware["unit"], middleware["goal"], middleware[""]) == ("us", "at most 10", "reached")
+    assert (memory["goal"], memory[""]) == ("-", "")
+    # The median reaches it, but not each of them.
+    assert (stampede["goal"], stampede[""]) == ("at most 1, always", "**missed**")
+    assert "probed" not in markdown(results([measurement("rendered", round_())]))
+
+
+def test_a_probe_without_values_has_no_verdict() -> None:
+    [row] = table(part(markdown(results(probes=[Probe("memory", "of nothing", "MB", (), 1)])), "## The cache, probed"))
+    assert (row["median (low-high)"], row[""]) == ("-", "")
 
 
 def test_a_lane_is_compared_with_the_orm_and_the_limit_in_its_own_scenario() -> None:

@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.harness.lanes import LANES_OF
-from benchmarks.harness.results import SCHEMA_VERSION
+from benchmarks.harness.results import SCHEMA_VERSION, Section
 from benchmarks.harness.scenarios import MIXES
 from benchmarks.harness.services import SERVICES
+from benchmarks.harness.ways import COMPARISONS
 from tests.rendering import ROOT
 
 TIMEOUT_S = 240
@@ -114,18 +114,32 @@ def test_all_services_answer_alike_and_are_measured(temporary: Path) -> None:
     assert leftovers(temporary) == []
 
 
-def test_all_lanes_answer_alike_and_are_measured(temporary: Path) -> None:
-    code, output = run(temporary, "--scenarios", "lanes", "--rounds", "1", "--seconds", "0.2")
+@pytest.mark.parametrize("section", COMPARISONS)
+def test_all_ways_answer_alike_and_are_measured(temporary: Path, section: Section) -> None:
+    code, output = run(temporary, "--scenarios", section, "--rounds", "1", "--seconds", "0.2")
 
     assert code == 0, output
-    measured = {(one["scenario"], one["service"]): one for one in results(temporary)["measurements"]}
-    assert list(measured) == [(scenario, name) for scenario, lanes in LANES_OF.items() for name in (*lanes, "raw")]
+    found = results(temporary)
+    measured = {(one["scenario"], one["service"]): one for one in found["measurements"]}
+    expected = COMPARISONS[section].of
+    assert list(measured) == [(scenario, name) for scenario, names in expected.items() for name in names]
     for one in measured.values():
-        assert one["section"] == "lanes"
+        assert one["section"] == section
+        assert one["cached"] == COMPARISONS[section].cached
         assert one["summary"]["answered"]
         assert not one["summary"]["errors"]
-    assert "| posts | orm-selectinload |" in output
     assert leftovers(temporary) == []
+    if section == "lanes":
+        assert "| posts | orm-selectinload |" in output
+        assert found["probes"] == []
+    else:
+        assert "| user-popular | redis-in-route |" in output
+        probes = {one["name"]: one for one in found["probes"]}
+        assert list(probes) == ["middleware", "memory", "stampede", "stampede-errors", "stampede-p50", "stampede-p99"]
+        assert all(one["values"] for one in probes.values())
+        # Not whether goals are reached, on a machine that does other things: but 500 clients do not make 500 queries.
+        assert max(probes["stampede"]["values"]) < 50
+        assert 10_000 * 300 < probes["memory"]["median"] * 1e6 < 10_000 * 20_000
 
 
 def test_an_interrupted_run_keeps_what_it_has_and_leaves_nothing(temporary: Path) -> None:

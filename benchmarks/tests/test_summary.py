@@ -206,14 +206,23 @@ def whole() -> Results:
 
 def test_the_document_is_json_with_summaries_and_ratios(whole: Results) -> None:
     read = json.loads(json.dumps(document(whole), allow_nan=False))
-    assert read["schema_version"] == 2
+    assert read["schema_version"] == 3
     assert read["quantiles"] == list(QUANTILES)
     assert len(read["measurements"]) == len(whole.measurements)
     for given, written in zip(whole.measurements, read["measurements"], strict=True):
         assert (written["service"], written["scenario"]) == (given.service, given.scenario)
         assert written["summary"]["requests_per_s"]["median"] > 0
-        baselines = {"orm", "raw"} if given.section == "lanes" else {"naive", "usual", "plain", "raw"}
+        baselines = {"naive", "usual", "plain", "raw"}
+        if given.section == "lanes":
+            baselines = {"orm", "raw"}
+        elif given.section == "caches":
+            baselines = {"uncached", "raw"} if given.scenario == "user-popular" else {"uncached"}
         assert set(written["ratios"]) == baselines - {given.service}
+    assert [(each["name"], each["median"], each["reached"]) for each in read["probes"]] == [
+        ("middleware", 4.2, True),
+        ("memory", 14.0, None),
+        ("stampede", 1, False),
+    ]
     cached = next(
         each
         for each in read["measurements"]

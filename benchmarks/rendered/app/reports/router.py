@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from app.core.database import ReadSessionDep
+from app.core.http_caching import public
 from app.core.serialization import JSON
 from app.users.schemas import UserRead
 from fastapi import APIRouter, Response
@@ -11,22 +12,29 @@ from app.reports import service
 from app.reports.announcements import lifespan
 from app.reports.schemas import AuthorDashboard, AuthorSummary
 
+# As long as the caches of the other services keep what they answer.
+TTL_S = 60
+
 router = APIRouter(prefix="/reports", tags=["reports"], lifespan=lifespan)
 
 
+# Without a tag: like those of the other services, this list shows an old name for a minute.
 @router.get("/users", response_model=list[UserRead])
+@public(ttl_s=TTL_S)
 async def newest_users(session: ReadSessionDep) -> Response:
     """The 1,000 newest users, the newest first."""
     return Response(await service.newest_users_json(session), media_type=JSON)
 
 
 @router.get("/authors/{author_id}", response_model=AuthorSummary)
+@public(ttl_s=TTL_S, tags=("author:{author_id}",))
 async def summarize_author(author_id: UUID, session: ReadSessionDep) -> Response:
     """How much an author has written, and when."""
     return Response(await service.summary_json(session, author_id), media_type=JSON)
 
 
 @router.get("/authors/{author_id}/dashboard", response_model=AuthorDashboard)
+@public(ttl_s=TTL_S, tags=("user:{author_id}",))
 async def read_dashboard(author_id: UUID, session: ReadSessionDep) -> Response:
     """An author's figures and posts beside the latest posts of all."""
     return Response(await service.dashboard_json(session, author_id), media_type=JSON)

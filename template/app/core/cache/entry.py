@@ -42,8 +42,9 @@ class Entry:
         error_s: float = 0.0,
         stored_at: float | None = None,
     ) -> None:
-        self.body = body
-        self.meta = meta
+        # Copies: bytes that an encoder made can hold on to a much larger buffer.
+        self.body = bytes(memoryview(body))
+        self.meta = bytes(memoryview(meta))
         self.stored_at = time() if stored_at is None else stored_at
         self.ttl_s = ttl_s
         self.stale_s = stale_s

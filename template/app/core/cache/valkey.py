@@ -53,10 +53,12 @@ logger = getLogger(__name__)
 
 
 class Found(NamedTuple):
-    """An entry, and the generations of its tags; None when the server does not say."""
+    """An entry, the generations of its tags, and the names of those that are yet to be made."""
 
     entry: Entry | None
+    # None when the server does not say.
     generations: bytes | None
+    missing: Sequence[str] = ()
 
 
 class ValkeyCache(Cache):
@@ -126,22 +128,9 @@ class ValkeyCache(Cache):
 
     async def find(self, key: str, tags: Tags) -> Found:
         """What the server has."""
-        concerned = (EVERYTHING, *tags)
-        names = [self._name("entry", key), *(self._name("tag", tag) for tag in concerned)]
+        names = self._names(key, tags)
         values: list[Any] | None = await self._attempt(lambda client: client.mget(names))
-        if values is None:
-            return Found(None, None)
-        raw, *generations = values
-        missing = [name for name, known in zip(names[1:], generations, strict=True) if not known]
-        if missing:
-            made = await self._attempt(lambda client: _make_generations(client, missing))
-            if made is None:
-                return Found(None, None)
-            generations = [known or made.pop(0) for known in generations]
-        if not self._undelivered.keys().isdisjoint(concerned):
-            return Found(None, None)
-        joined = b"".join(generations)
-        return Found(_unwrap(raw, joined) if raw else None, joined)
+        return Found(None, None) if values is None else self._found(names, values, tags)
 
     @property
     def pending(self) -> bool:
@@ -168,36 +157,41 @@ class ValkeyCache(Cache):
     ) -> Read:
         sequence = self.near.sequence
         found = await self.find(key, tags)
-        began = time.monotonic()
+        lease = os.urandom(GENERATION_BYTES)
+        # By the monotonic clock; 0 while somebody else has the lease, or nobody.
+        lease_until = 0.0
+        give_up_at = time.monotonic() + LEASE_S
         waited = False
         while True:
             if read := self._shown(key, tags, load, found.entry, sequence, refresh=refresh):
-                return read._replace(outcome=Outcome.COLLAPSED) if waited else read
-            taken = time.monotonic()
-            if found.generations is None or taken > began + LEASE_S:
+                if not waited and not lease_until:
+                    return read
+                await self._finish(key, None, None, lease_until)
+                return read._replace(outcome=Outcome.COLLAPSED)
+            if lease_until or found.generations is None or time.monotonic() > give_up_at:
                 break
-            if await self._take_lease(key) is not False:
-                break
-            waited = True
-            await asyncio.sleep(LEASE_POLL_S)
-            found = await self.find(key, tags)
+            claimed_at = time.monotonic()
+            mine, found = await self._claim(key, tags, lease, found.missing)
+            if mine:
+                lease_until = claimed_at + LEASE_S
+            elif found.generations is not None:
+                waited = True
+                await asyncio.sleep(LEASE_POLL_S)
+        entry = None
         stored = False
         try:
             loaded = await self._load(load)
             if keep and loaded.keep:
-                stored = self.near.put(key, tags, loaded.entry, sequence)
+                entry = loaded.entry
+                stored = self.near.put(key, tags, entry, sequence)
         except Unavailable:
-            await self._finish(key, None, None, taken)
             spare = found.entry
             if spare is None or spare.freshness(time.time()) is Freshness.DEAD:
                 raise
             self.counts["shared", "error"] += 1
             return Read(spare, Outcome.ERROR, stored=True)
-        except BaseException:
-            await self._finish(key, None, None, taken)
-            raise
-        entry = loaded.entry if keep and loaded.keep else None
-        stored |= await self._finish(key, entry, found.generations, taken)
+        finally:
+            stored |= await self._finish(key, entry, found.generations, lease_until)
         return Read(loaded.entry, Outcome.MISS, stored)
 
     def _shown(
@@ -225,20 +219,53 @@ class ValkeyCache(Cache):
         self.counts["shared", outcome.value] += 1
         return Read(entry, outcome, stored=True)
 
-    async def _take_lease(self, key: str) -> bool | None:
-        """Whether this worker is the one to load; None when the server does not say."""
+    async def _claim(
+        self, key: str, tags: Tags, lease: bytes, missing: Sequence[str]
+    ) -> tuple[bool, Found]:
+        """Whether this worker is the one to load, and what the server has by then.
 
-        async def take(client: Redis) -> bool:
-            name, lifetime_ms = self._name("lease", key), int(LEASE_S * 1000)
-            return bool(await client.set(name, b"", nx=True, px=lifetime_ms))
+        In one round trip: who takes the lease after another has let go of it finds the entry.
+        """
+        names = self._names(key, tags)
 
-        return await self._attempt(take)
+        async def claim(client: Redis) -> list[Any]:
+            async with client.pipeline(transaction=False) as pipeline:
+                lifetime_ms = int(LEASE_S * 1000)
+                # With GET, so that a claim that is repeated knows its own.
+                pipeline.set(self._name("lease", key), lease, nx=True, get=True, px=lifetime_ms)
+                for name in missing:
+                    generation = os.urandom(GENERATION_BYTES)
+                    pipeline.set(name, generation, nx=True, ex=GENERATION_S)
+                pipeline.mget(names)
+                return await pipeline.execute()
+
+        results = await self._attempt(claim)
+        if results is None:
+            return False, Found(None, None)
+        return results[0] in (None, lease), self._found(names, results[-1], tags)
+
+    def _names(self, key: str, tags: Tags) -> list[str]:
+        concerned = (EVERYTHING, *tags)
+        return [self._name("entry", key), *(self._name("tag", tag) for tag in concerned)]
+
+    def _found(self, names: Sequence[str], values: Sequence[Any], tags: Tags) -> Found:
+        if not self._undelivered.keys().isdisjoint((EVERYTHING, *tags)):
+            return Found(None, None)
+        raw, *generations = values
+        if missing := [
+            name for name, known in zip(names[1:], generations, strict=True) if not known
+        ]:
+            return Found(None, b"", missing)
+        joined = b"".join(generations)
+        return Found(_unwrap(raw, joined) if raw else None, joined)
 
     async def _finish(
-        self, key: str, entry: Entry | None, generations: bytes | None, taken: float
+        self, key: str, entry: Entry | None, generations: bytes | None, lease_until: float
     ) -> bool:
         """Store what was loaded, if anything, and end the lease; says whether it is stored."""
-        kept = entry is not None and generations is not None
+        is_storable = entry is not None and generations is not None
+        # Later than that, it may be somebody else's.
+        has_lease = time.monotonic() < lease_until
 
         async def finish(client: Redis) -> bool:
             async with client.pipeline(transaction=False) as pipeline:
@@ -246,12 +273,13 @@ class ValkeyCache(Cache):
                     lifetime_ms = max(1, int(entry.lifetime_s * 1000))
                     value = _wrap(entry, generations)
                     pipeline.set(self._name("entry", key), value, px=lifetime_ms)
-                # Later than that, it may be somebody else's.
-                if time.monotonic() < taken + LEASE_S:
+                if has_lease:
                     pipeline.delete(self._name("lease", key))
                 await pipeline.execute()
-            return kept
+            return is_storable
 
+        if not is_storable and not has_lease:
+            return False
         return bool(await self._attempt(finish))
 
     async def _deliver(self) -> None:
@@ -332,32 +360,27 @@ class ValkeyCache(Cache):
                 self._reported[name] = self._reported.get(name, 0) + count
 
     async def _attempt(self, operation: Callable[[Redis], Awaitable[T]]) -> T | None:
-        if self._client is None or time.monotonic() < self._closed_until:
-            return None
-        try:
-            return await operation(self._client)
-        except ResponseError as error:
-            # It answered, in time: this one operation is refused, for example for want of memory.
-            logger.warning("cache: %s", error)
-        except (RedisError, OSError) as error:
-            self.counts["shared", "failure"] += 1
-            self._closed_until = time.monotonic() + self._retry_after_s
-            reason = f"{type(error).__name__}: {error}"
-            logger.warning("cache: left alone for %g s: %s", self._retry_after_s, reason)
+        for last in (False, True):
+            client = self._client
+            if client is None or time.monotonic() < self._closed_until:
+                return None
+            try:
+                return await operation(client)
+            except ResponseError as error:
+                # It answered, in time: this one operation is refused, for want of memory say.
+                logger.warning("cache: %s", error)
+                return None
+            except (RedisError, OSError) as error:
+                # Once more: a connection may be an old one, or this process was late itself.
+                if last:
+                    self.counts["shared", "failure"] += 1
+                    self._closed_until = time.monotonic() + self._retry_after_s
+                    reason = f"{type(error).__name__}: {error}"
+                    logger.warning("cache: left alone for %g s: %s", self._retry_after_s, reason)
         return None
 
     def _name(self, *parts: str) -> str:
         return ":".join((self._prefix, *parts))
-
-
-async def _make_generations(client: Redis, names: Sequence[str]) -> list[bytes]:
-    """New generations, or those that others have made meanwhile."""
-    new = [os.urandom(GENERATION_BYTES) for _ in names]
-    async with client.pipeline(transaction=False) as pipeline:
-        for name, generation in zip(names, new, strict=True):
-            pipeline.set(name, generation, nx=True, get=True, ex=GENERATION_S)
-        others: list[Any] = await pipeline.execute()
-    return [other or own for other, own in zip(others, new, strict=True)]
 
 
 _COUNT = struct.Struct("!H")

@@ -1,4 +1,4 @@
-"""Who is compared in which scenario, and that a lane which answers or writes something else ends the run."""
+"""Who is compared in which scenario, and that a way which answers or writes something else ends the run."""
 
 import json
 from collections.abc import Iterator
@@ -11,21 +11,34 @@ from uuid import UUID
 import pytest
 
 from benchmarks.harness.answers import AnswersDiffer
-from benchmarks.harness.lanes import LANES, LANES_OF, contestants, in_lanes, needed
 from benchmarks.harness.runner import check
-from benchmarks.harness.scenarios import ENDPOINTS, Data
+from benchmarks.harness.scenarios import ENDPOINTS, SCENARIOS, Data
 from benchmarks.harness.services import SERVICES, Running
+from benchmarks.harness.ways import CACHES, COMPARISONS, LANES, LIMIT, Comparison
 from benchmarks.tests.handlers import served_by
 
 USERS = [UUID(int=number) for number in range(1, 50)]
 
 
 def test_lanes_are_compared_in_endpoints_with_one_of_the_orm() -> None:
-    assert set(LANES_OF) <= set(ENDPOINTS)
-    assert {name for names in LANES_OF.values() for name in names} == set(LANES)
-    assert all("orm" in names for names in LANES_OF.values())
-    # Results tell both apart by name alone.
-    assert not set(LANES) & set(SERVICES)
+    assert set(LANES.of) <= set(ENDPOINTS)
+    assert all("orm" in names and LIMIT in names for names in LANES.of.values())
+
+
+def test_caches_are_compared_with_no_cache_and_only_hits_with_the_limit() -> None:
+    assert all("uncached" in names for names in CACHES.of.values())
+    assert [LIMIT in names for names in CACHES.of.values()] == ["miss" not in names for names in CACHES.of.values()]
+
+
+@pytest.mark.parametrize("comparison", COMPARISONS.values())
+def test_every_way_is_compared_in_scenarios_that_there_are(comparison: Comparison) -> None:
+    assert set(comparison.of) <= set(SCENARIOS)
+    assert set().union(*comparison.of.values()) == {*comparison.ways, LIMIT}
+
+
+def test_results_tell_all_ways_and_services_apart_by_name_alone() -> None:
+    names = [*SERVICES, *(name for comparison in COMPARISONS.values() for name in comparison.ways)]
+    assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize(
@@ -37,35 +50,39 @@ def test_lanes_are_compared_in_endpoints_with_one_of_the_orm() -> None:
         ((), ()),
     ],
 )
-def test_services_that_lanes_need(chosen: tuple[str, ...], expected: tuple[str, ...]) -> None:
-    assert needed(chosen) == expected
+@pytest.mark.parametrize("comparison", COMPARISONS.values())
+def test_services_that_ways_need(comparison: Comparison, chosen: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    assert comparison.needed(chosen) == expected
 
 
 @pytest.mark.parametrize(
-    ("scenario", "services", "expected"),
+    ("comparison", "scenario", "services", "expected"),
     [
-        ("user", ("rendered", "raw"), ["orm", "core", "prepared", "raw"]),
-        ("write", ("rendered",), ["orm", "core", "prepared", "prepared-autocommit"]),
-        ("posts", ("rendered", "raw"), ["orm", "orm-selectinload", "core", "prepared", "raw"]),
+        (LANES, "user", ("rendered", "raw"), ["orm", "core", "prepared", "raw"]),
+        (LANES, "write", ("rendered",), ["orm", "core", "prepared", "prepared-autocommit"]),
+        (LANES, "posts", ("rendered", "raw"), ["orm", "orm-selectinload", "core", "prepared", "raw"]),
+        (CACHES, "user", ("rendered", "raw"), ["uncached", "miss"]),
     ],
 )
-def test_lanes_stand_in_the_place_of_their_service(
-    scenario: str, services: tuple[str, ...], expected: list[str]
+def test_ways_stand_in_the_place_of_their_service(
+    comparison: Comparison, scenario: str, services: tuple[str, ...], expected: list[str]
 ) -> None:
-    assert contestants(scenario, services) == expected
+    assert comparison.contestants(scenario, services) == expected
 
 
 def running(name: str, port: int) -> Running:
     return Running(SERVICES[name], 1, port, cast(Any, None), Path())
 
 
-def test_all_lanes_are_one_running_service_below_paths_of_their_own() -> None:
+@pytest.mark.parametrize(("comparison", "scenario"), [(LANES, "write"), (CACHES, "user-popular")])
+def test_all_ways_are_one_running_service_below_paths_of_their_own(comparison: Comparison, scenario: str) -> None:
     rendered, raw = running("rendered", 1), running("raw", 2)
-    *lanes, limit = in_lanes("write", [rendered, raw])
+    *ways, limit = comparison.line_up(scenario, [rendered, raw])
 
     assert limit is raw
-    assert {one.port for one in lanes} == {1}
-    assert [one.service.root for one in lanes] == [f"/lanes/{name}" for name in LANES_OF["write"]]
+    assert {one.port for one in ways} == {1}
+    names = [name for name in comparison.of[scenario] if name != LIMIT]
+    assert [one.service.root for one in ways] == [f"/{comparison.section}/{name}" for name in names]
 
 
 @contextmanager
@@ -100,8 +117,8 @@ def service(*, differs: str = "", forgets: str = "") -> Iterator[int]:
         yield port
 
 
-def checked(scenario: str, port: int) -> dict[tuple[str, str], int]:
-    compared = in_lanes(scenario, [running("rendered", port), running("raw", port)])
+def checked(scenario: str, port: int, comparison: Comparison = LANES) -> dict[tuple[str, str], int]:
+    compared = comparison.line_up(scenario, [running("rendered", port), running("raw", port)])
     data = {one.service.name: Data(USERS, "/none", one.service.root) for one in compared}
     return check([scenario], compared, data)
 
@@ -109,7 +126,7 @@ def checked(scenario: str, port: int) -> dict[tuple[str, str], int]:
 @pytest.mark.parametrize("scenario", ["user", "write"])
 def test_lanes_that_agree_pass_with_the_sizes_of_their_answers(scenario: str) -> None:
     with service() as port:
-        assert set(checked(scenario, port)) == {(scenario, name) for name in (*LANES_OF[scenario], "raw")}
+        assert set(checked(scenario, port)) == {(scenario, name) for name in LANES.of[scenario]}
 
 
 @pytest.mark.parametrize("lane", ["core", "prepared"])
@@ -120,6 +137,14 @@ def test_a_planted_difference_between_lanes_is_found_and_named(lane: str, scenar
         pytest.raises(AnswersDiffer, match=f"orm and {lane} answer {method} /lanes/{lane}/users/.* at /body/email"),
     ):
         checked(scenario, port)
+
+
+def test_a_cache_that_answers_something_else_is_found_and_named() -> None:
+    with (
+        service(differs="/caches/cashews/") as port,
+        pytest.raises(AnswersDiffer, match=r"uncached and cashews answer GET /caches/cashews/users/.* at /body/email"),
+    ):
+        checked("user-popular", port, CACHES)
 
 
 def test_a_lane_that_does_not_commit_is_found_though_another_wrote_the_same() -> None:

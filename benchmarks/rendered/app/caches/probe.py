@@ -1,0 +1,123 @@
+"""What caching costs inside of one process, without a server: `python -m app.caches.probe` prints JSON.
+
+- `middleware_us`: CPU time that the caching middleware adds to a request of a route that is not
+  cached; each value is the difference of two series, one after the other.
+- `entries_bytes`: memory of ENTRIES responses in the near cache, as Python's allocators count it.
+"""
+
+import asyncio
+import gc
+import json
+import sys
+import tracemalloc
+from time import process_time
+from typing import Any
+
+import uvloop
+from app.core.cache import cache
+from app.core.http_caching import HttpCaching
+from app.main import app
+
+# Short and many: what else the machine does meets a few of them.
+REPETITIONS = 40
+REQUESTS = 400
+ENTRIES = 10_000
+
+
+def stack(*, caching: bool) -> Any:
+    """The application with all of its middleware, or without that which caches."""
+    every = app.user_middleware
+    kept = [one for one in every if caching or not issubclass(one.cls, HttpCaching)]
+    if not caching and len(kept) != len(every) - 1:
+        raise SystemExit("one middleware of the application was to be the one that caches")
+    app.user_middleware = kept
+    try:
+        return app.build_middleware_stack()
+    finally:
+        app.user_middleware = every
+
+
+async def receive() -> dict[str, Any]:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def ask(application: Any, path: str) -> None:
+    """One GET, as uvicorn hands it over.
+
+    Raises:
+        RuntimeError: when it is not answered with 200.
+    """
+    statuses = []
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "server": ("127.0.0.1", 80),
+        "client": ("127.0.0.1", 50_000),
+        "scheme": "http",
+        "method": "GET",
+        "root_path": "",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1"), (b"accept", b"application/json")],
+        "state": {},
+        "app": app,
+    }
+    await application(scope, receive, send)
+    if statuses != [200]:
+        raise RuntimeError(f"{path} was answered with {statuses}")
+
+
+async def cpu_us(application: Any) -> float:
+    started = process_time()
+    for _ in range(REQUESTS):
+        await ask(application, "/caches/nothing")
+    return (process_time() - started) / REQUESTS * 1e6
+
+
+async def middleware_us() -> list[float]:
+    cached, bare = stack(caching=True), stack(caching=False)
+    await cpu_us(cached)
+    await cpu_us(bare)
+    found = []
+    for number in range(REPETITIONS):
+        if number % 2:
+            without, with_caching = await cpu_us(bare), await cpu_us(cached)
+        else:
+            with_caching, without = await cpu_us(cached), await cpu_us(bare)
+        found.append(with_caching - without)
+    return found
+
+
+async def entries_bytes() -> int:
+    application = stack(caching=True)
+    # Without a server: what is loaded is kept here only.
+    cache.near.open(max_bytes=2**30, max_entries=2 * ENTRIES)
+    await ask(application, "/caches/bodies/0")
+    tracemalloc.start()
+    for number in range(1, ENTRIES + 1):
+        # The second time it is a hit, and its headers are parsed.
+        for _ in range(2):
+            await ask(application, f"/caches/bodies/{number}")
+    gc.collect()
+    full, _ = tracemalloc.get_traced_memory()
+    cache.near.clear()
+    gc.collect()
+    return full - tracemalloc.get_traced_memory()[0]
+
+
+async def main() -> None:
+    json.dump(
+        {"middleware_us": await middleware_us(), "entries_bytes": await entries_bytes()},
+        sys.stdout,
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main(), loop_factory=uvloop.new_event_loop)
