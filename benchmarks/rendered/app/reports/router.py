@@ -34,7 +34,7 @@ async def summarize_author(author_id: UUID, session: ReadSessionDep) -> Response
 
 
 @router.get("/authors/{author_id}/dashboard", response_model=AuthorDashboard)
-@public(ttl_s=TTL_S, tags=("user:{author_id}",))
+@public(ttl_s=TTL_S)
 async def read_dashboard(author_id: UUID, session: ReadSessionDep) -> Response:
     """An author's figures and posts beside the latest posts of all."""
     return Response(await service.dashboard_json(session, author_id), media_type=JSON)
