@@ -94,12 +94,9 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     ),
     r"cache of its own": lambda answers: answers["cache_backend"] == "memory",
     # Not what every service says of its answers: Cache-Control and app.core.http_caching.
-    r"core[./]cache\b|\bcached\b|cache_(ttl|max|version)|cachesettings|responsecache|(?<!py)test_(response_)?cache": lambda answers: (
-        answers["cache_backend"] != "none"
-    ),
-    r"celery|broker|kombu|job_queue|job_process|job_worker": lambda answers: (
-        answers["background_jobs"] == "celery"
-    ),
+    r"core[./]cache\b|\bcached\b|cache_(ttl|max|version)": lambda answers: answers["cache_backend"] != "none",
+    r"cachesettings|responsecache|(?<!py)test_(response_)?cache": lambda answers: answers["cache_backend"] != "none",
+    r"celery|broker|kombu|job_queue|job_process|job_worker": lambda answers: answers["background_jobs"] == "celery",
     r"background_tasks|backgroundtasks|job_concurrency|job_drain": lambda answers: (
         answers["background_jobs"] == "background_tasks"
     ),
