@@ -1,6 +1,7 @@
 """`cached`: what is kept of a function, under which key and tags."""
 
 import asyncio
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,7 +14,7 @@ from app.core.problems import NotFound
 loaded: list[str] = []
 
 
-@cached("greeting:{name}", ttl_s=0.3)
+@cached("greeting:{name}", ttl_s=0.3, ignore=("prefix",))
 async def greet(prefix: str, name: str) -> bytes:
     if not name:
         raise LookupError("nobody to greet")
@@ -104,13 +105,13 @@ async def test_a_commit_invalidates_and_a_rollback_does_not(name: str) -> None:
     with pytest.raises(ZeroDivisionError):
         async with WriteSession() as session:
             await session.flush()
-            invalidate_after_commit(session, f"greeting:{name}")
+            invalidate_after_commit(session, "greeting:{name}", name=name)
             raise ZeroDivisionError
     assert (await greet.read("hello", name)).outcome == "hit"
 
     async with WriteSession() as session:
         await session.flush()
-        invalidate_after_commit(session, f"greeting:{name}")
+        invalidate_after_commit(session, "greeting:{name}", name=name)
         assert (await greet.read("hello", name)).outcome == "hit"
     assert (await greet.read("hello", name)).outcome == "miss"
 
@@ -140,10 +141,60 @@ async def test_an_error_is_not_kept(app: FastAPI) -> None:
             await greet("hello", "")
 
 
+async def test_two_functions_may_have_the_same_key(name: str) -> None:
+    @cached("greeting:{name}")
+    async def other(name: str) -> bytes:
+        return b"other"
+
+    assert await greet("hello", name) == f"hello {name}".encode()
+    assert await other(name) == b"other"
+
+
+async def test_values_of_tags_are_written_in_one_way(name: str) -> None:
+    address = f"{name}+x@example.com"
+    await greet("hello", address)
+    async with WriteSession() as session:
+        await session.flush()
+        invalidate_after_commit(session, "greeting:{name}", name=address)
+    assert (await greet.read("hello", address)).outcome == "miss"
+
+
+async def test_a_tag_that_would_reach_nothing_is_refused(app: FastAPI) -> None:
+    async with WriteSession() as session:
+        with pytest.raises(TypeError, match="the value of 'name' is missing"):
+            invalidate_after_commit(session, "greeting:{name}")
+        with pytest.raises(ValueError, match="in braces"):
+            invalidate_after_commit(session, "greeting:ada@example.com")
+        with pytest.raises(TypeError, match="name the tags"):
+            invalidate_after_commit(session)
+
+
+def test_a_parameter_that_is_not_in_the_key_is_refused() -> None:
+    with pytest.raises(TypeError, match="unit may shape the result"):
+
+        @cached("length:{number}")
+        async def load(session: ReadSession, number: int, unit: str) -> bytes:
+            return b""
+
+
+async def test_only_coroutines_that_return_bytes_are_cached(app: FastAPI) -> None:
+    def plain() -> bytes:
+        return b""
+
+    async def text() -> str:
+        return ""
+
+    decorator: Any = cached("text")
+    with pytest.raises(TypeError, match="plain is no async function"):
+        decorator(plain)
+    with pytest.raises(TypeError, match="returned str, expected bytes"):
+        await decorator(text)()
+
+
 @pytest.mark.parametrize(("key", "tags"), [("greeting:{nobody}", ()), ("x", ("tag:{nobody}",))])
 def test_a_key_or_tag_that_names_no_parameter_is_refused(key: str, tags: tuple[str, ...]) -> None:
     with pytest.raises(TypeError, match=r"names no parameter of .*load: nobody"):
 
-        @cached(key, tags=tags)
+        @cached(key, tags=tags, ignore=("name",))
         async def load(name: str) -> bytes:
             return name.encode()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from time import monotonic
 
 import pytest
@@ -56,7 +57,8 @@ async def test_what_is_invalidated_is_loaded_again(cache: ValkeyCache) -> None:
     await cache.read(KEY, TAGS, load)
     assert (await cache.find(KEY, TAGS)).entry is not None
 
-    assert await command("invalidate", "another:1", *TAGS) == (0, "")
+    said = f"invalidated for all workers: another:1, {TAGS[0]}\n"
+    assert await command("invalidate", "another:1", *TAGS) == (0, said)
 
     assert (await cache.find(KEY, TAGS)).entry is None
 
@@ -75,6 +77,12 @@ async def test_hit_ratios_are_those_of_all_workers(cache: ValkeyCache) -> None:
     hits = counts["near hit"]
     assert code == 0
     assert f"near hit: {hits} ({hits / reads:.1%})" in output.splitlines()
+
+
+async def test_check_says_that_releases_share_what_is_kept() -> None:
+    for version, is_said in (("", True), ("abc123", False)):
+        process = await run_sync(partial(run, "check", CACHE_VERSION=version))
+        assert ("note: CACHE_VERSION is not set" in process.stdout) == is_said
 
 
 @pytest.mark.parametrize("arguments", [("show",), ("burn", "x")])

@@ -62,11 +62,11 @@ async def client(server: str) -> AsyncIterator[AsyncRedis]:
 
 
 @asynccontextmanager
-async def worker(url: str) -> AsyncIterator[ValkeyCache]:
+async def worker(url: str, **more: object) -> AsyncIterator[ValkeyCache]:
     """The cache of another worker, which has begun to listen."""
     cache = ValkeyCache()
     settings = {"cache_url": SecretStr(url), "cache_retry_after_s": RETRY_AFTER_S}
-    await cache.open(get_settings().model_copy(update=settings))
+    await cache.open(get_settings().model_copy(update=settings | more))
     await trusted(cache)
     try:
         yield cache
@@ -229,13 +229,26 @@ async def test_what_cannot_be_decoded_is_a_miss(
     workers: list[ValkeyCache], client: AsyncRedis, row: Row
 ) -> None:
     await row.read(workers[0])
-    name = f"{get_settings().cache_prefix}:entry:key"
+    name = f"{get_settings().cache_prefix}:entry::key"
     raw = await client.get(name)
     assert isinstance(raw, bytes)
     for broken in (b"", b"x", raw[:20], raw[:-1][:30], os.urandom(200)):
         await client.set(name, broken)
         assert await row.read(workers[1]) == (1, "miss")
         workers[1].near.clear()
+
+
+async def test_releases_share_invalidations_and_no_entries(
+    server: str, workers: list[ValkeyCache], row: Row
+) -> None:
+    await row.read(workers[0])
+    async with worker(server, cache_version="2") as newer:
+        assert await row.read(newer) == (1, "miss")
+        row.value = 2
+        await workers[0].invalidate(*TAGS)
+        async with asyncio.timeout(BRIEF_S):
+            while (await row.read(newer))[0] != 2:
+                await asyncio.sleep(0)
 
 
 async def test_everything_is_cleared_everywhere(workers: list[ValkeyCache], row: Row) -> None:

@@ -79,6 +79,29 @@ def test_the_guard_sees_a_route_that_declares_nothing() -> None:
     assert unguarded(cached_app(router)) == ["/shelves/open"]
 
 
+async def test_a_response_that_sets_a_cookie_is_ones_own() -> None:
+    router = APIRouter()
+
+    @router.get("/page")
+    @public(cdn_s=60, tags=("page",))
+    async def page() -> Response:
+        return Response("page", headers={"Set-Cookie": "session=secret"})
+
+    async with client_of(cached_app(router)) as client:
+        headers = (await client.get("/page")).headers
+
+    assert headers["cache-control"] == "private, no-cache"
+    assert not {"cache-tag", "surrogate-key"} & set(headers)
+
+
+def test_a_decorator_without_its_parentheses_says_so() -> None:
+    def endpoint() -> None: ...
+
+    decorator: Any = public
+    with pytest.raises(TypeError, match="needs parentheses"):
+        decorator(endpoint)
+
+
 @pytest.mark.parametrize(
     ("decorator", "expected"),
     [

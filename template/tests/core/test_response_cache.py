@@ -19,6 +19,7 @@ from app.core.cache.reads import Cache
 from app.core.cache.response import MAX_VARIANTS, ResponseCache
 from app.core.http_caching import Routes, private, public
 from app.core.problems import NotFound, Unavailable, install
+from app.core.settings import ConfigurationError, CoreSettings, load
 from app.settings import get_settings
 
 MISS = "app; fwd=miss; stored"
@@ -325,7 +326,7 @@ async def test_the_host_is_part_of_the_key(site: Site) -> None:
 
 async def test_other_hosts_are_not_kept(site: Site) -> None:
     site.page(lambda: str(site.count()))
-    site.options = {"allowed_hosts": ("a.example",)}
+    site.options = {"hosts": ("a.example",)}
     async with site.client() as client:
         for host, expected in (
             ("a.example", MISS),
@@ -335,14 +336,12 @@ async def test_other_hosts_are_not_kept(site: Site) -> None:
             assert await statuses(client, "/page", headers={"Host": host}) == [expected]
 
 
-async def test_another_release_shows_nothing_of_this_one() -> None:
-    async with opened() as store:
-        for version in ("1", "2"):
-            site = Site(store)
-            site.page(lambda: "page")
-            site.options = {"version": version}
-            async with site.client() as client:
-                assert await statuses(client, "/page", "/page") == [MISS, "app; hit"]
+@pytest.mark.parametrize("value", ["*", "https://a.example/", "a.example,b c"])
+def test_what_is_no_host_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACHE_HOSTS", value)
+
+    with pytest.raises(ConfigurationError, match="CACHE_HOSTS: expected names of hosts"):
+        load(CoreSettings)
 
 
 async def test_parameters_that_nobody_declared_are_no_part_of_the_key(site: Site) -> None:

@@ -32,8 +32,11 @@ async def _run(action: str, names: Sequence[str]) -> None:
                 await cache.invalidate(*names)
                 if cache.pending:
                     sys.exit("cache: the server did not take it.")
+                print(f"invalidated for all workers: {', '.join(names)}")
             case "stats", []:
                 counts = await cache.counted()
+                if not counts:
+                    print("no reads yet")
                 reads = sum(count for name, count in counts.items() if name != FAILURE)
                 for name, count in counts.items():
                     share = "" if name == FAILURE else f" ({count / reads:.1%})"

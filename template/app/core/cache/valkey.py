@@ -69,6 +69,8 @@ class ValkeyCache(Cache):
         self._client: Redis | None = None
         self._listener: asyncio.Task[None] | None = None
         self._prefix = ""
+        # Another release's entries are not shown; invalidations are for all.
+        self._version = ""
         self._retry_after_s = 0.0
         self._closed_until = 0.0
         # Invalidations that the server has not confirmed: what it has of them is not shown here.
@@ -79,6 +81,7 @@ class ValkeyCache(Cache):
         """Make the client, and begin to listen; an ill server delays nothing."""
         await super().open(settings)
         self._prefix = settings.cache_prefix
+        self._version = settings.cache_version
         self._retry_after_s = settings.cache_retry_after_s
         self._closed_until = 0.0
         self._client = Redis.from_pool(
@@ -139,7 +142,7 @@ class ValkeyCache(Cache):
 
     async def stored(self, key: str) -> Entry | None:
         """What the server keeps under the key, invalidated or not."""
-        name = self._name("entry", key)
+        name = self._name("entry", self._version, key)
         raw: Any = await self._attempt(lambda client: client.get(name))
         if raw is None or len(raw) < _COUNT.size:
             return None
@@ -232,7 +235,13 @@ class ValkeyCache(Cache):
             async with client.pipeline(transaction=False) as pipeline:
                 lifetime_ms = int(LEASE_S * 1000)
                 # With GET, so that a claim that is repeated knows its own.
-                pipeline.set(self._name("lease", key), lease, nx=True, get=True, px=lifetime_ms)
+                pipeline.set(
+                    self._name("lease", self._version, key),
+                    lease,
+                    nx=True,
+                    get=True,
+                    px=lifetime_ms,
+                )
                 for name in missing:
                     generation = os.urandom(GENERATION_BYTES)
                     pipeline.set(name, generation, nx=True, ex=GENERATION_S)
@@ -246,7 +255,10 @@ class ValkeyCache(Cache):
 
     def _names(self, key: str, tags: Tags) -> list[str]:
         concerned = (EVERYTHING, *tags)
-        return [self._name("entry", key), *(self._name("tag", tag) for tag in concerned)]
+        return [
+            self._name("entry", self._version, key),
+            *(self._name("tag", tag) for tag in concerned),
+        ]
 
     def _found(self, names: Sequence[str], values: Sequence[Any], tags: Tags) -> Found:
         if not self._undelivered.keys().isdisjoint((EVERYTHING, *tags)):
@@ -272,9 +284,9 @@ class ValkeyCache(Cache):
                 if entry is not None and generations is not None:
                     lifetime_ms = max(1, int(entry.lifetime_s * 1000))
                     value = _wrap(entry, generations)
-                    pipeline.set(self._name("entry", key), value, px=lifetime_ms)
+                    pipeline.set(self._name("entry", self._version, key), value, px=lifetime_ms)
                 if has_lease:
-                    pipeline.delete(self._name("lease", key))
+                    pipeline.delete(self._name("lease", self._version, key))
                 await pipeline.execute()
             return is_storable
 

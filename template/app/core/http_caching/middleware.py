@@ -12,7 +12,7 @@ from app.core.http_caching import headers as h
 from app.core.http_caching.policy import NEVER_STORED, Audience, Policy
 from app.core.http_caching.routes import CachedRoute, NotCacheable, Routes, route_path
 
-# For those with credentials, on a route that is only public for all others.
+# For those with credentials, on a route that is only public for all others, and with a cookie.
 OWN_COPY = b"private, no-cache"
 
 
@@ -89,12 +89,13 @@ class Declared:
         """The response's headers, and those that the policy declares."""
         policy = self.route.policy
         added: h.Headers = []
+        is_ones_own = self.credentials or any(name == b"set-cookie" for name, _ in headers)
         if h.get(headers, b"cache-control") is None:
             control = h.control_for(policy, status)
-            added.append((b"cache-control", OWN_COPY if self.credentials else control))
+            added.append((b"cache-control", OWN_COPY if is_ones_own else control))
         if vary := self._vary(headers):
             added.append((b"vary", vary))
-        if policy.cdn_s and policy.tags and not self.credentials:
+        if policy.cdn_s and policy.tags and not is_ones_own:
             try:
                 tags = self.route.target(self.path, self.query).tags
             except NotCacheable:

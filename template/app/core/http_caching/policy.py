@@ -85,10 +85,13 @@ def public(
 
     Args:
         ttl_s: how long the service's own response cache keeps it; invalidation ends it earlier.
-        browser_s: how long a client shows its copy without asking; nothing ends that earlier.
+        browser_s: how long a client shows its copy without asking; nothing ends that earlier. Like
+            the others it counts from when the response was loaded: of what this service has kept,
+            a client gets the rest.
         cdn_s: the same for caches between, which can be told by surrogate key.
         stale_s: how long after that it is shown while it is loaded again.
-        error_s: how long after that it is shown when loading fails with a 5xx.
+        error_s: how long after that it is shown when the endpoint answers with a 5xx, such as 503
+            while the database is down; an exception that nothing handles is shown as such.
         missing_s: how long a 404 or 410 is kept.
         vary: request headers that shape the response. No other header reaches the endpoint when
             the response is loaded for the response cache.
@@ -146,6 +149,8 @@ def _mark(function: F, policy: Policy) -> F:
 
 
 def _check(policy: Policy) -> None:
+    if callable(policy.ttl_s) or callable(policy.browser_s):
+        raise TypeError("a policy with times needs parentheses: @public(ttl_s=60), @private()")
     for name in ("ttl_s", "browser_s", "cdn_s", "stale_s", "error_s", "missing_s"):
         if not 0 <= getattr(policy, name) < float("inf"):
             raise ValueError(f"{name} is {getattr(policy, name)}; expected zero or more seconds")

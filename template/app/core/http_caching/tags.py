@@ -5,15 +5,27 @@ from string import Formatter
 from urllib.parse import quote
 from uuid import UUID
 
+# Between the fields of a tag, besides letters, digits, `_.-~`.
+SAFE = ":/*"
+
 
 def tag(template: str, **values: object) -> str:
     """`tag("user:{user_id}", user_id=user.id)`: what the route of that user declares.
 
     Raises:
-        TypeError: when a value in it has no one textual form.
-        KeyError: when a value is missing.
+        TypeError: when a value is missing, or has no one textual form.
+        ValueError: when something is written into the template that belongs in braces.
     """
-    return template.format_map({name: canonical(values[name]) for name in fields(template)})
+    parts = []
+    for text, name, _, _ in Formatter().parse(template):
+        if quote(text, safe=SAFE) != text:
+            raise ValueError(f"tag {template!r}: write it with the names of its values in braces")
+        parts.append(text)
+        if name is not None:
+            if name not in values:
+                raise TypeError(f"tag {template!r}: the value of {name!r} is missing")
+            parts.append(canonical(values[name]))
+    return "".join(parts)
 
 
 def fields(template: str) -> list[str]:
