@@ -191,6 +191,15 @@ async def test_only_coroutines_that_return_bytes_are_cached(app: FastAPI) -> Non
         await decorator(text)()
 
 
+@pytest.mark.parametrize(("key", "tags"), [("a greeting", ()), ("x", ("a,b",))])
+def test_a_key_or_tag_that_cannot_be_written_is_refused(key: str, tags: tuple[str, ...]) -> None:
+    async def load() -> bytes:
+        return b""
+
+    with pytest.raises(ValueError, match="in braces"):
+        cached(key, tags=tags)(load)
+
+
 @pytest.mark.parametrize(("key", "tags"), [("greeting:{nobody}", ()), ("x", ("tag:{nobody}",))])
 def test_a_key_or_tag_that_names_no_parameter_is_refused(key: str, tags: tuple[str, ...]) -> None:
     with pytest.raises(TypeError, match=r"names no parameter of .*load: nobody"):

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
-from time import monotonic
 
 import pytest
 from anyio.to_thread import run_sync
@@ -14,6 +13,7 @@ from app.core.cache.reads import Loaded
 from app.core.cache.valkey import ValkeyCache
 from app.settings import get_settings
 from dev.serving import free_port
+from tests.core.test_cache_valkey import trusted
 from tests.core.test_commands import run
 
 KEY, TAGS = "function:commands:1", ("commands:1",)
@@ -24,9 +24,7 @@ async def cache() -> AsyncIterator[ValkeyCache]:
     cache = ValkeyCache()
     await cache.open(get_settings())
     await cache.clear()
-    async with asyncio.timeout(5):
-        while monotonic() >= cache.near.trusted_until:
-            await asyncio.sleep(0.01)
+    await trusted(cache)
     yield cache
     await cache.close()
 

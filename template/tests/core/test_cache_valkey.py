@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing, contextmanager
 from uuid import uuid4
 
 import pytest
@@ -31,13 +31,19 @@ RECOVERED_S = 5.0
 TAGS = ("book:1",)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """A server of these tests' own, which they may break."""
+@contextmanager
+def own_server() -> Iterator[str]:
     with (
         workspace() as home,
         valkey(home, variable="TEST_CACHE_URL", maxmemory_policy="allkeys-lfu") as url,
     ):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """A server of these tests' own, which they may break."""
+    with own_server() as url:
         yield url
 
 
@@ -423,10 +429,7 @@ async def test_a_server_that_restarts_empty_is_found_again(
 @pytest.fixture(scope="module")
 def doomed() -> Iterator[tuple[str, int]]:
     """A server that is killed, and its process."""
-    with (
-        workspace() as home,
-        valkey(home, variable="TEST_CACHE_URL", maxmemory_policy="allkeys-lfu") as url,
-    ):
+    with own_server() as url:
         yield url, process_of(url)
 
 

@@ -674,12 +674,12 @@ async def test_below_a_root_path(site: Site) -> None:
     site.page(page, "/page/{number}", tags=("page:{number}",))
     site.client()
     bodies = []
-    for path in ("/root/page/07", "/root/page/7"):
+    for path in ("/base/page/07", "/base/page/7"):
         sent: list[dict[str, Any]] = []
-        await request(site.app, sent, path=path, root_path="/root")
+        await request(site.app, sent, path=path, root_path="/base")
         bodies.append(sent[1]["body"])
 
-    assert bodies == [b'"/root/page/7"'] * 2
+    assert bodies == [b'"/base/page/7"'] * 2
     assert site.store.counts["load", "miss"] == 1
 
 

@@ -34,10 +34,10 @@ class Entry:
 
     def __init__(
         self,
-        body: bytes,
+        body: bytes | memoryview,
         *,
         ttl_s: float,
-        meta: bytes = b"",
+        meta: bytes | memoryview = b"",
         stale_s: float = 0.0,
         error_s: float = 0.0,
         stored_at: float | None = None,
@@ -91,9 +91,11 @@ def decode(raw: bytes) -> Entry | None:
     end = _HEAD.size + meta_bytes
     if len(raw) < end:
         return None
+    # A view: the entry makes the one copy.
+    view = memoryview(raw)
     return Entry(
-        raw[end:],
-        meta=raw[_HEAD.size : end],
+        view[end:],
+        meta=view[_HEAD.size : end],
         stored_at=stored_at,
         ttl_s=ttl_s,
         stale_s=stale_s,

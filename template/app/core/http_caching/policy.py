@@ -5,13 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
-from string import Formatter
 from typing import Any, TypeVar
+
+from app.core.http_caching import tags
 
 # A field name (RFC 9110, section 5.1).
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-# What may stand between the fields of a tag: tags are listed with spaces, and with commas.
-_TAG_TEXT = re.compile(r"[!-+\--~]*")
 # Requests with these are answered for one user: the values are no variants of a page.
 CREDENTIALS = ("authorization", "proxy-authorization", "cookie", "x-api-key")
 _ATTRIBUTE = "__cache_policy__"
@@ -172,15 +171,7 @@ def _check(policy: Policy) -> None:
         if name.lower() in CREDENTIALS:
             raise ValueError(f"vary: requests with {name} are not answered from a cache")
     for template in policy.tags:
-        _check_tag(template)
-
-
-def _check_tag(template: str) -> None:
-    for text, name, form, conversion in Formatter().parse(template):
-        if not _TAG_TEXT.fullmatch(text):
-            raise ValueError(f"tags: {template!r} has a space, a comma or no ASCII in it")
-        if name is not None and (form or conversion or not name.isidentifier()):
-            raise ValueError(f"tags: {template!r} needs plain names of parameters in braces")
+        tags.check(template)
 
 
 def _cache_control(policy: Policy) -> bytes:

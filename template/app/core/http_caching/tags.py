@@ -1,5 +1,6 @@
 """Tags of responses: the same text from a request's path and from the code that invalidates."""
 
+from collections.abc import Mapping
 from enum import Enum
 from string import Formatter
 from urllib.parse import quote
@@ -16,16 +17,27 @@ def tag(template: str, **values: object) -> str:
         TypeError: when a value is missing, or has no one textual form.
         ValueError: when something is written into the template that belongs in braces.
     """
-    parts = []
-    for text, name, _, _ in Formatter().parse(template):
+    check(template)
+    if missing := [name for name in fields(template) if name not in values]:
+        raise TypeError(f"tag {template!r}: the value of {missing[0]!r} is missing")
+    return filled(template, values)
+
+
+def filled(template: str, values: Mapping[str, object]) -> str:
+    """`tag` for a template that was checked when it was declared."""
+    return template.format_map({name: canonical(values[name]) for name in fields(template)})
+
+
+def check(template: str) -> None:
+    """Raises ValueError for what no tag or key can be declared as."""
+    for text, name, form, conversion in Formatter().parse(template):
         if quote(text, safe=SAFE) != text:
-            raise ValueError(f"tag {template!r}: write it with the names of its values in braces")
-        parts.append(text)
-        if name is not None:
-            if name not in values:
-                raise TypeError(f"tag {template!r}: the value of {name!r} is missing")
-            parts.append(canonical(values[name]))
-    return "".join(parts)
+            raise ValueError(
+                f"tags and keys: {template!r} has a space, a comma, no ASCII or the like in it: "
+                "write it with the names of its values in braces"
+            )
+        if name is not None and (form or conversion or not name.isidentifier()):
+            raise ValueError(f"tags and keys: {template!r} needs plain names in braces")
 
 
 def fields(template: str) -> list[str]:
