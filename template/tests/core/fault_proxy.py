@@ -17,6 +17,8 @@ class FaultProxy:
         self.silent = False
         # New connections are closed at once.
         self.down = False
+        # How often something came from a client.
+        self.received = 0
         self._writers: set[asyncio.StreamWriter] = set()
 
     def cut(self) -> None:
@@ -44,6 +46,7 @@ class FaultProxy:
     ) -> None:
         try:
             while data := await reader.read(65536):
+                self.received += not slow
                 await asyncio.sleep(self.delay_s if slow else 0)
                 while self.silent:
                     await asyncio.sleep(0.01)

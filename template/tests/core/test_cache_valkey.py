@@ -14,9 +14,10 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from sqlalchemy import make_url
 
+from app.core.cache.connection import DRIVER
 from app.core.cache.entry import Entry
 from app.core.cache.reads import Loaded, Outcome
-from app.core.cache.valkey import DRIVER, TRUST_S, ValkeyCache
+from app.core.cache.valkey import TRUST_S, ValkeyCache
 from app.settings import get_settings
 from dev.serving import free_port
 from dev.valkey import valkey

@@ -13,27 +13,19 @@ import asyncio
 import os
 import struct
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from logging import getLogger
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.client import PubSub
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.driver_info import DriverInfo
 from redis.exceptions import RedisError, ResponseError
 
+from app.core.cache.connection import Command, MultiplexedConnection
 from app.core.cache.entry import Entry, Freshness, decode, encode
 from app.core.cache.reads import Cache, Load, Outcome, Read, Tags
 from app.core.problems import Unavailable
 from app.core.settings.cache import CacheSettings
 
-# Connections of one worker: each is busy for well under a millisecond at a time.
-MAX_CONNECTIONS = 16
-# Made once: without it each new connection reads redis-py's version from disk, in the event loop.
-DRIVER = DriverInfo()
 # How often a worker asks whether it still hears of invalidations, and how long the answer counts.
 HEARTBEAT_S = 0.5
 TRUST_S = 1.5
@@ -46,8 +38,6 @@ GENERATION_BYTES = 8
 # The tag of everything, for `clear`.
 EVERYTHING = "*"
 MAX_UNDELIVERED = 10_000
-
-T = TypeVar("T")
 
 logger = getLogger(__name__)
 
@@ -66,8 +56,10 @@ class ValkeyCache(Cache):
 
     def __init__(self) -> None:
         super().__init__()
-        self._client: Redis | None = None
-        self._listener: asyncio.Task[None] | None = None
+        self._server: MultiplexedConnection | None = None
+        self._heart: asyncio.Task[None] | None = None
+        # How often messages may have been missed.
+        self._losses = 0
         self._prefix = ""
         # Another release's entries are not shown; invalidations are for all.
         self._version = ""
@@ -78,42 +70,37 @@ class ValkeyCache(Cache):
         self._reported: dict[tuple[str, str], int] = {}
 
     async def open(self, settings: CacheSettings) -> None:
-        """Make the client, and begin to listen; an ill server delays nothing."""
+        """Begin to listen; an ill server delays nothing."""
         await super().open(settings)
         self._prefix = settings.cache_prefix
         self._version = settings.cache_version
         self._retry_after_s = settings.cache_retry_after_s
         self._closed_until = 0.0
-        self._client = Redis.from_pool(
-            BlockingConnectionPool.from_url(
-                settings.cache_url.get_secret_value(),
-                max_connections=MAX_CONNECTIONS,
-                timeout=settings.cache_timeout_s,
-                socket_timeout=settings.cache_timeout_s,
-                socket_connect_timeout=settings.cache_timeout_s,
-                retry=Retry(NoBackoff(), 0),
-                driver_info=DRIVER,
-            )
+        self._server = MultiplexedConnection(
+            settings.cache_url.get_secret_value(),
+            self._name("invalidated"),
+            timeout_s=settings.cache_timeout_s,
+            told=self._told,
+            lost=self._lost,
         )
         self.near.trusted_until = 0.0
-        self._listener = asyncio.create_task(self._listen(self._client))
+        self._heart = asyncio.create_task(self._beat())
 
     async def close(self) -> None:
-        """Stop loading and listening, and close all connections."""
+        """Stop loading and listening, and close the connection."""
         await super().close()
-        client, self._client = self._client, None
-        if self._listener is not None:
-            # The client can lose a cancellation while it connects: then it ends by itself.
-            self._listener.cancel()
+        if self._heart is not None:
+            self._heart.cancel()
             with suppress(asyncio.CancelledError):
-                await self._listener
-            self._listener = None
-        if client is not None:
-            await client.aclose()
+                await self._heart
+            self._heart = None
+        server, self._server = self._server, None
+        if server is not None:
+            await server.close()
 
     async def ping(self) -> bool:
         """Whether the server answers in time."""
-        return await self._attempt(lambda client: client.ping()) is not None
+        return await self._attempt(("PING",)) is not None
 
     async def invalidate(self, *tags: str) -> None:
         """As `Cache.invalidate`, in all workers; a server that is away is told later."""
@@ -132,8 +119,8 @@ class ValkeyCache(Cache):
     async def find(self, key: str, tags: Tags) -> Found:
         """What the server has."""
         names = self._names(key, tags)
-        values: list[Any] | None = await self._attempt(lambda client: client.mget(names))
-        return Found(None, None) if values is None else self._found(names, values, tags)
+        replies = await self._attempt(("MGET", *names))
+        return Found(None, None) if replies is None else self._found(names, replies[0], tags)
 
     @property
     def pending(self) -> bool:
@@ -142,8 +129,8 @@ class ValkeyCache(Cache):
 
     async def stored(self, key: str) -> Entry | None:
         """What the server keeps under the key, invalidated or not."""
-        name = self._name("entry", self._version, key)
-        raw: Any = await self._attempt(lambda client: client.get(name))
+        replies = await self._attempt(("GET", self._name("entry", self._version, key)))
+        raw = replies[0] if replies else None
         if raw is None or len(raw) < _COUNT.size:
             return None
         (generations_bytes,) = _COUNT.unpack_from(raw)
@@ -152,7 +139,8 @@ class ValkeyCache(Cache):
     async def counted(self) -> dict[str, int]:
         """How often each outcome was, by level, in all workers since the server started."""
         name = self._name("counts")
-        found: Any = await self._attempt(lambda client: client.hgetall(name)) or {}
+        replies = await self._attempt(("HGETALL", name))
+        found: dict[bytes, bytes] = replies[0] if replies else {}
         return {outcome.decode(): int(count) for outcome, count in sorted(found.items())}
 
     async def _find_or_load(
@@ -230,28 +218,19 @@ class ValkeyCache(Cache):
         In one round trip: who takes the lease after another has let go of it finds the entry.
         """
         names = self._names(key, tags)
-
-        async def claim(client: Redis) -> list[Any]:
-            async with client.pipeline(transaction=False) as pipeline:
-                lifetime_ms = int(LEASE_S * 1000)
-                # With GET, so that a claim that is repeated knows its own.
-                pipeline.set(
-                    self._name("lease", self._version, key),
-                    lease,
-                    nx=True,
-                    get=True,
-                    px=lifetime_ms,
-                )
-                for name in missing:
-                    generation = os.urandom(GENERATION_BYTES)
-                    pipeline.set(name, generation, nx=True, ex=GENERATION_S)
-                pipeline.mget(names)
-                return await pipeline.execute()
-
-        results = await self._attempt(claim)
-        if results is None:
+        lifetime_ms = int(LEASE_S * 1000)
+        replies = await self._attempt(
+            # With GET, so that a claim that is repeated knows its own.
+            ("SET", self._lease(key), lease, "NX", "GET", "PX", lifetime_ms),
+            *(
+                ("SET", name, os.urandom(GENERATION_BYTES), "NX", "EX", GENERATION_S)
+                for name in missing
+            ),
+            ("MGET", *names),
+        )
+        if replies is None:
             return False, Found(None, None)
-        return results[0] in (None, lease), self._found(names, results[-1], tags)
+        return replies[0] in (None, lease), self._found(names, replies[-1], tags)
 
     def _names(self, key: str, tags: Tags) -> list[str]:
         concerned = (EVERYTHING, *tags)
@@ -275,24 +254,18 @@ class ValkeyCache(Cache):
         self, key: str, entry: Entry | None, generations: bytes | None, lease_until: float
     ) -> bool:
         """Store what was loaded, if anything, and end the lease; says whether it is stored."""
+        commands: list[Command] = []
         is_storable = entry is not None and generations is not None
+        if entry is not None and generations is not None:
+            name = self._name("entry", self._version, key)
+            lifetime_ms = max(1, int(entry.lifetime_s * 1000))
+            commands.append(("SET", name, _wrap(entry, generations), "PX", lifetime_ms))
         # Later than that, it may be somebody else's.
-        has_lease = time.monotonic() < lease_until
-
-        async def finish(client: Redis) -> bool:
-            async with client.pipeline(transaction=False) as pipeline:
-                if entry is not None and generations is not None:
-                    lifetime_ms = max(1, int(entry.lifetime_s * 1000))
-                    value = _wrap(entry, generations)
-                    pipeline.set(self._name("entry", self._version, key), value, px=lifetime_ms)
-                if has_lease:
-                    pipeline.delete(self._name("lease", self._version, key))
-                await pipeline.execute()
-            return is_storable
-
-        if not is_storable and not has_lease:
+        if time.monotonic() < lease_until:
+            commands.append(("DEL", self._lease(key)))
+        if not commands:
             return False
-        return bool(await self._attempt(finish))
+        return await self._attempt(*commands) is not None and is_storable
 
     async def _deliver(self) -> None:
         """Give the server what it has not confirmed."""
@@ -300,96 +273,83 @@ class ValkeyCache(Cache):
         if not tags:
             return
 
-        async def announce(client: Redis) -> bool:
-            async with client.pipeline(transaction=True) as pipeline:
-                # To delete takes no memory, so that a server that is full does not refuse it.
-                pipeline.delete(*(self._name("tag", tag) for tag in tags))
-                pipeline.publish(self._name("invalidated"), "\n".join(tags))
-                await pipeline.execute()
-            return True
-
-        if await self._attempt(announce):
+        done = await self._attempt(
+            ("MULTI",),
+            # To delete takes no memory, so that a server that is full does not refuse it.
+            ("DEL", *(self._name("tag", tag) for tag in tags)),
+            ("PUBLISH", self._name("invalidated"), "\n".join(tags)),
+            ("EXEC",),
+        )
+        if done is not None:
             for tag, invalidation in tags.items():
                 # One that came meanwhile is not among what was delivered.
                 if self._undelivered.get(tag) is invalidation:
                     del self._undelivered[tag]
 
-    async def _listen(self, client: Redis) -> None:
-        """Hear of invalidations until the cache is closed."""
-        while self._client is client:
+    async def _beat(self) -> None:
+        """Make sure that invalidations are heard of, until the cache is closed."""
+        while True:
+            asked = time.monotonic()
+            losses = self._losses
             try:
-                async with client.pubsub() as channel:
-                    await channel.subscribe(self._name("invalidated"))
-                    await self._hear(client, channel)
-            except (RedisError, OSError) as error:
-                logger.debug("cache: no invalidations are heard of: %r", error)
+                # The connection listens as long as it is up.
+                if await self._attempt(("PING",)) is not None and self._losses == losses:
+                    # Whatever was said before the question has been heard.
+                    self.near.trusted_until = asked + TRUST_S
+                    await self._deliver()
+                    await self._report()
             except Exception:
                 logger.exception("cache: no invalidations are heard of")
-            finally:
-                # What was said meanwhile is lost.
-                self.near.trusted_until = 0.0
-                self.near.clear()
             await asyncio.sleep(HEARTBEAT_S)
 
-    async def _hear(self, client: Redis, channel: PubSub) -> None:
-        while self._client is client:
-            asked = time.monotonic()
-            await channel.ping()
-            answered = False
-            while not answered or time.monotonic() < asked + HEARTBEAT_S:
-                if time.monotonic() > asked + TRUST_S:
-                    raise TimeoutError("the server does not answer")
-                message = await channel.get_message(timeout=HEARTBEAT_S / 2)
-                match message and message["type"]:
-                    case "message":
-                        self._heard(message["data"].decode().split("\n"))
-                    case "pong":
-                        # Whatever was said before the question has been heard.
-                        self.near.trusted_until = asked + TRUST_S
-                        answered = True
-            await self._deliver()
-            await self._report()
-
-    def _heard(self, tags: Sequence[str]) -> None:
+    def _told(self, message: bytes) -> None:
+        tags = message.decode(errors="replace").split("\n")
         if EVERYTHING in tags:
             self.near.clear()
         else:
             self.near.invalidate(tags)
 
+    def _lost(self) -> None:
+        self._losses += 1
+        self.near.trusted_until = 0.0
+        self.near.clear()
+
     async def _report(self) -> None:
         """Add what was counted here to the counts of all workers."""
         new = {name: count - self._reported.get(name, 0) for name, count in self.counts.items()}
+        name = self._name("counts")
+        added = [
+            ("HINCRBY", name, f"{level} {outcome}", count)
+            for (level, outcome), count in new.items()
+            if count
+        ]
+        if added and await self._attempt(*added) is not None:
+            for counted, count in new.items():
+                self._reported[counted] = self._reported.get(counted, 0) + count
 
-        async def add(client: Redis) -> bool:
-            async with client.pipeline(transaction=False) as pipeline:
-                for (level, outcome), count in new.items():
-                    pipeline.hincrby(self._name("counts"), f"{level} {outcome}", count)
-                await pipeline.execute()
-            return True
-
-        if any(new.values()) and await self._attempt(add):
-            for name, count in new.items():
-                self._reported[name] = self._reported.get(name, 0) + count
-
-    async def _attempt(self, operation: Callable[[Redis], Awaitable[T]]) -> T | None:
+    async def _attempt(self, *commands: Command) -> list[Any] | None:
+        """The replies; None when the server is away, late or refuses."""
         for last in (False, True):
-            client = self._client
-            if client is None or time.monotonic() < self._closed_until:
+            server = self._server
+            if server is None or time.monotonic() < self._closed_until:
                 return None
             try:
-                return await operation(client)
+                return await server.execute(*commands)
             except ResponseError as error:
-                # It answered, in time: this one operation is refused, for want of memory say.
+                # It replied, in time: this one operation is refused, for want of memory say.
                 logger.warning("cache: %s", error)
                 return None
             except (RedisError, OSError) as error:
-                # Once more: a connection may be an old one, or this process was late itself.
+                # Once more: the connection may have been an old one, or this process late itself.
                 if last:
                     self.counts["shared", "failure"] += 1
                     self._closed_until = time.monotonic() + self._retry_after_s
                     reason = f"{type(error).__name__}: {error}"
                     logger.warning("cache: left alone for %g s: %s", self._retry_after_s, reason)
         return None
+
+    def _lease(self, key: str) -> str:
+        return self._name("lease", self._version, key)
 
     def _name(self, *parts: str) -> str:
         return ":".join((self._prefix, *parts))

@@ -1,0 +1,263 @@
+"""One connection to the server for all commands of a worker, and for what the server tells it.
+
+The commands of one turn of the event loop leave in one write, and replies come in their order: a
+fifth of the CPU time of a pooled connection for each. redis-py connects, as it knows URLs, TLS and
+credentials.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Any
+
+import hiredis
+from redis.asyncio.connection import Connection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    InvalidResponse,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+
+Command = tuple[str | bytes | int, ...]
+
+# Made once: without it each new connection reads redis-py's version from disk, in the event loop.
+DRIVER = DriverInfo()
+_INCOMPLETE = object()
+
+
+class MultiplexedConnection:
+    """Connects with the first command, and with the first one after a failure.
+
+    `told` is called with each message of `channel`, in the order in which the server handled
+    messages and commands; `lost`, from when on messages may be missed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        channel: str,
+        *,
+        timeout_s: float,
+        told: Callable[[bytes], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self._url = url
+        self._channel = channel
+        self._timeout_s = timeout_s
+        self._told = told
+        self._lost = lost
+        self._link: _Link | None = None
+        self._connecting: asyncio.Task[_Link] | None = None
+        self._closed = False
+
+    async def execute(self, *commands: Command) -> list[Any]:
+        """The replies to the commands, between which the server sees none of this worker's others.
+
+        Raises ResponseError when the server refuses one, and another RedisError or OSError when it
+        is not there or does not reply in time.
+        """
+        link = self._link
+        if link is None or link.error is not None:
+            link = await self._connected()
+        return await link.send(commands, replies=len(commands))
+
+    async def close(self) -> None:
+        """Close the connection; commands without a reply fail."""
+        self._closed = True
+        if self._connecting is not None:
+            # redis-py can lose a cancellation: then its own time limits end it.
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        if self._link is not None:
+            self._link.end(ConnectionError("closed"))
+            await self._link.ended
+
+    async def _connected(self) -> "_Link":
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(self._has_connected)
+        # Others wait for it as well.
+        return await asyncio.shield(self._connecting)
+
+    def _has_connected(self, task: "asyncio.Task[_Link]") -> None:
+        self._connecting = None
+        # Seen, even if everybody who waited has gone.
+        if not task.cancelled():
+            task.exception()
+
+    async def _connect(self) -> "_Link":
+        options: dict[str, Any] = {
+            "retry": Retry(NoBackoff(), 0),
+            "driver_info": DRIVER,
+            **parse_url(self._url),
+            "socket_timeout": self._timeout_s,
+            "socket_connect_timeout": self._timeout_s,
+            # In which messages and replies share a connection.
+            "protocol": 3,
+        }
+        connection = options.pop("connection_class", Connection)(**options)
+        try:
+            await connection.connect()
+            if self._closed:
+                raise ConnectionError("closed")
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        # From here on the stream is read and written by the link alone.
+        writer, connection._writer = connection._writer, None
+        link = _Link(writer, self._timeout_s, self._told, self._lost)
+        try:
+            # To subscribe has no reply of its own.
+            await link.send([("SUBSCRIBE", self._channel), ("PING",)], replies=1)
+        except ResponseError as error:
+            link.end(ConnectionError(f"SUBSCRIBE: {error}"))
+            raise ConnectionError(f"SUBSCRIBE: {error}") from error
+        except BaseException:
+            link.end(ConnectionError("closed"))
+            raise
+        self._link = link
+        return link
+
+
+class _Batch:
+    """Commands that were given together, and the replies that are there."""
+
+    __slots__ = ("deadline", "expected", "future", "packed", "replies")
+
+    def __init__(self, future: "asyncio.Future[list[Any]]", packed: bytes, expected: int) -> None:
+        self.future = future
+        self.packed = packed
+        self.expected = expected
+        # By the event loop's clock; known when they are written, which in a busy process is later.
+        self.deadline = inf
+        self.replies: list[Any] = []
+
+
+class _Link(asyncio.Protocol):
+    """A connection that is up; after its first failure it is of no use, and `error` says why."""
+
+    def __init__(
+        self,
+        writer: asyncio.StreamWriter,
+        timeout_s: float,
+        told: Callable[[bytes], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        # Kept, because one that is collected closes the connection.
+        self._writer = writer
+        self._timeout_s = timeout_s
+        self._told = told
+        self._lost = lost
+        self._reader = hiredis.Reader(
+            protocolError=InvalidResponse, replyError=_refusal, notEnoughData=_INCOMPLETE
+        )
+        self._unsent: list[_Batch] = []
+        self._waiting: deque[_Batch] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self.error: RedisError | None = None
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        writer.transport.set_protocol(self)
+        if writer.transport.is_closing():
+            self.connection_lost(None)
+
+    def send(self, commands: Sequence[Command], *, replies: int) -> "asyncio.Future[list[Any]]":
+        """Send the commands, with all others of this turn of the event loop."""
+        if self.error is not None:
+            raise _copy(self.error)
+        # Its stub knows only commands of one word.
+        packed = b"".join([hiredis.pack_command(each) for each in commands])  # type: ignore[arg-type]
+        batch = _Batch(self._loop.create_future(), packed, replies)
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(batch)
+        self._waiting.append(batch)
+        return batch.future
+
+    def end(self, error: RedisError) -> None:
+        """Close the connection; all that wait fail."""
+        if self.error is not None:
+            return
+        self.error = error
+        if self._timer is not None:
+            self._timer.cancel()
+        self._writer.transport.abort()
+        for batch in self._waiting:
+            if not batch.future.done():
+                batch.future.set_exception(_copy(error))
+        self._waiting.clear()
+        self._lost()
+
+    def data_received(self, data: bytes) -> None:
+        """Sort replies from messages."""
+        try:
+            self._reader.feed(data)
+            while self.error is None and (reply := self._reader.gets()) is not _INCOMPLETE:
+                if not isinstance(reply, hiredis.PushNotification):
+                    self._replied(reply)
+                elif reply[0] == b"message":
+                    self._told(reply[2])
+        except InvalidResponse as error:
+            self.end(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End with the connection."""
+        self.end(ConnectionError(f"connection lost: {exc or 'closed by the server'}"))
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def _flush(self) -> None:
+        if self.error is not None:
+            return
+        unsent, self._unsent = self._unsent, []
+        self._writer.transport.write(b"".join([batch.packed for batch in unsent]))
+        deadline = self._loop.time() + self._timeout_s
+        for batch in unsent:
+            batch.deadline = deadline
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._check_deadline)
+
+    def _replied(self, reply: Any) -> None:
+        if not self._waiting:
+            self.end(ConnectionError(f"a reply to nothing: {reply!r}"))
+            return
+        batch = self._waiting[0]
+        batch.replies.append(reply)
+        if len(batch.replies) < batch.expected:
+            return
+        self._waiting.popleft()
+        # Who waited may have gone.
+        if not batch.future.done():
+            refusals = (reply for reply in batch.replies if isinstance(reply, RedisError))
+            if refusal := next(refusals, None):
+                batch.future.set_exception(refusal)
+            else:
+                batch.future.set_result(batch.replies)
+
+    def _check_deadline(self) -> None:
+        # What has come is read before: event loops turn to their timers last.
+        self._timer = None
+        if not self._waiting:
+            return
+        deadline = self._waiting[0].deadline
+        if deadline <= self._loop.time():
+            self.end(TimeoutError(f"no reply within {self._timeout_s:g} s"))
+        elif deadline < inf:
+            self._timer = self._loop.call_at(deadline, self._check_deadline)
+
+
+def _refusal(text: str) -> RedisError:
+    # While it reads its data from disk the server refuses everything.
+    return BusyLoadingError(text) if text.startswith("LOADING ") else ResponseError(text)
+
+
+def _copy(error: RedisError) -> RedisError:
+    # Raised more than once, an exception collects all tracebacks.
+    return type(error)(*error.args)
