@@ -54,6 +54,13 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or ["--numprocesses=auto"]), env={"PYTHONDONTWRITEBYTECODE": None})
 
 
+@nox.session
+def release(session: nox.Session) -> None:
+    """Prepare a version: `-- 1.2.0` or `-- minor`; without one, show what changed and the smallest that it asks for."""
+    session.install(*DEPENDENCIES["tests"])
+    session.run("python", "-m", "releases", *session.posargs)
+
+
 @nox.session(venv_backend="none", allow_parallel=True)
 @nox.parametrize("name", NAMES)
 def variant(session: nox.Session, name: str) -> None:

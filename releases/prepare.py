@@ -1,0 +1,207 @@
+"""Reads the last version and the working tree, renders both, tries updates, and writes CHANGELOG.md."""
+
+import runpy
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import copier
+import yaml
+from packaging.version import InvalidVersion, Version
+
+from releases.changelog import Trial, declared, effect, parts, released
+from releases.compare import Pair, compare, fitting
+from releases.facts import ANSWERS_FILE, Answers, Config, Facts, facts
+from releases.migrations import Migration, migrated, migrations, moved
+from releases.refusals import Plan, refusals
+from releases.rules import RULES, Change, level, parse_asked
+from tests.rendering import commit, git, render
+
+CHANGELOG = "CHANGELOG.md"
+RESULTS = "docs/performance/results.md"
+MARK = "# A line of the team's own, in "
+
+
+@dataclass(frozen=True)
+class Source:
+    """A version of the template in a repository: its settings, and the answers of its variants."""
+
+    repository: Path
+    ref: str
+    config: Config
+    variants: Mapping[str, Answers]
+
+
+def run(root: Path, asked_for: str | None, say: Callable[[str], None] = print) -> int:
+    """Prepare the version that is asked for in the repository `root`, or show the smallest; returns the exit code."""
+    tags = versions(root)
+    last = max((version for version in tags if not version.is_prerelease), default=None)
+    try:
+        asked = parse_asked(asked_for, last) if asked_for else None
+    except ValueError as error:
+        say(f"Refused: {error}.")
+        return 1
+    dirty = [line[3:] for line in git(root, "status", "--porcelain", "--no-renames").splitlines()] if asked else []
+    changelog = (root / CHANGELOG).read_text(encoding="utf-8")
+    entries = migrations(yaml.safe_load((root / "copier.yml").read_text(encoding="utf-8")))
+    crossed = [entry for entry in entries if last and entry.version and entry.version > last]
+    words = [Change(kind) for part in declared(changelog) if (kind := f"declared {part}") in RULES]
+    plan = Plan(asked, last, tags, dirty, changelog, entries, words)
+    results: Sequence[str] = ("", "")
+    # What takes no rendering is said first.
+    if last and not (asked and any(refusals(plan))):
+        with tempfile.TemporaryDirectory(prefix="release-", ignore_cleanup_errors=True) as name:
+            plan, results = examined(plan, last, root, crossed, Path(name))
+    if asked is None:
+        return show(plan, say)
+    reasons = list(refusals(plan))
+    for reason in reasons:
+        say(f"Refused: {reason}.")
+    if reasons:
+        return 1
+    section = parts(last, plan.changes, len(crossed), plan.trials, effect(*results))
+    say(section)
+    if asked.is_prerelease:
+        # Copier offers it to those who ask for it (--prereleases): its notes are those of the version to come.
+        say(f"{asked} can be tagged as it is; its notes stay under Unreleased:")
+    else:
+        date = datetime.now(UTC).date().isoformat()
+        (root / CHANGELOG).write_text(released(changelog, asked, date, section), encoding="utf-8", newline="\n")
+        say(f"Written: {CHANGELOG}. Read it, mend it by hand, then:")
+        say(f'  git commit --message "Version {asked}" {CHANGELOG}')
+    say(f"  git tag --annotate v{asked} --message {asked}")
+    say(f"  git push origin HEAD v{asked}")
+    return 0
+
+
+def examined(
+    plan: Plan, last: Version, root: Path, crossed: Sequence[Migration], home: Path
+) -> tuple[Plan, Sequence[str]]:
+    """The plan with what rendering and updating show; and the results of the benchmark, of the last version and now."""
+    template = copied(root, home / "template")
+    older, newer = source(template, plan.tagged[last], home), source(template, "HEAD", home)
+    plan = replace(plan, changes=[*plan.changes, *compared(older, newer, crossed, home)])
+    if plan.asked and not any(refusals(plan)):
+        git(template, "tag", f"v{plan.asked}")
+        plan = replace(plan, trials=[trial(older, name, f"v{plan.asked}", crossed, home) for name in older.variants])
+    return plan, [shown(template, version.ref, RESULTS) for version in (older, newer)]
+
+
+def show(plan: Plan, say: Callable[[str], None]) -> int:
+    """What changed since the last version, the smallest that it asks for, and what is to be done before."""
+    if plan.smallest is None:
+        say("There is no tag of a version yet: all is new, and the first version may be chosen freely.")
+    else:
+        say(f"Since v{plan.last}:")
+        for change in plan.changes:
+            say(f"  {change.rule.level.name.lower():5}  {change.text}")
+        part = level(plan.changes).name.lower()
+        say(f"The smallest version is {plan.smallest} ({part}); CONTRIBUTING.md has the rules.")
+    for reason in refusals(plan):
+        say(f"To do: {reason}.")
+    return 0
+
+
+# --- Versions and variants ---
+
+
+def versions(root: Path) -> dict[Version, str]:
+    """The tags that Copier takes for versions."""
+    found = {}
+    for tag in git(root, "tag", "--list").split():
+        try:
+            found[Version(tag)] = tag
+        except InvalidVersion:
+            continue
+    return found
+
+
+def copied(root: Path, destination: Path) -> Path:
+    """A clone with the working tree as its HEAD, uncommitted work included; for tags of its own."""
+    git(root, "clone", "--quiet", "--no-checkout", str(root), str(destination))
+    git(root, f"--git-dir={destination / '.git'}", f"--work-tree={root}", "add", "--all")
+    git(destination, "commit", "--quiet", "--allow-empty", "--message", "Work")
+    git(destination, "reset", "--quiet", "--hard")
+    return destination
+
+
+def shown(repository: Path, ref: str, path: str) -> str:
+    """A file of a commit; empty when it has none."""
+    return git(repository, "show", f"{ref}:{path}") if git(repository, "ls-tree", ref, path) else ""
+
+
+def source(repository: Path, ref: str, home: Path) -> Source:
+    """The version of the template at `ref`."""
+    variants = home / f"variants-{ref}.py"
+    variants.write_text(shown(repository, ref, "tests/variants.py"), encoding="utf-8")
+    names = runpy.run_path(str(variants))
+    rows = {name: names["DEFAULTS"] | row for name, row in names["VARIANTS"].items()}
+    return Source(repository, ref, yaml.safe_load(shown(repository, ref, "copier.yml")), rows)
+
+
+# --- Rendering and updating ---
+
+
+def rendered(version: Source, answers: Answers, home: Path) -> tuple[Facts, Answers]:
+    """The facts of a service, and the answers that it records."""
+    service = render(version.repository, Path(tempfile.mkdtemp(dir=home)), answers, version.ref)
+    files = texts(service)
+    recorded = yaml.safe_load(files[ANSWERS_FILE])
+    return facts(files, version.config, recorded), recorded
+
+
+def compared(older: Source, newer: Source, crossed: Sequence[Migration], home: Path) -> list[Change]:
+    """The changes, by what both versions render."""
+    pairs: list[Pair] = []
+    rows: list[Answers] = []
+    for answers in older.variants.values():
+        before, recorded = rendered(older, answers, home)
+        wanted = migrated({name: answer for name, answer in recorded.items() if name[0] != "_"}, crossed)
+        row = fitting(wanted, newer.config)
+        try:
+            after, _ = rendered(newer, row, home)
+        except ValueError:
+            # Refused by a validator: the questions are compared all the same.
+            pairs.append(Pair(recorded, before, Facts(), accepted=False))
+        else:
+            pairs.append(Pair(recorded, before, after, accepted=row == wanted))
+            rows.append(row)
+    others = [new for new in newer.variants.values() if not any(new.items() <= row.items() for row in rows)]
+    fresh = [rendered(newer, row, home)[0] for row in others]
+    return compare(older.config, newer.config, pairs, fresh, crossed)
+
+
+def trial(older: Source, variant: str, ref: str, crossed: Sequence[Migration], home: Path) -> Trial:
+    """Render a service of the older version, write a line into each of its files, update it, and look for the lines."""
+    service = render(older.repository, Path(tempfile.mkdtemp(dir=home)), older.variants[variant], older.ref)
+    before = texts(service)
+    wanted = migrated(yaml.safe_load(before[ANSWERS_FILE]), crossed)
+    names = [name for name in before if name != ANSWERS_FILE]
+    for name in names:
+        with (service / name).open("a", encoding="utf-8", newline="\n") as file:
+            file.write(f"{MARK}{name}\n")
+    commit(service)
+    try:
+        copier.run_update(service, vcs_ref=ref, defaults=True, overwrite=True, quiet=True, unsafe=bool(crossed))
+    except Exception as error:
+        return Trial(variant, len(names), error=f"{error}".strip().partition("\n")[0].rstrip("."))
+    after = texts(service)
+    lines = {line for text in after.values() for line in text.splitlines()}
+    recorded = yaml.safe_load(after[ANSWERS_FILE])
+    return Trial(
+        variant,
+        len(names),
+        tuple(git(service, "diff", "--name-only", "--diff-filter=U").splitlines()),
+        tuple(name for name in names if name not in after and not moved(name, crossed)),
+        tuple(name for name in names if f"{MARK}{name}" not in lines),
+        # Copier takes the default in place of an answer that is refused, and says nothing.
+        tuple(name for name in recorded if name[0] != "_" and recorded[name] != wanted.get(name, recorded[name])),
+    )
+
+
+def texts(service: Path) -> dict[str, str]:
+    """Every file of a service, and none of git's own."""
+    paths = {path.relative_to(service).as_posix(): path for path in service.rglob("*") if path.is_file()}
+    return {name: path.read_text(encoding="utf-8") for name, path in paths.items() if not name.startswith(".git/")}

@@ -1,0 +1,142 @@
+"""The rules of versions: what each change means to the services that update (pure).
+
+CONTRIBUTING.md says the same in words, and a test holds the two together.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from packaging.version import Version
+
+# X.Y.Z, or a pre-release of it, as PEP 440 writes them.
+FORM = re.compile(r"v?\d+\.\d+\.\d+((a|b|rc)\d+)?")
+
+
+class Level(IntEnum):
+    """The part of a version that a change moves."""
+
+    PATCH = 0
+    MINOR = 1
+    MAJOR = 2
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a kind of change asks for; `sentence` is formatted with the change's subject and detail."""
+
+    level: Level
+    section: str
+    sentence: str
+    # What to do about a change that would cost a service what its team wrote.
+    refusal: str = ""
+
+
+@dataclass(frozen=True, order=True)
+class Change:
+    """One change that services see: a key of RULES, what it happened to, and more about it."""
+
+    kind: str
+    subject: str = ""
+    detail: str = ""
+
+    @property
+    def rule(self) -> Rule:
+        return RULES[self.kind]
+
+    @property
+    def text(self) -> str:
+        return self.rule.sentence.format(self.subject, self.detail)
+
+
+PATCH, MINOR, MAJOR = Level
+QUESTIONS, FILES, CODE = "Questions", "Files", "Variables and names"
+# Not in CHANGELOG.md.
+UNLISTED = ""
+
+HOOK = "add a `_migrations` entry of this version that runs hooks/"
+DECLARED = "CHANGELOG.md has a part `### {}`."
+
+RULES: dict[str, Rule] = {
+    "question added": Rule(MINOR, QUESTIONS, "`{0}` is new; its default is `{1}`."),
+    "question without a default": Rule(MAJOR, QUESTIONS, "`{0}` is new and has no default: every update asks for it."),
+    "question gone": Rule(
+        MAJOR,
+        QUESTIONS,
+        "`{0}` is gone.",
+        f"the question {{0}} is gone: {HOOK}edit_answers.py rename {{0}} NEW, or say under `### Breaking` in "
+        "CHANGELOG.md what becomes of `{0}`",
+    ),
+    "question renamed": Rule(MAJOR, QUESTIONS, "`{0}` is called `{1}`; a hook renames the answer."),
+    "question of another type": Rule(MAJOR, QUESTIONS, "`{0}` is of another type: {1}."),
+    "question stricter": Rule(MAJOR, QUESTIONS, "`{0}` refuses what was an answer: `{1}`."),
+    "question with another default": Rule(MINOR, QUESTIONS, "`{0}` has another default: {1}."),
+    "question asked otherwise": Rule(MINOR, QUESTIONS, "`{0}` is asked under other conditions."),
+    "question validated otherwise": Rule(MINOR, QUESTIONS, "`{0}` is validated in another way."),
+    "choice added": Rule(MINOR, QUESTIONS, "`{0}` may be `{1}`."),
+    "choice gone": Rule(
+        MAJOR,
+        QUESTIONS,
+        "`{0}` may no longer be `{1}`.",
+        f"the choice {{1}} of {{0}} is gone, and updates would take the default: {HOOK}edit_answers.py "
+        "value {0} {1} NEW",
+    ),
+    "choice renamed": Rule(MAJOR, QUESTIONS, "`{0}`: `{1}`; a hook changes the answer."),
+    "path added": Rule(MINOR, FILES, "Added: `{0}`."),
+    "path gone": Rule(
+        MAJOR,
+        FILES,
+        "Removed: `{0}`.",
+        f"{{0}} is gone, and updates would delete it, edited or not: {HOOK}merge_moved.py {{0}} {{1}} or "
+        "hooks/hand_over.py {0}, or list it in `_exclude` for updates",
+    ),
+    "path moved": Rule(MAJOR, FILES, "Moved: `{0}` to `{1}`; a hook merges what a team changed in it."),
+    "path handed over": Rule(MAJOR, FILES, "No longer rendered: `{0}` stays in services, and is the team's."),
+    "path of the team's gone": Rule(MINOR, FILES, "New services start without `{0}`."),
+    "path given to the team": Rule(MAJOR, FILES, "Updates leave `{0}` alone from now on: {1}."),
+    "path taken from the team": Rule(MAJOR, FILES, "Updates merge into `{0}` from now on: {1}."),
+    "path of another class": Rule(MINOR, FILES, "`{0}` changed its class: {1}."),
+    "content": Rule(PATCH, UNLISTED, "Files with another text: {0}."),
+    "anchor added": Rule(MINOR, CODE, "New place for lines of your own: `{0}`."),
+    "anchor gone": Rule(MAJOR, CODE, "A place for lines of your own is gone: `{0}`."),
+    "variable added": Rule(MINOR, CODE, "Variable `{0}` is new; default: {1}."),
+    "variable required": Rule(MAJOR, CODE, "Variable `{0}` must be set."),
+    "variable with another default": Rule(MINOR, CODE, "Variable `{0}` has another default: {1}."),
+    "variable gone": Rule(MAJOR, CODE, "Variable `{0}` is gone."),
+    "name added": Rule(MINOR, CODE, "New to import: `{0}`."),
+    "name gone": Rule(MAJOR, CODE, "`{0}` can no longer be imported."),
+    "Python": Rule(MAJOR, CODE, "Services need Python {0}, not {1}."),
+    "Copier": Rule(MINOR, CODE, "Updates need Copier {0} or newer."),
+    "declared breaking": Rule(MAJOR, UNLISTED, DECLARED.format("Breaking")),
+    "declared added": Rule(MINOR, UNLISTED, DECLARED.format("Added")),
+}
+
+
+def level(changes: Iterable[Change]) -> Level:
+    """What all changes together ask for."""
+    return max((change.rule.level for change in changes), default=PATCH)
+
+
+def bump(last: Version, level: Level) -> Version:
+    """The next version by `level`; before 1.0.0 a major change moves the minor part (semver.org, item 4)."""
+    major, minor, patch = (*last.release, 0, 0)[:3]
+    if level == MAJOR and major:
+        return Version(f"{major + 1}.0.0")
+    return Version(f"{major}.{minor}.{patch + 1}" if level == PATCH else f"{major}.{minor + 1}.0")
+
+
+def parse_asked(text: str, last: Version | None) -> Version:
+    """The version that is asked for: `1.2.0`, `v1.2.0`, `1.2.0rc1`, or the part that moves: major, minor, patch.
+
+    Raises:
+        ValueError: with a sentence for whoever asked.
+    """
+    if text.upper() in Level.__members__:
+        if last is None:
+            raise ValueError(f"there is no version yet that `{text}` could start from: write the version, 1.0.0 say")
+        major = text == "major" and not last.major
+        return Version("1.0.0") if major else bump(last, Level[text.upper()])
+    if not FORM.fullmatch(text):
+        raise ValueError(f"{text} is no version: write 1.2.0, 1.2.0rc1, major, minor or patch")
+    return Version(text)
