@@ -57,7 +57,7 @@ def compare(
         found.add(Change("content", str(len(rewritten))))
     copiers = [str(config.get("_min_copier_version", "")) for config in (older, newer)]
     if copiers[0] != copiers[1]:
-        found.add(Change("Copier", copiers[1]))
+        found.add(Change("Copier required", copiers[1]))
     return sorted(found, key=lambda change: (-change.rule.level, change))
 
 
@@ -139,7 +139,7 @@ def compare_code(older: Facts, newer: Facts) -> Iterator[Change]:
             required = new == "required"
             yield Change("variable required" if required else "variable with another default", name, new)
     if older.python != newer.python:
-        yield Change("Python", newer.python, older.python)
+        yield Change("Python required", newer.python, older.python)
 
 
 def additions(before: Facts, after: Facts, found: Collection[Change]) -> Iterator[Change]:

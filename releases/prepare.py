@@ -202,6 +202,10 @@ def trial(older: Source, variant: str, ref: str, crossed: Sequence[Migration], h
 
 
 def texts(service: Path) -> dict[str, str]:
-    """Every file of a service, and none of git's own."""
+    """Every file of a service, and none of git's own; images are compared as well, if not shown."""
     paths = {path.relative_to(service).as_posix(): path for path in service.rglob("*") if path.is_file()}
-    return {name: path.read_text(encoding="utf-8") for name, path in paths.items() if not name.startswith(".git/")}
+    return {
+        name: path.read_text(encoding="utf-8", errors="replace")
+        for name, path in paths.items()
+        if not name.startswith(".git/")
+    }

@@ -106,8 +106,8 @@ RULES: dict[str, Rule] = {
     "variable gone": Rule(MAJOR, CODE, "Variable `{0}` is gone."),
     "name added": Rule(MINOR, CODE, "New to import: `{0}`."),
     "name gone": Rule(MAJOR, CODE, "`{0}` can no longer be imported."),
-    "Python": Rule(MAJOR, CODE, "Services need Python {0}, not {1}."),
-    "Copier": Rule(MINOR, CODE, "Updates need Copier {0} or newer."),
+    "Python required": Rule(MAJOR, CODE, "Services need Python {0}, not {1}."),
+    "Copier required": Rule(MINOR, CODE, "Updates need Copier {0} or newer."),
     "declared breaking": Rule(MAJOR, UNLISTED, DECLARED.format("Breaking")),
     "declared added": Rule(MINOR, UNLISTED, DECLARED.format("Added")),
 }

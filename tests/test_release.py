@@ -187,8 +187,8 @@ ROWS: list[tuple[Edit, Level, str, str]] = [
     (substitute("app/core/engine.py", '["stop"]', '["spare", "stop"]'), MINOR, "name added", "app.core.engine:spare"),
     (substitute("app/core/engine.py", "stop = 1", ""), MAJOR, "name gone", "app.core.engine:stop"),
     (substitute("app/core/engine.py", "def start", "def begin"), MAJOR, "name gone", "app.core.engine:start"),
-    (substitute("pyproject.toml", "3.11", "3.12"), MAJOR, "Python", ">=3.12"),
-    (configure("_min_copier_version", "9.20.0"), MINOR, "Copier", "9.20.0"),
+    (substitute("pyproject.toml", "3.11", "3.12"), MAJOR, "Python required", ">=3.12"),
+    (configure("_min_copier_version", "9.20.0"), MINOR, "Copier required", "9.20.0"),
 ]
 
 
