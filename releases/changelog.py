@@ -92,7 +92,7 @@ def tried(last: Version, trials: Sequence[Trial]) -> str:
     deleted = sorted({path for trial in trials for path in trial.deleted})
     lost = sum(len(trial.lost) for trial in trials)
     return (
-        f"{len(trials)} services updated from {last}, with a line of a team's own in each of their {files:,} files: "
+        f"{len(trials)} variants updated from {last}, with a line of a team's own in each of their {files:,} files: "
         f"{sum(len(trial.conflicts) for trial in trials)} conflicts{_named(conflicts)}, "
         f"{sum(len(trial.deleted) for trial in trials)} deleted{_named(deleted)}, {lost} lines lost."
     )

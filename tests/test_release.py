@@ -481,7 +481,7 @@ def test_a_section_lists_what_changed_and_what_an_update_comes_to() -> None:
         *("### Files", "", "- Removed: `a.py`.", ""),
         *("### Update", ""),
         "- `copier update` from 1.0.0 needs `--trust`, for its entries in `_migrations`: 2.",
-        "- 2 services updated from 1.0.0, with a line of a team's own in each of their 1,500 files: 3 conflicts "
+        "- 2 variants updated from 1.0.0, with a line of a team's own in each of their 1,500 files: 3 conflicts "
         "(`x.py`, `y.py`),",
         "  1 deleted (`a.py`), 0 lines lost.",
         "- Effect on performance: not measured.",
@@ -707,3 +707,16 @@ def test_a_version_of_the_template_itself(tmp_path: Path) -> None:
     assert "  minor  Variable `LEVEL` is new; default: `INFO`.\n" in release.said
     assert "The smallest version is 2.0.0 (major)" in release.said
     assert "hooks/merge_moved.py app/core/problems.py app/problems.py" in release.said
+
+    entry = """
+_migrations:
+  - version: v2.0.0
+    command: ["{{ _copier_python }}", "{{ _copier_conf.src_path }}/hooks/merge_moved.py", app/core/problems.py,
+      app/problems.py]
+"""
+    release.write("copier.yml", release.read("copier.yml") + entry)
+    release.commit("News.")
+    assert release.run("2.0.0") == 0
+    text = " ".join(release.read("CHANGELOG.md").split())
+    assert "Moved: `app/core/problems.py` to `app/problems.py`; a hook merges what a team changed in it." in text
+    assert re.search(r"1 variants updated from 1\.0\.0, .* 0 conflicts, 0 deleted, 0 lines lost\.", text)
