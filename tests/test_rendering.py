@@ -122,14 +122,15 @@ def test_every_answer_is_in_one_file_list(template: Path, tmp_path: Path) -> Non
     assert change("none") == (
         set(),
         {
-            *(f"app/core/cache/{name}.py" for name in ("__init__", "cached", "commands", "connection", "entry")),
-            *(f"app/core/cache/{name}.py" for name in ("metrics", "near", "reads", "response", "store", "valkey")),
+            *(f"app/core/cache/{name}.py" for name in ("__init__", "cached", "commands", "connection", "entry", "headers")),
+            *(f"app/core/cache/{name}.py" for name in ("metrics", "near", "reads", "response", "store", "targets")),
+            "app/core/cache/valkey.py",
             "app/core/settings/cache.py",
             "app/core/settings/redis_url.py",
             "dev/valkey.py",
             "tests/core/fault_proxy.py",
             *(f"tests/core/test_cache{name}.py" for name in ("", "_commands", "_connection")),
-            *(f"tests/core/test_cache{name}.py" for name in ("_near", "_reads", "_valkey")),
+            *(f"tests/core/test_cache{name}.py" for name in ("_near", "_reads", "_rules", "_valkey")),
             "tests/core/test_response_cache.py",
             "tests/users/test_users_cache.py",
         },

@@ -17,7 +17,8 @@ from app.core.cache import cache
 from app.core.cache.entry import Entry
 from app.core.cache.reads import Cache
 from app.core.cache.response import MAX_VARIANTS, ResponseCache
-from app.core.http_caching import Routes, private, public
+from app.core.cache.targets import KeptRoutes
+from app.core.http_caching import private, public
 from app.core.problems import NotFound, Unavailable, install
 from app.core.settings import ConfigurationError, CoreSettings, load
 from app.settings import get_settings
@@ -52,7 +53,7 @@ class Site:
         if not self.app.user_middleware:
             install(self.app)
             self.app.add_middleware(
-                ResponseCache, routes=Routes(self.app), store=self.store, **self.options
+                ResponseCache, routes=KeptRoutes(self.app), store=self.store, **self.options
             )
         transport = ASGITransport(self.app, raise_app_exceptions=False)
         return AsyncClient(transport=transport, base_url="http://test")

@@ -97,7 +97,7 @@ class Declared:
             added.append((b"vary", vary))
         if policy.cdn_s and policy.tags and not is_ones_own:
             try:
-                tags = self.route.target(self.path, self.query).tags
+                tags = self.route.tags(self.path, self.query)
             except NotCacheable:
                 tags = ()
             if tags:

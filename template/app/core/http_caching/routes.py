@@ -1,5 +1,5 @@
-"""The routes of the application as caches see them: which one a path leads to, and which of its
-parameters tell one response from another.
+"""The routes of the application as caches see them: which one a path leads to, and which tags the
+parameters of a request give its response.
 
 A path leads where the router would lead it: the first route that matches decides.
 """
@@ -7,14 +7,14 @@ A path leads where the router would lead it: the first route that matches decide
 import re
 from collections.abc import Callable, Iterator
 from enum import Enum
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from urllib.parse import parse_qsl, quote
 from uuid import UUID
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import RouteContext, iter_route_contexts
-from fastapi.security.api_key import APIKeyBase
+from fastapi.security import APIKeyHeader
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -30,28 +30,14 @@ from app.core.http_caching.policy import (
 from app.core.http_caching.tags import canonical
 from app.core.http_caching.tags import fields as tag_fields
 
-# Remembered targets of one worker, and the longest of their paths and queries.
-MAX_TARGETS = 4096
-MAX_TARGET_CHARS = 512
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 
 class NotCacheable(Exception):
-    """The application itself has to answer: a parameter is wrong, or is not part of any key."""
+    """The application itself has to answer: a parameter is wrong, or is no part of a response."""
 
 
-class Target(NamedTuple):
-    """What one path and query ask for, in canonical form."""
-
-    route: "CachedRoute"
-    # The route's template with the values, and the query: equal for requests that mean the same.
-    key: str
-    tags: tuple[str, ...]
-    path: str
-    query: bytes
-
-
-class _Parameter:
+class Parameter:
     """A declared parameter: its names in a request, and its one form of text."""
 
     def __init__(self, name: str, names: list[str], info: FieldInfo) -> None:
@@ -63,10 +49,11 @@ class _Parameter:
         self.taggable = _is_taggable(annotation)
         self.default = info.get_default(call_default_factory=False)
         self._is_uuid = annotation is UUID and not info.metadata
-        self._validate: Callable[[Any], Any] | None = None
+        # None where every text is a value.
+        self.validate: Callable[[Any], Any] | None = None
         if self.taggable and (annotation is not str or info.metadata):
             declared: Any = info.annotation
-            self._validate = TypeAdapter(Annotated[declared, info]).validate_python
+            self.validate = TypeAdapter(Annotated[declared, info]).validate_python
 
     def canonical(self, value: str) -> str:
         """The form in keys and tags: quoted.
@@ -74,20 +61,14 @@ class _Parameter:
         Raises:
             NotCacheable: when the application would refuse the value.
         """
-        if self._validate is None:
+        if self.validate is None:
             return quote(value, safe="")
         if self._is_uuid and _CANONICAL_UUID(value):
             return value
         try:
-            return canonical(self._validate(value))
+            return canonical(self.validate(value))
         except (ValidationError, TypeError):
             raise NotCacheable from None
-
-    def sent(self, value: str) -> str:
-        """The form in which the application gets it."""
-        if self._validate is None:
-            return value
-        return unquote(self.canonical(value))
 
 
 class CachedRoute:
@@ -104,121 +85,92 @@ class CachedRoute:
         self.declared = policy_of(context.endpoint)
         self.policy: Policy = self.declared or NEVER_STORED
         self.static = "{" not in self.path and isinstance(self.methods, set)
-        self.parameters: dict[str, _Parameter] = {}
-        self._by_name: dict[str, _Parameter] = {}
-        self.query: list[_Parameter] = []
-        # Whether parameters that are not declared are refused, or are part of the response.
-        self.closed = False
+        # Of the path, by name; and of the query, in the order of their declaration.
+        self.parameters: dict[str, Parameter] = {}
+        self.query: list[Parameter] = []
+        self._by_name: dict[str, Parameter] = {}
         self.key_headers: set[bytes] = set()
-        self.key_queries: set[str] = set()
         self.vary = tuple(name.encode() for name in self.policy.vary)
-        dependant: Dependant | None = getattr(context, "dependant", None)
-        if dependant is not None:
-            self._read(dependant)
-            self._check(dependant)
+        self.dependant: Dependant | None = getattr(context, "dependant", None)
+        if self.dependant is not None:
+            self._read(self.dependant)
+            self._check(self.dependant)
         elif self.declared is not None and self.declared.tags:
             raise TypeError(f"{self.path}: tags need a path operation of FastAPI")
-        self.query_names = {name for parameter in self.query for name in parameter.names}
 
     def allows(self, method: str) -> bool:
         """Whether the route answers the method; a mount answers all."""
         return not self.methods or method in self.methods
 
-    def target(self, path: str, query: bytes) -> Target:
-        """What they ask of this route.
-
-        Raises:
-            NotCacheable: when the application has to answer by itself.
-        """
+    def in_path(self, path: str) -> dict[str, str]:
+        """The parameters of the path by name, as they are sent."""
         found = self.regex.match(path) if self.regex else None
-        raw: dict[str, str] = found.groupdict() if found else {}
-        values = {name: self.parameters[name].canonical(value) for name, value in raw.items()}
-        key = " ".join([self.path, *values.values()])
-        if query:
-            pairs = self._pairs(query, values)
-            canonical_query = urlencode(pairs).encode()
-            if pairs:
-                key = f"{key}?{canonical_query.decode()}"
-        else:
-            canonical_query = b""
-        if raw:
-            sent = {name: self.parameters[name].sent(value) for name, value in raw.items()}
-            path = self.format.format_map(sent)
-        return Target(self, key, self._tags(values), path, canonical_query)
+        return found.groupdict() if found else {}
 
-    def _pairs(self, query: bytes, values: dict[str, str]) -> list[tuple[str, str]]:
-        """The declared parameters in the order of their declaration."""
+    def in_query(self, query: bytes) -> Iterator[tuple[Parameter, str, str]]:
+        """The declared parameters in their order, each with a name and a value as sent."""
         sent: dict[str, list[str]] = {}
         for name, value in parse_query(query):
             sent.setdefault(name, []).append(value)
-        if self.key_queries.intersection(sent):
-            raise NotCacheable
-        if self.closed and not self.query_names.issuperset(sent):
-            raise NotCacheable
-        pairs = []
         for parameter in self.query:
             for name in parameter.names:
-                if name not in sent:
-                    continue
-                if parameter.repeats:
-                    pairs += [(name, value) for value in sent[name]]
-                else:
-                    # The last one counts.
-                    value = sent[name][-1]
-                    pairs.append((name, parameter.sent(value)))
-                    if parameter.taggable:
-                        values.setdefault(parameter.name, parameter.canonical(value))
-        return pairs
+                values = sent.get(name, [])
+                # Where one is wanted, the last one counts.
+                for value in values if parameter.repeats else values[-1:]:
+                    yield parameter, name, value
 
-    def _tags(self, values: dict[str, str]) -> tuple[str, ...]:
-        """Those whose fields all have a value."""
-        if not self.policy.tags:
-            return ()
+    def tags(self, path: str, query: bytes) -> tuple[str, ...]:
+        """The policy's tags for a request; those with a field that has no value are left out.
+
+        Raises:
+            NotCacheable: when the application would refuse a value.
+        """
+        values = {
+            name: self.parameters[name].canonical(value)
+            for name, value in self.in_path(path).items()
+        }
+        for parameter, _, value in self.in_query(query):
+            if parameter.taggable:
+                values.setdefault(parameter.name, parameter.canonical(value))
         tags = []
         for template in self.policy.tags:
-            fields = {}
-            for name in tag_fields(template):
-                if name in values:
-                    fields[name] = values[name]
-                elif (default := self._by_name[name].default) not in (None, PydanticUndefined):
-                    fields[name] = canonical(default)
-            if len(fields) == len(set(tag_fields(template))):
-                tags.append(template.format_map(fields))
+            names = tag_fields(template)
+            for name in names:
+                default = self._by_name[name].default
+                if name not in values and default not in (None, PydanticUndefined):
+                    values[name] = canonical(default)
+            if values.keys() >= set(names):
+                tags.append(template.format_map(values))
         return tuple(tags)
 
     def _read(self, dependant: Dependant) -> None:
-        for owner in _flat(dependant):
+        for owner in flat(dependant):
             for field in owner.path_params:
-                self.parameters[field.alias] = _Parameter(
+                self.parameters[field.alias] = Parameter(
                     field.alias, [field.alias], field.field_info
                 )
             for field in owner.query_params:
                 self._read_query(field)
-            if isinstance(owner.call, APIKeyBase):
-                name, where = str(owner.call.model.name), owner.call.model.in_.value
-                if where == "header":
-                    self.key_headers.add(name.lower().encode())
-                elif where == "query":
-                    self.key_queries.add(name)
+            if isinstance(owner.call, APIKeyHeader):
+                self.key_headers.add(owner.call.model.name.lower().encode())
         for name in self.regex.groupindex if self.regex else ():
             # Not an argument of the endpoint.
-            self.parameters.setdefault(name, _Parameter(name, [name], FieldInfo(annotation=str)))
+            self.parameters.setdefault(name, Parameter(name, [name], FieldInfo(annotation=str)))
         self._by_name = {parameter.name: parameter for parameter in self.query} | self.parameters
 
     def _read_query(self, field: Any) -> None:
-        model = _without_none(field.field_info.annotation)
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        model = model_of(field)
+        if model is None:
             names = _aliases(field.field_info) or [field.alias]
-            self.query.append(_Parameter(field.name, names, field.field_info))
+            self.query.append(Parameter(field.name, names, field.field_info))
             return
         config = model.model_config
-        self.closed = self.closed or config.get("extra") in ("forbid", "allow")
         by_name = config.get("validate_by_name") or config.get("populate_by_name")
         for name, info in model.model_fields.items():
             names = _aliases(info)
             if by_name or not names:
                 names = [*names, name]
-            self.query.append(_Parameter(name, list(dict.fromkeys(names)), info))
+            self.query.append(Parameter(name, list(dict.fromkeys(names)), info))
 
     def _check(self, dependant: Dependant) -> None:
         """Raises TypeError for a declaration that cannot hold."""
@@ -237,19 +189,15 @@ class CachedRoute:
                         f"{self.path}: the tag {template!r} names {name}, which is neither a UUID, "
                         "an int, a str, an enum nor a Literal"
                     )
-        if not self.policy.kept:
-            return
         if "GET" not in (self.methods or ()):
-            raise TypeError(f"{self.path}: only responses to GET are kept")
+            raise TypeError(f"{self.path}: only responses to GET are public")
         known = {*self.policy.vary, *CREDENTIALS}
-        for owner in _flat(dependant):
+        for owner in flat(dependant):
             for field in owner.header_params:
-                name = field.alias.lower()
-                annotation = _without_none(field.field_info.annotation)
-                if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                    names = [item.replace("_", "-") for item in annotation.model_fields]
+                if (model := model_of(field)) is not None:
+                    names = [item.replace("_", "-") for item in model.model_fields]
                 else:
-                    names = [name]
+                    names = [field.alias.lower()]
                 for read in names:
                     if read not in known:
                         raise TypeError(f"{self.path}: reads the header {read}: name it in vary")
@@ -260,13 +208,12 @@ class Routes:
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
-        self._compiled = False
+        # None until they are compiled.
+        self._routes: list[CachedRoute] | None = None
         self._buckets: dict[str, list[CachedRoute]] = {}
         self._dynamic: list[CachedRoute] = []
-        self._targets: dict[tuple[str, bytes], Target] = {}
         # Headers that carry the keys of the application's own security schemes.
         self.key_headers: frozenset[bytes] = frozenset()
-        self.vary_headers: frozenset[bytes] = frozenset()
 
     def __iter__(self) -> Iterator[CachedRoute]:
         for context in iter_route_contexts(self._app.router.routes):
@@ -279,7 +226,7 @@ class Routes:
         Raises:
             TypeError: when a declaration cannot hold, with the path of its route.
         """
-        if self._compiled:
+        if self._routes is not None:
             return
         routes = list(self)
         firsts = {_first(route.path) for route in routes} - {None}
@@ -290,37 +237,12 @@ class Routes:
         }
         self._dynamic = [route for route in routes if _first(route.path) is None]
         self.key_headers = frozenset(name for route in routes for name in route.key_headers)
-        self.vary_headers = frozenset(name for route in routes for name in route.vary)
-        self._compiled = True
+        self._routes = routes
 
     def find(self, method: str, path: str) -> CachedRoute | None:
         """The route that answers the request; None when there is none."""
-        if not self._compiled:
+        if self._routes is None:
             self.compile()
-        return self._first_match(method, path)
-
-    def remembered(self, path: str, query: bytes) -> Target | None:
-        """What `target` found lately."""
-        return self._targets.get((path, query))
-
-    def target(self, path: str, query: bytes) -> Target | None:
-        """What a GET asks for, when its route is kept and its parameters have a canonical form."""
-        route = self.find("GET", path)
-        if route is None or not route.policy.kept:
-            return None
-        try:
-            target = route.target(path, query)
-        except NotCacheable:
-            return None
-        if target.path != path and self._first_match("GET", target.path) is not route:
-            return None
-        if len(path) + len(query) <= MAX_TARGET_CHARS:
-            if len(self._targets) >= MAX_TARGETS:
-                self._targets.clear()
-            self._targets[path, query] = target
-        return target
-
-    def _first_match(self, method: str, path: str) -> CachedRoute | None:
         end = path.find("/", 1)
         first = path[1:] if end < 0 else path[1:end]
         # The end of a pattern matches before a line feed as well.
@@ -360,10 +282,19 @@ def _first(path: str) -> str | None:
     return None if not path or "{" in segment else segment
 
 
-def _flat(dependant: Dependant) -> Iterator[Dependant]:
+def flat(dependant: Dependant) -> Iterator[Dependant]:
+    """All that an endpoint depends on, itself first."""
     yield dependant
     for dependency in dependant.dependencies:
-        yield from _flat(dependency)
+        yield from flat(dependency)
+
+
+def model_of(field: Any) -> type[BaseModel] | None:
+    """The model whose fields are the parameters, where there is one."""
+    annotation = _without_none(field.field_info.annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None
 
 
 def _aliases(info: FieldInfo) -> list[str]:

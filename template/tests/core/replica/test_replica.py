@@ -22,7 +22,6 @@ from app.core.database import (
     WriteSession,
 )
 from app.core.database.replica import fresh, monitor, replica
-from app.core.http_caching.headers import storable
 from app.core.problems import Busy, Unavailable
 from app.core.settings import ConfigurationError, CoreSettings, load
 from app.settings import get_settings
@@ -823,9 +822,3 @@ def test_a_wrong_variable_is_named(
 
     assert expected in str(caught.value)
     assert "hunter2" not in str(caught.value)
-
-
-def test_a_token_is_about_one_client_and_not_kept_with_a_response() -> None:
-    kept = (b"content-type", b"text/plain")
-
-    assert storable([kept, (b"commit-lsn", b"00000000/03000148")]) == [kept]
