@@ -455,6 +455,28 @@ async def test_head_is_answered_from_get(site: AsyncClient, path: str) -> None:
     assert head.headers == full.headers
 
 
+async def test_whoever_measures_head_sees_its_route() -> None:
+    router = APIRouter(prefix="/shelves")
+
+    @router.get("/{number}")
+    @public()
+    async def shelf(number: int) -> int:
+        return number
+
+    scopes: list[Any] = []
+    app = cached_app(router)
+
+    async def measured(scope: Any, receive: Any, send: Any) -> None:
+        scopes.append(scope)
+        await app(scope, receive, send)
+
+    async with AsyncClient(transport=ASGITransport(measured), base_url="http://test") as client:
+        await client.get("/shelves/7")
+        await client.head("/shelves/7")
+
+    assert [scope["route"].path for scope in scopes] == ["/shelves/{number}"] * 2
+
+
 async def test_a_route_of_its_own_answers_head(site: AsyncClient) -> None:
     head = await site.head("/probe")
 

@@ -8,9 +8,16 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 import pytest
+from blockbuster import BlockBuster
 from fastapi import FastAPI, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from httpx2 import ASGITransport, AsyncClient
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import Histogram, InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 from starlette.background import BackgroundTask
 
 from app.core.cache import cache
@@ -697,6 +704,44 @@ async def test_errors_have_the_label_of_their_route(site: Site) -> None:
 def held(store: Cache) -> list[Entry]:
     """The entries of this process."""
     return [entry for _, entry in store.near._entries.values()]
+
+
+async def test_fastapis_telemetry_has_the_route_of_what_never_reaches_the_router(
+    site: Site, blockbuster: BlockBuster, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The SDK takes locks, for microseconds.
+    blockbuster.deactivate()
+    reader, spans = InMemoryMetricReader(), InMemorySpanExporter()
+    tracing = TracerProvider()
+    tracing.add_span_processor(SimpleSpanProcessor(spans))
+    meter_provider = MeterProvider([reader])
+    site.app = FastAPI(telemetry={"tracer_provider": tracing, "meter_provider": meter_provider})
+    site.page(lambda number: site.count(), "/page/{number:int}", ttl_s=0.05, stale_s=60)
+    async with site.client() as client:
+        assert await statuses(client, "/page/7", "/page/7") == [MISS, "app; hit"]
+        await client.head("/page/7")
+        await client.head("/page/7", headers={"Authorization": "x"})
+        await asyncio.sleep(0.06)
+        # Which is loaded again when it is answered, and its span has ended.
+        await client.get("/page/7")
+        async with asyncio.timeout(5):
+            while site.calls < 3:
+                await asyncio.sleep(0.01)
+
+    data = reader.get_metrics_data()
+    assert data is not None
+    metrics = data.resource_metrics[0].scope_metrics[0].metrics
+    durations = {metric.name: metric.data for metric in metrics}["http.server.request.duration"]
+    assert isinstance(durations, Histogram)
+    counts = {
+        (str(labels["http.request.method"]), str(labels.get("http.route"))): point.count
+        for point in durations.data_points
+        if (labels := point.attributes)
+    }
+    assert counts == {("GET", "/page/{number}"): 3, ("HEAD", "/page/{number}"): 2}
+    names = [span.name for span in spans.get_finished_spans() if span.kind is SpanKind.SERVER]
+    assert set(names) == {"GET /page/{number}", "HEAD /page/{number}"}
+    assert "ended span" not in caplog.text
 
 
 async def request(

@@ -6,12 +6,15 @@ Responses in one piece get an `ETag`; streams pass as they come.
 from http import HTTPStatus
 from typing import Any
 
+import fastapi.routing
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.http_caching import headers as h
 from app.core.http_caching.policy import NEVER_STORED, Audience, Policy
 from app.core.http_caching.routes import CachedRoute, NotCacheable, Routes, route_path
 
+# How the router tells FastAPI's telemetry the route; it is private, and may go.
+_route_selected = getattr(fastapi.routing, "_route_selected", None)
 # For those with credentials, on a route that is only public for all others, and with a cookie.
 OWN_COPY = b"private, no-cache"
 
@@ -61,6 +64,7 @@ class HttpCaching:
             extra=[] if cache_status is None else [(b"cache-status", cache_status)],
         )
         if scope["method"] == "HEAD":
+            label(scope, route)
             # Without what would send a body past `send`.
             scope = {**scope, "method": "GET", "extensions": {}}
         await self.app(scope, receive, responder.send)
@@ -148,6 +152,13 @@ class Responder:
         if self._is_head and message["type"] == "http.response.body":
             message = {**message, "body": b""}
         await self._send(message)
+
+
+def label(scope: Scope, route: CachedRoute) -> None:
+    """For whoever measures the request: the router may see another scope, or none."""
+    scope["route"] = route.route
+    if _route_selected is not None:
+        _route_selected(scope=scope, path=route.format)
 
 
 async def respond(
