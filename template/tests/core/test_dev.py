@@ -5,9 +5,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import psutil
 
+from dev.__main__ import exports
+from dev.serving import free_port
 from dev.workspace import reap_orphans
 
 ROOT = Path(__file__).parents[2]
@@ -68,3 +71,47 @@ def test_a_command_runs_on_migrated_servers() -> None:
 
     assert process.returncode == 0, process.stderr
     assert "No new upgrade operations detected." in process.stdout
+
+
+def test_what_it_prints_leads_another_terminal_to_its_servers() -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.endswith("_URL")}
+    environment.pop("CURSOR_SECRET", None)
+    with subprocess.Popen(
+        [sys.executable, "-m", "dev"],
+        cwd=ROOT,
+        env=environment | {"PORT": str(free_port())},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = next(line for line in process.stdout if line.startswith("export "))
+            Thread(target=process.stdout.read, daemon=True).start()
+
+            look = subprocess.run(
+                ["/bin/sh", "-c", f'{line}exec "$0" -m alembic check', sys.executable],
+                cwd=ROOT,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        finally:
+            # As a terminal does on Ctrl-C.
+            os.killpg(process.pid, signal.SIGINT)
+        code = process.wait(60)
+
+    assert look.returncode == 0, look.stderr
+    assert "No new upgrade operations detected." in look.stdout
+    assert code in (0, 130)
+
+
+def test_what_is_given_is_not_printed() -> None:
+    variables = {"SOME_URL": "some://:it's@host:1/0", "DATABASE_URL": "postgresql://own"}
+
+    line = exports(variables, given={"SOME_URL": "", "DATABASE_URL": "postgresql://own"})
+
+    assert line == """export SOME_URL='some://:it'"'"'s@host:1/0'"""
+    assert exports(variables, given=variables) == ""
