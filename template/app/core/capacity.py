@@ -13,7 +13,9 @@ from pathlib import Path
 ADMINISTRATION = {"administration": 5}
 # A worker runs Python on one core: more connections only move the queue into the database.
 MAX_POOL_SIZE = 10
-WORKER_MEMORY_BYTES = 128 * 1024**2
+MIB = 1024**2
+# Of one worker, without what it keeps.
+WORKER_MEMORY_BYTES = 128 * MIB
 
 
 class CapacityError(ValueError):
@@ -24,7 +26,8 @@ class CapacityError(ValueError):
 class Limits:
     """What bounds the plan; counts of 0 mean: derive it.
 
-    `reserved` are the connections that are not for web workers, each number with what it is for.
+    `reserved` are the connections that are not for web workers, and `kept_bytes` the memory that
+    each worker takes to keep things, each number with what it is for.
     """
 
     cores: int
@@ -35,6 +38,12 @@ class Limits:
     max_connections: int = 100
     pool_size: int = 0
     reserved: Mapping[str, int] = field(default_factory=lambda: ADMINISTRATION)
+    kept_bytes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def worker_bytes(self) -> int:
+        """The memory that one worker may take."""
+        return WORKER_MEMORY_BYTES + sum(self.kept_bytes.values())
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,7 @@ class Plan:
     pool_size: int
     connections: int
     arithmetic: str
+    memory: str
 
 
 def make_plan(limits: Limits) -> Plan:
@@ -66,14 +76,31 @@ def make_plan(limits: Limits) -> Plan:
             "Raise it if the server allows more, or lower INSTANCES, WEB_CONCURRENCY or "
             "DATABASE_POOL_SIZE."
         )
-    return Plan(workers, pool_size, connections, arithmetic)
+    return Plan(workers, pool_size, connections, arithmetic, _memory(limits, workers))
 
 
 def _workers(limits: Limits) -> int:
     workers = max(1, int(limits.cores * limits.workers_per_core))
     if limits.memory_bytes is not None:
-        workers = min(workers, max(1, limits.memory_bytes // WORKER_MEMORY_BYTES))
+        workers = min(workers, max(1, limits.memory_bytes // limits.worker_bytes))
     return workers
+
+
+def _memory(limits: Limits, workers: int) -> str:
+    """The memory of one instance, as a sum, and the limit beside it."""
+    kept = [f"{_mib(size)} for {purpose}" for purpose, size in limits.kept_bytes.items()]
+    worker = " + ".join([_mib(WORKER_MEMORY_BYTES), *kept])
+    total = workers * limits.worker_bytes
+    arithmetic = f"{workers} workers x {f'({worker})' if kept else worker} = {_mib(total)}"
+    if limits.memory_bytes is None:
+        return f"{arithmetic}, without a limit"
+    if total > limits.memory_bytes:
+        return f"{arithmetic}, more than the limit of {_mib(limits.memory_bytes)}"
+    return f"{arithmetic}, of {_mib(limits.memory_bytes)}"
+
+
+def _mib(size: int) -> str:
+    return f"{size / MIB:.0f} MiB"
 
 
 def detect_cores(

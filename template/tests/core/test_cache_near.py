@@ -8,6 +8,8 @@ import pytest
 from app.core.cache import near as module
 from app.core.cache.entry import Entry, Freshness, decode, encode
 from app.core.cache.near import ENTRY_BYTES, Near
+from app.core.capacity import MIB
+from app.settings import get_settings
 
 BODY = b"v" * 750
 
@@ -136,3 +138,19 @@ def test_half_an_entry_is_none(length: int) -> None:
 
 def test_another_version_is_none() -> None:
     assert decode(b"\xff" + encode(Entry(b"", ttl_s=1))[1:]) is None
+
+
+def test_the_memory_of_each_worker_counts_in_the_capacity_plan(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.core.settings.detect_memory", lambda: 1024 * MIB)
+    settings = get_settings().model_copy(
+        update={"cpu_cores": 8, "workers_per_core": 1.0, "web_concurrency": 0}
+    )
+
+    plans = [
+        settings.model_copy(update={"cache_max_bytes": size}).plan() for size in (1024, 128 * MIB)
+    ]
+
+    assert [plan.workers for plan in plans] == [7, 4]
+    assert plans[1].memory.startswith("4 workers x (128 MiB + 128 MiB for its cache) = 1024 MiB")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.core.capacity import (
+    MIB,
     WORKER_MEMORY_BYTES,
     CapacityError,
     Limits,
@@ -13,6 +14,10 @@ from app.core.capacity import (
     detect_memory,
     make_plan,
 )
+from app.settings import get_settings
+from tests.core.test_commands import run
+
+CACHE = {"its cache": WORKER_MEMORY_BYTES}
 
 
 @pytest.mark.parametrize(
@@ -26,6 +31,14 @@ from app.core.capacity import (
         pytest.param(Limits(4, None, workers_per_core=1.5), 6, 10, 65, id="more than one a core"),
         pytest.param(Limits(8, 2 * WORKER_MEMORY_BYTES), 2, 10, 25, id="memory caps workers"),
         pytest.param(Limits(8, 1), 1, 10, 15, id="however little memory, one worker"),
+        pytest.param(
+            Limits(8, 4 * WORKER_MEMORY_BYTES, kept_bytes=CACHE), 2, 10, 25, id="what they keep too"
+        ),
+        pytest.param(
+            Limits(8, 4 * WORKER_MEMORY_BYTES - 1, kept_bytes=CACHE), 1, 10, 15, id="all of it"
+        ),
+        pytest.param(Limits(2, None, kept_bytes=CACHE), 2, 10, 25, id="without a limit, no cap"),
+        pytest.param(Limits(8, 1, workers=2), 2, 10, 25, id="memory caps not what is told"),
         pytest.param(Limits(4, None, workers=2), 2, 10, 25, id="workers as told"),
         pytest.param(Limits(4, None, pool_size=20), 4, 20, 85, id="pool as told"),
         pytest.param(Limits(8, None, reserved={"others": 44}), 8, 7, 100, id="others take theirs"),
@@ -68,7 +81,38 @@ def test_a_plan_shows_its_arithmetic() -> None:
         pool_size=10,
         connections=25,
         arithmetic="1 instances x 2 workers x 10 connections + 5 for administration = 25",
+        memory="2 workers x 128 MiB = 256 MiB, without a limit",
     )
+
+
+@pytest.mark.parametrize(
+    ("limits", "memory"),
+    [
+        (Limits(4, 512 * MIB), "4 workers x 128 MiB = 512 MiB, of 512 MiB"),
+        (
+            Limits(4, 512 * MIB, kept_bytes={"its cache": 32 * MIB}),
+            "3 workers x (128 MiB + 32 MiB for its cache) = 480 MiB, of 512 MiB",
+        ),
+        (
+            Limits(4, 100 * MIB, workers=2),
+            "2 workers x 128 MiB = 256 MiB, more than the limit of 100 MiB",
+        ),
+    ],
+)
+def test_the_sum_of_the_memory_is_shown(limits: Limits, memory: str) -> None:
+    assert make_plan(limits).memory == memory
+
+
+def test_the_command_prints_both_sums() -> None:
+    plan = get_settings().plan()
+
+    process = run("capacity")
+
+    assert process.stdout.splitlines() == [
+        f"{plan.workers} workers, {plan.pool_size} database connections each",
+        f"database connections: {plan.arithmetic}",
+        f"memory: {plan.memory}",
+    ]
 
 
 @pytest.fixture
