@@ -1,21 +1,29 @@
 """`python -m app cache`: in a process of its own, about the cache that the workers share."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
 from anyio.to_thread import run_sync
+from fastapi import FastAPI
+from httpx2 import ASGITransport, AsyncClient
 
+from app.core.cache import cached
 from app.core.cache.commands import FAILURE, USAGE
 from app.core.cache.entry import Entry
 from app.core.cache.reads import Loaded
+from app.core.cache.response import ResponseCache
+from app.core.cache.targets import KeptRoutes
 from app.core.cache.valkey import ValkeyCache
+from app.core.http_caching import public
 from app.settings import get_settings
 from dev.serving import free_port
 from tests.core.test_cache_valkey import trusted
 from tests.core.test_commands import run
 
+SERVER = "http://127.0.0.1:8000"
 KEY, TAGS = "function:commands:1", ("commands:1",)
 
 
@@ -27,6 +35,15 @@ async def cache() -> AsyncIterator[ValkeyCache]:
     await trusted(cache)
     yield cache
     await cache.close()
+
+
+async def total_json(order_id: int) -> bytes:
+    return f"the total of {order_id}".encode()
+
+
+# As it would be named in a service with orders.
+total_json.__module__, total_json.__qualname__ = "app.orders.service", "total_json"
+cached_total = cached("order-total:{order_id}")(total_json)
 
 
 async def load() -> Loaded:
@@ -49,6 +66,31 @@ async def test_an_entry_is_shown(cache: ValkeyCache) -> None:
     assert "13 bytes of body:" in output
     assert '{"name": "x"}' in output
     assert await command("show", "nothing") == (1, "cache: there is nothing under 'nothing'.\n")
+
+
+async def test_the_help_shows_the_forms_of_keys(
+    cache: ValkeyCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cached_total, "_store", cache)
+    app = FastAPI()
+
+    @app.get("/orders/{order_id}")
+    @public(ttl_s=60)
+    async def read_order(order_id: int, page: int = 1) -> str:
+        return f"page {page} of {order_id}"
+
+    app.add_middleware(ResponseCache, routes=KeptRoutes(app), store=cache)
+    async with AsyncClient(transport=ASGITransport(app), base_url=SERVER) as client:
+        await client.get("/orders/07?page=02")
+    await cached_total(order_id=7)
+
+    _, text = await command("--help")
+    keys = re.findall(r"^ +show '(.+)'$", text, re.MULTILINE)
+    shown = [await command("show", key) for key in keys]
+
+    assert [code for code, _ in shown] == [0, 0]
+    assert '"page 2 of 7"' in shown[0][1]
+    assert "the total of 7" in shown[1][1]
 
 
 async def test_what_is_invalidated_is_loaded_again(cache: ValkeyCache) -> None:
