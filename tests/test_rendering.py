@@ -122,9 +122,9 @@ def test_every_answer_is_in_one_file_list(template: Path, tmp_path: Path) -> Non
     assert change("none") == (
         set(),
         {
-            *(f"app/core/cache/{name}.py" for name in ("__init__", "cached", "commands", "connection", "entry", "headers")),
-            *(f"app/core/cache/{name}.py" for name in ("metrics", "near", "reads", "response", "store", "targets")),
-            "app/core/cache/valkey.py",
+            *(f"app/core/cache/{name}.py" for name in ("__init__", "cached", "commands", "connection", "entry")),
+            *(f"app/core/cache/{name}.py" for name in ("headers", "metrics", "near", "reads", "response", "store")),
+            *(f"app/core/cache/{name}.py" for name in ("targets", "valkey")),
             "app/core/settings/cache.py",
             "app/core/settings/redis_url.py",
             "dev/valkey.py",
