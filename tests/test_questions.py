@@ -23,7 +23,7 @@ ANSWERS_FILE = ".copier-answers.yml"
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
 CONFIGURED: dict[str, dict[str, Any]] = {key: value for key, value in CONFIG.items() if not key.startswith("_")}
 
-ASKED = ["project_name", "description", "cache_backend", "background_jobs", "pagination", "cpu_cores", "example"]
+ASKED = ["project_name", "description", "cache_backend", "background_jobs", "pagination", "cpu_cores", "ci", "example"]
 EXPERT = ["project_slug", "workers_per_core", "db_max_connections", "instances", "read_replica"]
 RECORDED = ASKED + EXPERT
 
@@ -48,6 +48,7 @@ REFUSALS: dict[str, tuple[str, list[str]]] = {
     "background_jobs": ("Invalid choice for 'background_jobs': 'cron' is not in", ["cron"]),
     "pagination": ("Invalid choice for 'pagination': 'pages' is not in", ["pages"]),
     "cpu_cores": ("Use 0 to detect the cores at start-up, or 1 to 256.", ["-1", "257"]),
+    "ci": ("Invalid choice for 'ci': 'jenkins' is not in", ["jenkins"]),
     "project_slug": SLUG,
     "workers_per_core": WORKERS_PER_CORE,
     "db_max_connections": ("Use a number from 10 to 100000.", ["9", "100001"]),
@@ -322,6 +323,8 @@ def test_a_person_answers_the_questionnaire(questionnaire: Questionnaire, tmp_pa
     questionnaire.presses("\r")
     questionnaire.sees("How many CPU cores will one instance have?")
     questionnaire.writes("4")
+    questionnaire.sees("Where do the checks run?")
+    questionnaire.presses(f"{DOWN}\r")
     questionnaire.sees("Start with an example domain")
     questionnaire.presses("n")
     message = questionnaire.sees_the_end()
@@ -335,6 +338,7 @@ def test_a_person_answers_the_questionnaire(questionnaire: Questionnaire, tmp_pa
         "background_jobs": "celery",
         "pagination": "cursor",
         "cpu_cores": 4,
+        "ci": "gitlab",
         "example": False,
         "project_slug": "orders",
         "workers_per_core": 1.0,
@@ -361,6 +365,8 @@ def test_more_cores_than_the_database_can_serve_lose_no_answer(questionnaire: Qu
     questionnaire.presses("\r")
     questionnaire.sees("How many CPU cores will one instance have?")
     questionnaire.writes("128")
+    questionnaire.sees("Where do the checks run?")
+    questionnaire.presses("\r")
     questionnaire.sees("Start with an example domain")
     questionnaire.presses("y")
     assert "ATTENTION: these answers need at least 133 database connections" in questionnaire.sees_the_end()

@@ -29,6 +29,7 @@ OTHER_ANSWERS: Answers = {
     "cache_backend": "memory",
     "background_jobs": "celery",
     "pagination": "offset",
+    "ci": "gitlab",
     "example": False,
     "read_replica": True,
 }
