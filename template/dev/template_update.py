@@ -237,7 +237,8 @@ def copier_update(branch: str, *, trust: bool) -> None:
     command = [*COPIER, "update", "--defaults", *(["--trust"] if trust else [])]
     returncode = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
     if returncode == NEEDS_TRUST:
-        git("switch", "--quiet", "-")
+        # Not `git switch`, which does not go back to a commit without a branch.
+        git("checkout", "--quiet", "-")
         git("branch", "--quiet", "--delete", branch)
         raise CannotUpdate(
             "This version of the template has migrations, programs that would run here, and "
