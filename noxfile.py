@@ -21,7 +21,7 @@ import nox
 sys.path.insert(0, str(Path(__file__).parent))
 
 from tests import demo as demonstration
-from tests import interpreters, rendering
+from tests import interpreters, ownership, rendering
 from tests.variants import DEFAULTS, VARIANTS
 
 # Copier's git commands are of no interest here.
@@ -51,7 +51,8 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests of the template: questions, rendering, ownership, updates. Arguments after `--` go to pytest."""
     session.install(*DEPENDENCIES["tests"])
-    session.run("pytest", *(session.posargs or ["--numprocesses=auto"]), env={"PYTHONDONTWRITEBYTECODE": None})
+    environment = {"PYTHONDONTWRITEBYTECODE": None, "UV": uv_program()}
+    session.run("pytest", *(session.posargs or ["--numprocesses=auto"]), env=environment)
 
 
 @nox.session
@@ -85,6 +86,13 @@ def demo(session: nox.Session) -> None:
 def demo_once(session: nox.Session) -> None:
     """The demo, for CI: fails if anything does not answer as it should."""
     run_demo(session, once=True)
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """Write the tree of docs/ownership.md anew, from the template as it is."""
+    ownership.main()
+    session.log(f"{ownership.PAGE.relative_to(rendering.ROOT)} shows the template as it is")
 
 
 @nox.session(python=interpreters.newest())

@@ -2,31 +2,22 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pathspec
 import pytest
-import yaml
 
-from tests.rendering import ROOT, render
+from tests.ownership import BY_UPDATE, CONFIG, OWNERS
+from tests.rendering import render
 from tests.variants import VARIANTS
 
-CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
 QUESTIONS = [key for key in CONFIG if not key.startswith("_")]
 
 # Python's own leftovers, which a template that was run in place may hold.
 LEFTOVERS = ["__pycache__", "*.py[co]"]
 BY_ANSWER = re.compile(r"\{% if (?P<condition>(?P<question>\w+) is defined and [^%]+) %\}(?P<path>/\S+)\{% endif %\}")
-BY_UPDATE = re.compile(r"\{% if _copier_operation == 'update' %\}(?P<path>/\S+)\{% endif %\}")
 
 ENTRIES = [entry for entry in CONFIG["_exclude"] if entry not in LEFTOVERS]
 BY_ANSWER_MATCHES = [match for entry in ENTRIES if (match := BY_ANSWER.fullmatch(entry))]
-OWNERS: dict[str, list[str]] = {
-    "ours": CONFIG["_ours"],
-    "seam": CONFIG["_seam"],
-    "shared": CONFIG["_skip_if_exists"],
-    "yours": [match["path"] for entry in ENTRIES if (match := BY_UPDATE.fullmatch(entry))],
-}
 
 
 @pytest.fixture(scope="module")

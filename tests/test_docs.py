@@ -1,0 +1,380 @@
+"""The documentation is true: links lead somewhere, commands exist, examples work, and transcripts are what appears."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import copier
+import pytest
+import yaml
+
+from tests import ownership
+from tests.interpreters import oldest
+from tests.rendering import ROOT, commit, git, render
+from tests.variants import DEFAULTS, QUESTIONS, VARIANTS
+
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("hooks/*.md"), *ROOT.glob("benchmarks/*.md")]
+)
+PRESETS = sorted((ROOT / "presets").glob("*.yml"))
+CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
+
+FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+# The words that open a block of an example: "In `app/api.py`:", or more between path and colon.
+FILE = re.compile(
+    r"\b[Ii]n `(?P<path>[^`]+)`[^`\n]*(?:`[^`]*`[^`\n]*)?:\n\n```(?P<kind>diff|python|yaml)\n(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
+CODE = re.compile(r"`(?P<text>[^`\n]+)`")
+PATH = re.compile(r"(?:\.?[\w-]+/)+[\w.-]*|[\w.-]+\.(?:py|md|yml|toml|lock)")
+
+TIMEOUT_S = 120
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a program without a terminal; its two outputs come as one."""
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=os.environ | variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+# --- Links, paths and commands ---
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", read(page)), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    broken = []
+    for link in LINK.findall(FENCE.sub("", read(page))):
+        if link.startswith(("https://", "http://")):
+            continue
+        target, _, anchor = link.partition("#")
+        path = page.parent / target if target else page
+        if not path.exists() or (anchor and anchor not in anchors(path)):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.fixture(scope="module")
+def everything(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(template, tmp_path_factory.mktemp("everything"), DEFAULTS | VARIANTS["everything"])
+
+
+@pytest.fixture(scope="module")
+def defaults(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(template, tmp_path_factory.mktemp("defaults"), {})
+
+
+HOW_TO = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs") and page.name != "CHANGELOG.md"]
+# What a page says of files that it makes or takes away itself.
+OWN = {
+    "adopting.md": re.compile(r"alembic\.ini"),
+    "updating.md": re.compile(r"app/core/(logs|retries)\.py"),
+}
+# Anywhere: what a service has once it is used, and what is shown as a pattern.
+USED = re.compile(r"uv\.lock|results\.json|presets/x\.yml|.*\.venv/.*|benchmark-results/.*")
+
+
+@pytest.mark.parametrize("page", HOW_TO, ids=name)
+def test_paths_exist_in_this_repository_or_in_a_service(page: Path, everything: Path, defaults: Path) -> None:
+    text = read(page)
+    made = {match["path"] for match in FILE.finditer(text)}
+    missing = [
+        code
+        for code in CODE.findall(FENCE.sub("", text))
+        if PATH.fullmatch(code)
+        and code not in made
+        and not USED.fullmatch(code)
+        and not (page.name in OWN and OWN[page.name].fullmatch(code))
+        and not any((home / code).exists() for home in (ROOT, ROOT / "docs", everything, defaults))
+    ]
+    assert missing == []
+
+
+def sessions(noxfile: str) -> set[str]:
+    """The names of the sessions that a noxfile declares."""
+    found = set()
+    for function in ast.parse(noxfile).body:
+        if isinstance(function, ast.FunctionDef):
+            for decorator in function.decorator_list:
+                if ast.unparse(decorator).startswith("nox.session"):
+                    keywords = {key.arg: key.value for key in getattr(decorator, "keywords", [])}
+                    given = keywords.get("name")
+                    found.add(str(given.value) if isinstance(given, ast.Constant) else function.name)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_exist(page: Path, everything: Path) -> None:
+    text = read(page)
+    known = sessions(read(ROOT / "noxfile.py")) | sessions(read(everything / "noxfile.py"))
+    named = set(re.findall(r"nox (?:-s|--session) \"?([\w-]+)", text))
+    own = {word for match in FILE.finditer(text) for word in re.findall(r"def (\w+)\(session", match["text"])}
+    assert named - known - own == set()
+
+    commands = re.findall(r"^    (\w+),$", read(everything / "app/__main__.py").split("COMMANDS")[1], re.MULTILINE)
+    assert set(re.findall(r"python -m app ([a-z]+)", text)) - set(commands) == set()
+
+
+@pytest.mark.parametrize("command", ["copy", "update", "check-update"])
+def test_options_of_copier_exist(command: str) -> None:
+    manual = run(sys.executable, "-m", "copier", command, "--help", cwd=ROOT).stdout
+    known = set(re.findall(r"(?<![\w-])--?[\w-]+", manual))
+    used = {
+        option
+        for page in PAGES
+        for line in re.findall(rf"copier {command} ([^`\n]*)", read(page))
+        for option in re.findall(r"(?<!\S)--?[a-z][\w-]*", line.split(" #")[0].split(" && ")[0])
+    }
+    assert used - known == set()
+
+
+# --- Ownership ---
+
+
+def test_the_trees_are_those_of_the_template(everything: Path) -> None:
+    text = read(ownership.PAGE)
+    assert set(ownership.GENERATED.findall(text)) != set()
+    assert ownership.page(text, everything) == text, "run `nox -s docs`"
+
+
+def test_a_directory_of_one_class_is_one_line_and_others_are_opened() -> None:
+    classes = {"a/b/1.py": "ours", "a/b/2.py": "ours", "a/c.py": "yours", "d.py": "seam"}
+    assert ownership.tree(classes, classes.__getitem__, fold=True) == "⬜ a/\n🟦   b/\n🟩   c.py\n🔶 d.py"
+    opened = "⬜ a/\n🟦   b/\n🟦     1.py\n🟦     2.py\n🟩   c.py\n🔶 d.py"
+    assert ownership.tree(classes, classes.__getitem__, fold=False) == opened
+
+
+def test_a_file_without_an_owner_is_named() -> None:
+    with pytest.raises(LookupError, match=r"nowhere/file\.py is in no list of copier\.yml"):
+        ownership.owner("nowhere/file.py")
+
+
+# --- Presets ---
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_answers_only_questions_and_is_recorded(preset: Path, template: Path, tmp_path: Path) -> None:
+    answers = yaml.safe_load(read(preset))
+    # Copier ignores a name that it does not know.
+    assert [key for key in answers if key not in QUESTIONS] == []
+    assert {key: value for key, value in answers.items() if value != DEFAULTS[key]} != {}
+    command = ["copy", "--quiet", "--defaults", "--vcs-ref=HEAD", f"--data-file={preset}", "-d", "instances=3"]
+    process = run(sys.executable, "-m", "copier", *command, template, tmp_path / "service", cwd=tmp_path)
+    assert process.returncode == 0, process.stdout
+    recorded = yaml.safe_load(read(tmp_path / "service/.copier-answers.yml"))
+    assert {key: recorded[key] for key in answers} == answers | {"instances": 3}
+
+
+def test_presets_differ_from_each_other_and_the_page_names_them_all() -> None:
+    assert len(PRESETS) == len({read(preset).split("\n\n")[-1] for preset in PRESETS}) > 2
+    page = read(ROOT / "docs/platform-teams.md")
+    assert set(re.findall(r"`presets/([\w-]+)\.yml`", page)) == {preset.stem for preset in PRESETS}
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_leaves_database_connections_for_every_worker(preset: Path, template: Path, tmp_path: Path) -> None:
+    worker = copier.run_copy(
+        str(template), tmp_path, yaml.safe_load(read(preset)), vcs_ref="HEAD", defaults=True, quiet=True, pretend=True
+    )
+    assert worker.answers.combined["planned_pool_size"] >= 2
+
+
+# --- Transcripts ---
+
+
+def make_newer(template: Path) -> None:
+    """The version that the page updates to, with a change of each kind."""
+    edit(template / "template/app/core/body_limit.py", '"""Refuses', '"""Newer. Refuses')
+    (template / "template/app/core/logs.py").unlink()
+    (template / "template/app/core/retries.py").write_text('"""New in 1.1."""\n')
+    pyproject = template / "template/pyproject.toml.jinja"
+    edit(pyproject, '  "uvloop', '  "aiohttp>=3.13",\n  "uvloop')
+    edit(template / "copier.yml", "# --- Expert", "feature_flags:\n  type: bool\n  default: false\n\n# --- Expert")
+    readme = template / "template/README.md.jinja"
+    readme.write_text(f"{read(readme)}\n## New in 1.1\n", encoding="utf-8")
+
+
+def make_newest(template: Path) -> None:
+    """One more version, which asks for trust."""
+    migration = '_migrations:\n  - version: v2.0.0\n    command: "exit 0"\n\n_message_after_copy: '
+    edit(template / "copier.yml", "_message_after_copy: ", migration)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = read(path)
+    assert text.count(old) == 1, f"{path}: {old}"
+    path.write_text(text.replace(old, new), encoding="utf-8", newline="\n")
+
+
+def release(template: Path, version: str, change: Callable[[Path], None] = lambda _: None) -> None:
+    change(template)
+    commit(template, version)
+    git(template, "tag", version)
+
+
+@pytest.fixture
+def worked_on(template: Path, tmp_path: Path) -> Path:
+    """A service of the older version, with edits in files of ours, and the newer one to be had."""
+    source = Path(shutil.copytree(template, tmp_path / "template"))
+    # Nothing is run, and Copier takes a second for a hundred files: the page speaks of few.
+    for directory in ("dev", "tests", "app/core/cache", "app/core/database", "app/users", "app/posts", "app/dashboard"):
+        shutil.rmtree(source / "template" / directory)
+    release(source, "v1.0.0")
+    service = render(source, tmp_path / "service", {}, "v1.0.0")
+    commit(service, "Start from the template")
+    edit(service / "app/core/body_limit.py", '"""Refuses', '"""Ours. Refuses')
+    edit(service / "app/core/logs.py", "import logging\n", "import logging  # and our own edit\n")
+    edit(service / "app/settings.py", "    pass", "    greeting: str")
+    commit(service, "A year of work")
+    release(source, "v1.1.0", make_newer)
+    return service
+
+
+def transcripts(page: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Each command after a `$`, with its heading and the lines that must follow it."""
+    for section in re.split(r"^## ", page, flags=re.MULTILINE):
+        for block in FENCE.finditer(section):
+            for part in re.split(r"^\$ ", block["text"], flags=re.MULTILINE)[1:]:
+                command, *lines = part.splitlines()
+                yield section.split("\n")[0], command, lines
+
+
+def test_every_message_of_the_page_on_updates_appears(worked_on: Path, tmp_path: Path) -> None:
+    source = tmp_path / "template"
+    prepare = {"When Copier asks for trust": lambda: release(source, "v2.0.0", make_newest)}
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin/copier"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m copier "$@"\n')
+    program.chmod(0o755)
+    environment = {
+        "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+        "COPIER_SETTINGS_PATH": str(tmp_path / "settings.yml"),
+        "NO_COLOR": "1",
+        **{f"GIT_{role}_{key}": "a@example.com" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")},
+    }
+    (tmp_path / "settings.yml").write_text("{}\n")
+    count = 0
+    for heading, command, expected in transcripts(read(ROOT / "docs/updating.md")):
+        prepare.pop(heading, lambda: None)()
+        output = run("sh", "-c", command.replace("TEMPLATE", str(source)), cwd=worked_on, **environment).stdout
+        remaining = iter(output.splitlines())
+        for line in expected:
+            assert any(line in candidate for candidate in remaining), f"$ {command}\n{output}\nlacks: {line}"
+        if command.startswith("git status") and not expected:
+            assert output == "", f"$ {command}\n{output}"
+        count += 1
+    assert prepare == {}
+    assert count > 30
+
+
+# --- Examples ---
+
+
+def uv(service: Path, *arguments: str) -> str:
+    """Run uv in a service; returns what it prints, and fails with it."""
+    program = os.environ.get("UV") or shutil.which("uv")
+    assert program is not None, 'uv is missing: run `nox -s tests`, or pip install "nox[uv]"'
+    unset = ("VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
+    variables = {key: value for key, value in os.environ.items() if key not in unset}
+    process = subprocess.run(
+        [program, *arguments],
+        cwd=service,
+        env=variables | {"UV_PYTHON": oldest(), "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout
+    return process.stdout
+
+
+def apply(page: str, service: Path) -> None:
+    """Do to the service what the examples of a page say, in their order."""
+    for example in FILE.finditer(page):
+        path = service / example["path"]
+        if example["kind"] == "diff":
+            lines = example["text"].splitlines(keepends=True)
+            old = "".join(line[1:] for line in lines if line[0] in " -")
+            new = "".join(line[1:] for line in lines if line[0] in " +")
+            edit(path, old, new)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(example["text"], encoding="utf-8", newline="\n")
+
+
+@pytest.fixture(scope="module")
+def extended(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A service with everything that the page on ownership adds, and its environment."""
+    service = render(template, tmp_path_factory.mktemp("extended"), {})
+    apply(read(ownership.PAGE), service)
+    uv(service, "sync", "--quiet")
+    return service
+
+
+def test_the_examples_do_what_the_page_says(extended: Path) -> None:
+    assert "3 passed" in uv(extended, "run", "pytest", "tests/greetings")
+
+
+def test_the_examples_are_formatted_and_typed(extended: Path) -> None:
+    uv(extended, "run", "nox", "-s", "lint", "types")
+
+
+def test_a_setting_is_read_and_checked(extended: Path) -> None:
+    script = "from app.settings import Settings; print(Settings.model_validate({values}).greeting)"
+    needed = {"database_url": "postgresql://h/d", "cache_url": "redis://h/0", "cursor_secret": "x" * 32}
+    assert uv(extended, "run", "python", "-c", script.format(values=needed)).splitlines()[-1] == "Hello"
+    with pytest.raises(AssertionError, match="at least 1 character"):
+        uv(extended, "run", "python", "-c", script.format(values=needed | {"greeting": ""}))
+
+
+def test_a_dependency_is_installed(extended: Path) -> None:
+    uv(extended, "run", "python", "-c", "import python_multipart")
+
+
+def test_a_session_is_listed(extended: Path) -> None:
+    assert "* migrations -> Fail when a model has changed" in uv(extended, "run", "nox", "--list")
+
+
+def test_an_update_takes_the_examples_along(extended: Path, template: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(template, tmp_path / "template"))
+    release(source, "v1.0.0")
+    service = render(source, tmp_path / "service", {}, "v1.0.0")
+    apply(read(ownership.PAGE), service)
+    commit(service, "Our own")
+    release(source, "v1.1.0", make_newer)
+    copier.run_update(service, defaults=True, overwrite=True, quiet=True)
+    assert git(service, "diff", "--name-only", "--diff-filter=U") == ""
+    assert '  # Add your own below this line.\n  "python-multipart' in read(service / "pyproject.toml")
+    assert "app.add_middleware(RequestId)" in read(service / "app/main.py")
