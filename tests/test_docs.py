@@ -97,7 +97,7 @@ HOW_TO = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs") and pag
 # What a page says of files that it makes or takes away itself.
 OWN = {
     "adopting.md": re.compile(r"alembic\.ini"),
-    "updating.md": re.compile(r"app/core/(logs|retries)\.py"),
+    "updating.md": re.compile(r"app/(core/(logs|retries)|orders/service)\.py"),
 }
 # Anywhere: what a service has once it is used, and what is shown as a pattern.
 USED = re.compile(r"uv\.lock|results\.json|presets/x\.yml|.*\.venv/.*|benchmark-results/.*")
@@ -114,7 +114,7 @@ def test_paths_exist_in_this_repository_or_in_a_service(page: Path, everything: 
         and code not in made
         and not USED.fullmatch(code)
         and not (page.name in OWN and OWN[page.name].fullmatch(code))
-        and not any((home / code).exists() for home in (ROOT, ROOT / "docs", everything, defaults))
+        and not any((home / code).exists() for home in (ROOT, ROOT / "docs", ROOT / "template", everything, defaults))
     ]
     assert missing == []
 
@@ -365,6 +365,11 @@ def test_a_dependency_is_installed(extended: Path) -> None:
 
 def test_a_session_is_listed(extended: Path) -> None:
     assert "* migrations -> Fail when a model has changed" in uv(extended, "run", "nox", "--list")
+
+
+def test_a_job_stands_beside_the_others(extended: Path) -> None:
+    assert list(yaml.safe_load(read(extended / ".github/workflows/ci.yml"))["jobs"]) == ["checks", "newer-python"]
+    assert list(yaml.safe_load(read(extended / ".gitlab/ci.yml"))) == ["newer-python"]
 
 
 def test_an_update_takes_the_examples_along(extended: Path, template: Path, tmp_path: Path) -> None:
