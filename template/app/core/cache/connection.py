@@ -29,6 +29,8 @@ Command = tuple[str | bytes | int, ...]
 
 # Made once: without it each new connection reads redis-py's version from disk, in the event loop.
 DRIVER = DriverInfo()
+# Its type stub knows only commands of one word.
+_PACK: Callable[[Any], bytes] = hiredis.pack_command
 _INCOMPLETE = object()
 
 
@@ -172,8 +174,7 @@ class _Link(asyncio.Protocol):
         """Send the commands, with all others of this turn of the event loop."""
         if self.error is not None:
             raise _copy(self.error)
-        # Its stub knows only commands of one word.
-        packed = b"".join([hiredis.pack_command(each) for each in commands])  # type: ignore[arg-type]
+        packed = b"".join(map(_PACK, commands))
         batch = _Batch(self._loop.create_future(), packed, replies)
         if not self._unsent:
             self._loop.call_soon(self._flush)
