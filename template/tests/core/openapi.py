@@ -21,9 +21,10 @@ class Operation:
         match = re.match(r"(.+)/\{[^/]+\}", self.path)
         return match[1] if match else None
 
-    def url(self, identifier: str | None) -> str:
+    def url(self, identifier: str | int | None) -> str:
         """The path with `identifier`, or an unknown one, in the place of its parameters."""
-        return re.sub(r"\{[^/]+\}", identifier or str(uuid4()), self.path)
+        text = str(uuid4() if identifier is None else identifier)
+        return re.sub(r"\{[^/]+\}", lambda _: text, self.path)
 
 
 def operations(document: dict[str, Any]) -> Iterator[Operation]:

@@ -54,7 +54,7 @@ def refused(*command: str, **variables: str) -> str:
         env=os.environ | variables,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert process.returncode == 1
