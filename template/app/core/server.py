@@ -21,4 +21,6 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no type
         "loop": "uvloop",
         "http": "httptools",
         "timeout_graceful_shutdown": REQUEST_DRAIN_S,
+        # Each header costs a microsecond, and this one tells nobody but attackers something.
+        "server_header": False,
     }
