@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from app.core.check import check_policies
 from app.core.server import GRACEFUL_TIMEOUT_S
 from app.settings import get_settings
 
@@ -27,3 +28,10 @@ worker_tmp_dir = str(shared_memory) if shared_memory.is_dir() else None
 control_socket_disable = True
 # The proxy in front writes one; here it would cost a fifth of the requests.
 accesslog = None
+
+
+def on_starting(_: object) -> None:
+    """Refuse a caching policy that cannot hold before there are workers, which would each fail."""
+    from app.main import app  # which `preload_app` has imported
+
+    check_policies(app)
