@@ -63,9 +63,10 @@ async def test_beyond_the_end_is_an_empty_page() -> None:
     assert await page("1000", 7) == Page(items=[], next=None, prev="993")
 
 
-async def test_depth_is_bounded() -> None:
+@pytest.mark.parametrize("offset", [-1, MAX_OFFSET + 1])
+async def test_depth_is_bounded(offset: int) -> None:
     with pytest.raises(ValidationError):
-        PageParams(offset=MAX_OFFSET + 1)
+        PageParams(offset=offset)
 
 
 async def test_a_page_costs_one_statement_without_counting(queries: QueryBudget) -> None:

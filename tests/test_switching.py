@@ -1,0 +1,283 @@
+"""Another answer deletes the files of the old one, edited or not: nothing is lost, and what used them is named.
+
+By real updates, and with the commands that an update prints, as a user would run them.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.rendering import commit, git, render
+from tests.variants import DEFAULTS, Answers
+
+EDIT = "\n# Our own edit.\n"
+# What the service needs to start; it connects to none of them.
+VARIABLES = {
+    "DATABASE_URL": "postgresql://user@127.0.0.1:1/none",
+    "CACHE_URL": "redis://127.0.0.1:1/0",
+    "BROKER_URL": "redis://127.0.0.1:1/1",
+    "CURSOR_SECRET": "only for these tests, of 32 bytes",
+}
+COMMAND = re.compile(r"^  ((?:git|uv) .+)$", re.MULTILINE)
+
+
+class Switch(NamedTuple):
+    """An answer and the other one, a file that goes with it, and a module of the team that used what went."""
+
+    before: Answers
+    after: Answers
+    edited: str
+    # Each line with what `check` says of it; empty when it resolves.
+    uses: dict[str, str]
+    # Where the service lies in its repository.
+    directory: str = "."
+
+
+SWITCHES = {
+    "cache": Switch(
+        {"cache_backend": "valkey"},
+        {"cache_backend": "none"},
+        "app/core/cache/valkey.py",
+        {
+            "from redis.asyncio import Redis": "redis is not installed",
+            "from app.core import cache, http_caching": "app.core has no cache",
+            "from app.core.cache import cached": "there is no module app.core.cache",
+            "from app.core.cache.valkey import ValkeyCache": "there is no module app.core.cache",
+            "from app.core.http_caching import public": "",
+            "from ..core.settings.cache import CacheSettings": "there is no module app.core.settings.cache",
+        },
+        "services/orders",
+    ),
+    "pagination": Switch(
+        {"pagination": "cursor"},
+        {"pagination": "offset"},
+        "app/core/pagination/cursor.py",
+        {
+            "from app.core.pagination import Page, PageParams, PreparedList, paginate": "",
+            "from app.core.pagination.cursor import PageParams as P": "there is no module app.core.pagination.cursor",
+            "from app.core.pagination import keyset": "app.core.pagination has no keyset",
+        },
+    ),
+    "jobs": Switch(
+        {"background_jobs": "celery", "cache_backend": "memory"},
+        {"background_jobs": "background_tasks"},
+        "app/core/jobs/celery.py",
+        {
+            "import celery.signals": "celery is not installed",
+            "from kombu import Queue": "kombu is not installed",
+            "from app.core.jobs import drain, enqueue, job": "",
+            "from app.core.jobs import ping": "app.core.jobs has no ping",
+            "from app.core.jobs.celery import celery as c": "there is no module app.core.jobs.celery",
+        },
+    ),
+    "replica": Switch(
+        {"read_replica": True},
+        {"read_replica": False},
+        "app/core/database/replica/router.py",
+        {
+            "from app.core.database import ReadSession": "",
+            "from app.core.database.replica import fresh": "there is no module app.core.database.replica",
+            "from app.core.database import replica": "app.core.database has no replica",
+        },
+    ),
+}
+
+# A domain that knows only the imports that stay the same whatever runs behind them.
+SEAMS = '''\
+"""Orders, by what stays the same whatever runs behind it."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from sqlalchemy import select
+
+from app.core.cache import cached, invalidate_after_commit
+from app.core.database import ReadSession, ReadSessionDep, WriteSessionDep
+from app.core.jobs import enqueue, job
+from app.core.pagination import Page, PageParams, PreparedList, page_response, paginate
+from app.users.models import User
+
+router = APIRouter(prefix="/orders")
+LIST = PreparedList(select(User.id, User.created_at), order_by=(User.created_at.desc(), User.id.desc()))
+
+
+@job
+async def send(order_id: UUID) -> None: ...
+
+
+@cached("orders:{order_id}", tags=("order:{order_id}",), ttl_s=60)
+async def order_json(session: ReadSession, order_id: UUID) -> bytes:
+    return b"{}"
+
+
+@router.get("")
+async def orders(session: ReadSessionDep, params: Annotated[PageParams, Query()]) -> Page[int]:
+    return Page(items=[])
+
+
+@router.post("/{order_id}")
+async def order(session: WriteSessionDep, order_id: UUID) -> None:
+    invalidate_after_commit(session, "order:{order_id}", order_id=order_id)
+    await enqueue(send, order_id)
+'''
+ENGINES: dict[str, Answers] = {
+    "workers' own memory and processes of their own": {
+        "cache_backend": "memory",
+        "background_jobs": "celery",
+        "pagination": "offset",
+    },
+    "a shared cache and the web process": {
+        "cache_backend": "valkey",
+        "background_jobs": "background_tasks",
+        "pagination": "cursor",
+    },
+}
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def append(path: Path, text: str) -> None:
+    write(path, path.read_text(encoding="utf-8") + text)
+
+
+def files(service: Path) -> dict[str, str]:
+    """What git would commit of the service."""
+    names = git(service, "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
+    paths = {name: service / name for name in filter(None, names)}
+    return {name: path.read_text(encoding="utf-8") for name, path in paths.items() if path.is_file()}
+
+
+def switch(service: Path, answers: Answers) -> list[str]:
+    """Run `copier update` as a user does who wants other answers; returns the commands that it names."""
+    arguments = [f"--data={question}={answer}" for question, answer in answers.items()]
+    process = subprocess.run(
+        [sys.executable, "-m", "copier", "update", "--defaults", "--vcs-ref=:current:", *arguments],
+        cwd=service,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return COMMAND.findall(process.stderr)
+
+
+def command_lines(service: Path, command: str) -> list[str]:
+    """What a command of git prints in the service."""
+    program, *arguments = shlex.split(command)
+    assert program == "git"
+    return git(service, *arguments).splitlines()
+
+
+def check(service: Path, command: str) -> subprocess.CompletedProcess[str]:
+    """Run the service's own check by uv, which first gives its environment the dependencies that it has now."""
+    program, *arguments = shlex.split(command)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    uv = shutil.which(program, path=path)
+    assert uv is not None, 'uv is missing: pip install "nox[uv]"'
+    environment = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
+    environment |= {"UV_PYTHON": sys.executable, "UV_PYTHON_DOWNLOADS": "never", "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [uv, "--quiet", *arguments],
+        cwd=service,
+        env=environment | VARIABLES,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def findings(service: Path, command: str) -> list[str]:
+    process = check(service, command)
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert "git checkout HEAD -- FILE" in process.stderr
+    return re.findall(r"^\S+\.py:\d+: .*$", process.stderr, re.MULTILINE)
+
+
+def own(service: Path, command: str) -> list[str]:
+    """What the check says of the team's domain."""
+    return [line for line in findings(service, command) if line.startswith("app/orders/")]
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_what_an_answer_deletes_comes_back_and_what_used_it_is_named(template: Path, tmp_path: Path, name: str) -> None:
+    before, after, edited, uses, directory = SWITCHES[name]
+    # Its tests and its example use the feature as well: they are the team's.
+    service = render(template, tmp_path / "repository" / directory, {**DEFAULTS, **before})
+    append(service / edited, EDIT)
+    write(service / "app/orders/__init__.py", "")
+    write(service / "app/orders/service.py", "".join(f"{line}\n" for line in uses))
+    commit(tmp_path / "repository")
+    kept = files(service)
+
+    conflicts, deletions, bring_back, variables, check_imports, _ = switch(service, after)
+
+    gone = sorted(kept.keys() - files(service).keys())
+    assert edited in gone
+    assert command_lines(service, deletions) == gone
+    assert command_lines(service, conflicts) == []
+    assert command_lines(service, variables) != []
+    assert own(service, check_imports) == [
+        f"app/orders/service.py:{number}: {problem}" for number, problem in enumerate(uses.values(), 1) if problem
+    ]
+
+    git(service, "add", "--all")
+    assert command_lines(service, deletions) == gone, "staged as well, and next to files that look like them"
+    command_lines(service, bring_back.replace("FILE", edited))
+    assert (service / edited).read_text(encoding="utf-8") == kept[edited]
+    assert command_lines(service, deletions) == [path for path in gone if path != edited]
+
+    # It is the team's from now on: an update leaves it alone.
+    commit(tmp_path / "repository")
+    switch(service, {"cpu_cores": 4})
+    assert (service / edited).read_text(encoding="utf-8") == kept[edited]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_what_knows_only_the_seams_works_with_another_engine(template: Path, tmp_path: Path, name: str) -> None:
+    (before,) = (answers for other, answers in ENGINES.items() if other != name)
+    service = render(template, tmp_path / "service", {**DEFAULTS, **before})
+    write(service / "app/orders/__init__.py", "")
+    write(service / "app/orders/router.py", SEAMS)
+    append(
+        service / "app/api.py", "\nfrom app.orders.router import router as orders\n\nrouter.include_router(orders)\n"
+    )
+    commit(service)
+
+    *_, check_imports, _ = switch(service, ENGINES[name])
+    process = check(service, check_imports)
+
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith("all imports resolve\n")
+
+
+def test_a_conflict_is_named_by_git_and_by_the_check(template: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    service = render(template, repository / "services" / "orders", DEFAULTS)
+    path = "app/core/settings/__init__.py"
+    text = (service / path).read_text(encoding="utf-8")
+    (line,) = re.findall(r"^from app\.core\.settings\.pagination .*\n", text, re.MULTILINE)
+    write(service / path, text.replace(line, line.replace("\n", "  # ours\n")))
+    commit(repository)
+
+    conflicts, *_, check_imports, _ = switch(service, {"pagination": "offset"})
+
+    assert command_lines(service, conflicts) == [path]
+    assert f"{path}:{text[: text.index(line)].count(chr(10)) + 1}: a conflict is not resolved" in findings(
+        service, check_imports
+    )
