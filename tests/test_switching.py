@@ -25,7 +25,7 @@ VARIABLES = {
     "BROKER_URL": "redis://127.0.0.1:1/1",
     "CURSOR_SECRET": "only for these tests, of 32 bytes",
 }
-COMMAND = re.compile(r"^  ((?:git|uv) .+)$", re.MULTILINE)
+COMMAND = re.compile(r"^  ((?:git|uv) .+?) +#", re.MULTILINE)
 
 
 class Switch(NamedTuple):
