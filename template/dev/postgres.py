@@ -50,6 +50,8 @@ _SETTINGS = {
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
+    # A query whose client has gone ends, even if it missed the cancellation.
+    "client_connection_check_interval": "1s",
     # Errors only, and why it could not start.
     "log_min_messages": "error",
     "log_checkpoints": "off",
