@@ -188,12 +188,14 @@ class Change:
     asks: tuple[str, ...] = ()
 
 
-def hook(stage: str, script: str, *arguments: str) -> dict[str, Any]:
-    """An entry of `_migrations` that runs a script of hooks/."""
-    return {
-        "when": f"{{{{ _stage == '{stage}' }}}}",
-        "command": ["{{ _copier_python }}", f"{{{{ _copier_conf.src_path }}}}/hooks/{script}", *arguments],
-    }
+def hook(stage: str, script: str, *arguments: str) -> tuple[dict[str, Any]]:
+    """An entry of `_migrations` that runs a script of hooks/, as hooks/README.md writes it."""
+    return (
+        {
+            "when": f"{{{{ _stage == '{stage}' }}}}",
+            "command": ["{{ _copier_python }}", f"{{{{ _copier_conf.src_path }}}}/hooks/{script}", *arguments],
+        },
+    )
 
 
 # The oldest first. Those with a migration come last, so that the first hops need no trust.
@@ -207,10 +209,20 @@ CHANGES: tuple[Change, ...] = (
         older=without_added,
         asks=(ADDED_QUESTION,),
     ),
-    Change("renamed question", rename_question, older=with_older_question),
-    Change("renamed choice", rename_choice, older=with_older_choice),
-    Change("moved file", move_file),
-    Change("removed file", remove_file),
+    Change(
+        "renamed question",
+        rename_question,
+        older=with_older_question,
+        migrations=hook("before", "edit_answers.py", "rename", *RENAMED_QUESTION),
+    ),
+    Change(
+        "renamed choice",
+        rename_choice,
+        older=with_older_choice,
+        migrations=hook("before", "edit_answers.py", "value", *RENAMED_CHOICE),
+    ),
+    Change("moved file", move_file, migrations=hook("after", "merge_moved.py", *MOVED)),
+    Change("removed file", remove_file, migrations=hook("after", "hand_over.py", REMOVED)),
 )
 VERSIONS = tuple(f"v0.{number}.0" for number in range(1, len(CHANGES) + 2))
 OLDEST, PRESENT = VERSIONS[0], VERSIONS[-1]

@@ -1,10 +1,13 @@
-"""`copier update`, without trust: what changed in the template arrives, and what a team wrote stays.
+"""`copier update`: what changed in the template arrives, and what a team wrote stays.
 
-Where a team did not write, an updated service equals a fresh copy; where it did, a fresh copy with the same edits.
+Where a team did not write, an updated service equals a fresh copy; where it did, a fresh copy with the same edits. The
+run ends with a table: for each case the services that were updated, and what became of their edits.
 """
 
-import re
+import os
 import shutil
+import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -12,16 +15,33 @@ from pathlib import Path
 from typing import Any
 
 import copier
-import pathspec
 import pytest
 import yaml
+from copier.errors import UnsafeTemplateError
 
+from tests.edits import COMMENTS, EXTENSION_POINTS, UNMARKED, files, grow, mark, team_owned, template_owned
+from tests.history import (
+    MOVED,
+    OLDEST,
+    PRESENT,
+    REMOVED,
+    RENAMED_CHOICE,
+    RENAMED_QUESTION,
+    VERSIONS,
+    after,
+    answers_at,
+    append,
+    before,
+    forget,
+    read,
+    substitute,
+    write,
+)
 from tests.rendering import ROOT, commit, git, render
+from tests.updates import ANSWERS_FILE, Tally, changes, conflicts, listed, restored, update, upgrade
 from tests.variants import DEFAULTS, QUESTIONS, VARIANTS, Answer, Answers
 
-ANSWERS_FILE = ".copier-answers.yml"
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
-TEMPLATE_OWNED = pathspec.PathSpec.from_lines("gitignore", [*CONFIG["_ours"], *CONFIG["_seam"]])
 
 # The questions that decide which paths there are.
 PATH_QUESTIONS = [question for question in QUESTIONS if any(question in entry for entry in CONFIG["_exclude"])]
@@ -33,59 +53,8 @@ OTHER_ANSWERS: Answers = {
     "example": False,
     "read_replica": True,
 }
-
-OWN_DEPENDENCY = '  "httpx>=0.28",\n'
-ANCHOR = re.compile(r"  # Add your own (?P<where>above|below) this line\.\n")
-
-
-def read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", newline="\n")
-
-
-def append(path: Path, text: str) -> None:
-    write(path, read(path) + text)
-
-
-def substitute(path: Path, pattern: str, text: str) -> None:
-    """Replace the first match of `pattern`, which there must be."""
-    changed, count = re.subn(pattern, text, read(path), count=1)
-    assert count, f"{pattern} is not in {path}"
-    write(path, changed)
-
-
-def source(template: Path, path: str) -> Path:
-    """The file of the template that a rendered path comes from."""
-    plain = template / "template" / path
-    return plain if plain.exists() else plain.with_name(f"{plain.name}.jinja")
-
-
-def files(service: Path) -> dict[str, str]:
-    """Every file of the service, and none of git's own."""
-    paths = {path.relative_to(service).as_posix(): path for path in service.rglob("*") if path.is_file()}
-    return {name: read(path) for name, path in paths.items() if not name.startswith(".git/")}
-
-
-def template_owned(service: Path) -> dict[str, str]:
-    """The files of the classes `ours` and `seam`."""
-    return {path: text for path, text in files(service).items() if TEMPLATE_OWNED.match_file(path)}
-
-
-def team_owned(service: Path) -> dict[str, str]:
-    """The files of the classes `shared` and `yours`, and those that the template does not know."""
-    return {path: text for path, text in files(service).items() if not TEMPLATE_OWNED.match_file(path)}
-
-
-def changes(service: Path) -> list[str]:
-    """What changed since the last commit, as `M path`."""
-    git(service, "add", "--all")
-    return (
-        git(service, "diff", "--cached", "--name-status", "--no-renames", "--relative").replace("\t", " ").splitlines()
-    )
+# Removed since, without a hook: of ours, where no team has a reason to write.
+DROPPED = "app/core/unused.py"
 
 
 def releases(template: Path, destination: Path, make_older: Callable[[Path], None]) -> Path:
@@ -107,208 +76,337 @@ def start(template: Path, destination: Path, answers: Mapping[str, Any], vcs_ref
     return service
 
 
-def update(service: Path, answers: Mapping[str, Any] | None = None, vcs_ref: str | copier.VcsRef | None = None) -> None:
-    """Run `copier update`, by default to the newest release, without --trust and without questions."""
-    copier.run_update(
-        service, data=dict(answers or {}), vcs_ref=vcs_ref, defaults=True, overwrite=True, quiet=True, unsafe=False
-    )
-
-
-def assert_merged(service: Path) -> None:
-    assert git(service, "diff", "--name-only", "--diff-filter=U") == ""
-    conflicts = {path for path, text in files(service).items() if re.search("^(<<<<<<<|>>>>>>>) ", text, re.MULTILINE)}
-    assert conflicts == set()
-    assert list(service.rglob("*.rej")) == []
+def copy(service: Path, destination: Path) -> Path:
+    return Path(shutil.copytree(service, destination))
 
 
 # --- A service that nobody edited ---
 
 
-def make_older(template: Path) -> None:
-    """One change of each kind in each class of ownership."""
-    # Ours: changed, created and deleted since.
-    append(source(template, "app/core/capacity.py"), "# Older than the template.\n")
-    source(template, "app/core/health.py").unlink()
-    write(template / "template/app/core/removed.py", '"""Gone since."""\n')
-    # Seam.
-    substitute(source(template, "pyproject.toml"), r'(?<=\ndependencies = \[\n)  "[^\n]+\n', "")
-    append(source(template, "app/main.py"), "# Older than the template.\n")
-    # Shared, and yours: changed, created and deleted since.
-    append(source(template, "app/settings.py"), "# Older than the template.\n")
-    append(source(template, "README.md"), "Older than the template.\n")
-    source(template, "tests/conftest.py").unlink()
-    write(template / "template/migrations/versions/0000_older.py", '"""Gone since."""\n')
+def fresh_copy(history: Path, destination: Path, version: str, answers: Answers) -> dict[str, str]:
+    """What the template owns in a new service of this version, and what a release has handed over to older ones."""
+    owned = template_owned(render(history, destination, answers_at(version, answers), version))
+    return owned | ({REMOVED: REMOVED_TEXT} if version == PRESENT else {})
 
 
-@pytest.mark.parametrize(
-    ("variant", "directory"), [("defaults", "."), ("everything", "."), ("minimum", "services/minimum")]
-)
-def test_an_untouched_service_becomes_a_fresh_copy_except_in_what_is_the_teams(
-    template: Path, tmp_path: Path, variant: str, directory: str
+REMOVED_TEXT = '"""Gone since."""\n\n\ndef useful() -> int:\n    return 1\n'
+
+
+@pytest.mark.parametrize(("variant", "directory"), [("defaults", "."), ("everything", "services/everything")])
+def test_an_untouched_service_equals_a_fresh_copy_after_every_version(
+    history: Path, tmp_path: Path, tally: Tally, variant: str, directory: str
 ) -> None:
-    template = releases(template, tmp_path / "template", make_older)
-    repository = tmp_path / "repository"
-    service = render(template, repository / directory, VARIANTS[variant], "v1.0.0")
-    commit(repository)
-    before = team_owned(service)
-    update(service)
-    assert_merged(service)
-    assert changes(service) == [
-        f"M {ANSWERS_FILE}",
-        "M app/core/capacity.py",
-        "A app/core/health.py",
-        "D app/core/removed.py",
-        "M app/main.py",
-        "M pyproject.toml",
-    ]
-    fresh = render(template, tmp_path / "fresh", VARIANTS[variant], "v1.1.0")
-    assert template_owned(service) == template_owned(fresh)
-    assert team_owned(service) == before
+    answers = VARIANTS[variant]
+    service = tmp_path / "repository" / directory
+    render(history, service, answers_at(OLDEST, answers), OLDEST)
+    commit(tmp_path / "repository")
+    assert git(service, "status", "--porcelain", "--ignored") == "", "git ignores what the template brings"
+    team = team_owned(service)
+    for version in VERSIONS[1:]:
+        upgrade(service, answers, version)
+        assert not tally.count(service)
+        assert not conflicts(service)
+        assert template_owned(service) == fresh_copy(history, tmp_path / version, version, answers)
+        assert team_owned(service) == team
+        commit(tmp_path / "repository", version)
+
+
+@pytest.mark.parametrize(("variant", "version"), list(zip(list(VARIANTS)[1:], VERSIONS[1:-1], strict=False)))
+def test_an_untouched_service_of_any_version_equals_a_fresh_copy_after_one_update(
+    history: Path, tmp_path: Path, tally: Tally, variant: str, version: str
+) -> None:
+    answers = VARIANTS[variant]
+    service = start(history, tmp_path / "service", answers_at(version, answers), version)
+    team = team_owned(service)
+    upgrade(service, answers)
+    assert not tally.count(service)
+    assert not conflicts(service)
+    assert template_owned(service) == fresh_copy(history, tmp_path / "fresh", PRESENT, answers)
+    assert team_owned(service) == team
 
 
 # --- A service that a team works on ---
 
 
-def make_neighbours_older(template: Path) -> None:
-    """Change what lies close to where a team writes."""
-    # The last dependency but one, of the first list; and one of the second.
-    substitute(source(template, "pyproject.toml"), r'  "[^\n]+\n(?=  "[^\n]+\n  # Add your own )', "")
-    substitute(source(template, "pyproject.toml"), r'(?<=\n  "ruff)(?=>=)', "<9,")
-    substitute(source(template, "app/main.py"), r'^"""', '"""Older: ')
-    substitute(source(template, "app/main.py"), r"    description=[^\n]+\n(?=\)\n)", "")
-    substitute(source(template, "noxfile.py"), r'^"""', '"""Older: ')
-    append(source(template, "app/settings.py"), "# Older than the template.\n")
-    append(source(template, "README.md"), "Older than the template.\n")
+def test_a_team_writes_at_every_place_that_the_docs_name() -> None:
+    rows = read(ROOT / "docs/ownership.md").partition("| you want |")[2].splitlines()[2:]
+    named = [row.split("|")[1].strip() for row in rows if row.startswith("|")]
+    assert list(EXTENSION_POINTS) == named
 
 
-def add_dependencies(service: Path) -> None:
-    """Add one to each of the two lists, where the lists say."""
-
-    def add(anchor: re.Match[str]) -> str:
-        lines = [OWN_DEPENDENCY, anchor[0]]
-        return "".join(lines if anchor["where"] == "above" else reversed(lines))
-
-    text, count = ANCHOR.subn(add, read(service / "pyproject.toml"))
-    assert count == 2
-    write(service / "pyproject.toml", text)
-
-
-def work(service: Path) -> None:
-    """What a team writes at each of the places made for it, and their own domain."""
-    add_dependencies(service)
-    substitute(service / "app/main.py", r"(?<=\nfrom app\.api import router\n)", "from app.clock import Clock\n")
-    append(service / "app/main.py", "app.add_middleware(Clock)\n")
-    append(service / "noxfile.py", "\n\n@nox.session\ndef ours(session): ...\n")
-    append(service / "app/api.py", "router.include_router(orders)\n")
-    append(service / "app/settings.py", '\n\nGREETING = "hello"\n')
-    append(service / "tests/conftest.py", "\nFIXTURE = 1\n")
-    write(service / "app/clock.py", "class Clock: ...\n")
-    write(service / "app/orders/router.py", "from fastapi import APIRouter\n\nrouter = APIRouter()\n")
-    write(service / "tests/orders/test_orders.py", "def test_orders(): ...\n")
-    write(service / "migrations/versions/0002_orders.py", '"""Orders."""\n')
-    write(service / "README.md", "Ours, from the first word to the last.\n")
-
-
-def test_what_a_team_wrote_at_the_places_made_for_it_survives_changes_next_to_it(
-    template: Path, tmp_path: Path
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_edits_at_every_extension_point_and_in_every_file_of_the_team_stay_without_a_conflict(
+    history: Path, oldest: Callable[[str], Path], tmp_path: Path, tally: Tally, variant: str
 ) -> None:
-    template = releases(template, tmp_path / "template", make_neighbours_older)
-    service = start(template, tmp_path / "service", {}, "v1.0.0")
-    work(service)
+    service = copy(oldest(variant), tmp_path / "service")
+    grow(service)
+    marks = mark(service, team_owned(service))
     commit(service)
-    before = team_owned(service)
-    update(service)
-    assert_merged(service)
-    fresh = render(template, tmp_path / "fresh", {}, "v1.1.0")
-    work(fresh)
-    assert template_owned(service) == template_owned(fresh)
-    assert team_owned(service) == before
+    team = team_owned(service)
+    upgrade(service, VARIANTS[variant])
+    assert not tally.count(service, marks)
+    assert not conflicts(service)
+    fresh = render(history, tmp_path / "fresh", VARIANTS[variant], PRESENT)
+    grow(fresh)
+    assert template_owned(service) == template_owned(fresh) | {REMOVED: REMOVED_TEXT}
+    assert team_owned(service) == team
 
+    if variant == "defaults":
+        commit(service)
+        update(service)
+        assert changes(service) == [], "a second update changes nothing"
+
+
+@pytest.mark.parametrize("variant", ["defaults", "minimum", "everything"])
+def test_edits_in_files_of_the_template_merge_or_conflict_visibly(
+    oldest: Callable[[str], Path], tmp_path: Path, tally: Tally, variant: str
+) -> None:
+    service = copy(oldest(variant), tmp_path / "service")
+    marks = mark(service)
     commit(service)
-    update(service)
-    assert changes(service) == [], "a second update changes nothing"
+    upgrade(service, VARIANTS[variant])
+    assert not tally.count(service, marks)
+    # Where the template changed the same lines: never in silence, and only there.
+    moved = MOVED[1]
+    assert conflicts(service) == {"app/core/capacity.py", "app/core/logs.py", "app/main.py", "noxfile.py", moved}
+    # What no hook has handed over is listed, and comes back as the message says.
+    assert listed(service, "D") == {DROPPED, MOVED[0]}
+    assert all(token in restored(service, DROPPED) for token, path in marks.items() if path == DROPPED)
 
 
-def test_what_a_team_wrote_survives_when_the_template_appends_to_the_same_list(template: Path, tmp_path: Path) -> None:
-    def make_lists_shorter(template: Path) -> None:
-        substitute(source(template, "pyproject.toml"), r'  "[^\n]+\n(?=  # Add your own )', "")
-
-    template = releases(template, tmp_path / "template", make_lists_shorter)
-    service = start(template, tmp_path / "service", {}, "v1.0.0")
-    add_dependencies(service)
-    commit(service)
-    update(service)
-    assert_merged(service)
-    fresh = render(template, tmp_path / "fresh", {}, "v1.1.0")
-    add_dependencies(fresh)
-    assert template_owned(service) == template_owned(fresh)
+def test_every_kind_of_file_can_be_marked_or_says_why_not(history: Path, tmp_path: Path) -> None:
+    paths = {
+        path
+        for variant in ("everything", "defaults")
+        for path in files(render(history, tmp_path / variant, VARIANTS[variant]))
+    }
+    kinds = {Path(path).suffix or Path(path).name for path in paths if path not in UNMARKED}
+    assert kinds <= set(COMMENTS)
+    assert set(UNMARKED) <= paths
 
 
-def test_what_a_team_deleted_stays_deleted_except_what_the_template_imports(template: Path, tmp_path: Path) -> None:
-    template = releases(template, tmp_path / "template", make_older)
-    service = start(template, tmp_path / "service", {}, "v1.0.0")
+def test_what_a_team_deleted_stays_deleted_except_what_the_template_imports(
+    history: Path, oldest: Callable[[str], Path], tmp_path: Path, tally: Tally
+) -> None:
+    service = copy(oldest("defaults"), tmp_path / "service")
     for directory in ("app/users", "app/posts", "app/dashboard", "tests/users", "tests/posts", "tests/dashboard"):
         shutil.rmtree(service / directory)
+    # The template has changed the last of them.
     for path in ("app/seed.py", "migrations/versions/0001_users_and_posts.py", "README.md", "app/core/logs.py"):
         (service / path).unlink()
     write(service / "app/api.py", "from fastapi import APIRouter\n\nrouter = APIRouter()\n")
-    before = team_owned(service)
+    team = team_owned(service)
     (service / "app/settings.py").unlink()
     commit(service)
-    update(service)
-    assert_merged(service)
-    fresh = render(template, tmp_path / "fresh", {}, "v1.1.0")
-    assert team_owned(service) == before | {"app/settings.py": read(fresh / "app/settings.py")}
+    upgrade(service, {})
+    assert not tally.count(service)
+    assert not conflicts(service)
+    fresh = render(history, tmp_path / "fresh", {}, PRESENT)
+    assert team_owned(service) == team | {"app/settings.py": read(fresh / "app/settings.py")}
     assert template_owned(fresh).items() - template_owned(service).items() == {
         ("app/core/logs.py", read(fresh / "app/core/logs.py"))
     }
 
 
-def test_a_service_with_uncommitted_work_is_refused_and_left_as_it_was(home: Path, tmp_path: Path) -> None:
-    service = Path(shutil.copytree(home, tmp_path / "service"))
-    append(service / "app/main.py", "# Not committed\n")
-    write(service / "new.py", "# Not committed either\n")
-    before = files(service), git(service, "status", "--porcelain")
-    process = subprocess.run(
-        [sys.executable, "-m", "copier", "update", "--defaults", "--vcs-ref=:current:", "-d", "cache_backend=none"],
+def ruff_format(service: Path) -> None:
+    """Format the service with its own configuration."""
+    ruff = shutil.which("ruff", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    assert ruff, "ruff is missing: it is in the dependency group `tests`"
+    subprocess.run([ruff, "format", "--quiet", "--no-cache", "."], cwd=service, check=True, timeout=60)
+
+
+def settle_in(service: Path) -> None:
+    """What most teams do in their first week."""
+    for directory in ("app/users", "app/posts", "app/dashboard", "tests/users", "tests/posts", "tests/dashboard"):
+        shutil.rmtree(service / directory)
+    for path in ("app/seed.py", "migrations/versions/0001_users_and_posts.py"):
+        (service / path).unlink()
+    write(service / "app/api.py", "from fastapi import APIRouter\n\nrouter = APIRouter()\n")
+    grow(service)
+    pyproject = service / "pyproject.toml"
+    substitute(pyproject, r'(?<=\nname = )"[^"]+"', '"renamed-by-hand"')
+    substitute(pyproject, r'(?<=\nversion = )"[^"]+"', '"2.7.1"')
+    substitute(pyproject, r'(?<=\ndescription = )"[^"]+"', '"What it really does"')
+    substitute(pyproject, r'(?<=\nrequires-python = )"[^"]+"', '">=3.13"')
+    substitute(pyproject, r'(?<=\ntarget-version = )"[^"]+"', '"py313"')
+    substitute(pyproject, r'(?<=\npython_version = )"[^"]+"', '"3.13"')
+    substitute(service / "app/main.py", r'(?<=\n    title=)"[^"]+"', '"Renamed by hand"')
+    ruff_format(service)
+
+
+def test_a_team_that_formatted_renamed_and_deleted_the_example_has_no_conflict(
+    history: Path, oldest: Callable[[str], Path], tmp_path: Path, tally: Tally
+) -> None:
+    service = copy(oldest("defaults"), tmp_path / "service")
+    ruff_format(service)
+    assert changes(service) == [], "what is rendered is formatted already"
+    settle_in(service)
+    commit(service)
+    team = team_owned(service)
+    upgrade(service, {})
+    assert not tally.count(service)
+    assert not conflicts(service)
+    fresh = render(history, tmp_path / "fresh", {}, PRESENT)
+    settle_in(fresh)
+    assert template_owned(service) == template_owned(fresh) | {REMOVED: REMOVED_TEXT}
+    assert team_owned(service) == team
+    # Another name by its answer: what the team wrote in the same lines is theirs to decide about.
+    commit(service)
+    update(service, {"project_name": "Another Name"}, copier.VcsRef.CURRENT)
+    assert conflicts(service) <= {"app/main.py", "pyproject.toml"}
+    assert "Renamed by hand" in read(service / "app/main.py")
+
+
+# --- What Copier alone would lose ---
+
+
+def test_a_migration_keeps_what_copier_alone_loses(
+    history: Path, unprotected: Path, tmp_path: Path, tally: Tally
+) -> None:
+    question, _, choice = RENAMED_CHOICE
+    answers: Answers = {RENAMED_QUESTION[1]: "offset", question: choice}
+    version = before("renamed question")
+
+    def kept(template: Path, trust: bool) -> dict[str, bool]:
+        service = start(template, tmp_path / template.parent.name, answers_at(version, answers), version)
+        marks = mark(service, [MOVED[0], REMOVED], ends=("top",))
+        commit(service)
+        update(service, vcs_ref=PRESENT, trust=trust)
+        assert conflicts(service) == set()
+        if trust:
+            assert not tally.count(service, marks)
+        recorded = yaml.safe_load(read(service / ANSWERS_FILE))
+        text = "".join(files(service).values())
+        return {
+            "renamed question": recorded[RENAMED_QUESTION[1]] == "offset"
+            and (service / "app/core/pagination/offset.py").exists(),
+            "renamed choice": recorded[question] == choice and (service / "app/core/jobs/celery.py").exists(),
+            "moved file": [token in read(service / MOVED[1]) for token, path in marks.items() if path == MOVED[0]]
+            == [True],
+            "removed file": [token in text for token, path in marks.items() if path == REMOVED] == [True],
+        }
+
+    assert set(kept(history, trust=True).values()) == {True}
+    assert set(kept(unprotected, trust=False).values()) == {False}, "Copier has learnt something: see which hook can go"
+
+
+def test_a_removed_file_that_is_listed_stays_without_any_trust(template: Path, tmp_path: Path, tally: Tally) -> None:
+    def add(template: Path) -> None:
+        write(template / "template" / REMOVED, REMOVED_TEXT)
+
+    template = releases(template, tmp_path / "template", add)
+    config = yaml.safe_load(read(template / "copier.yml"))
+    config["_exclude"].append(f"/{REMOVED}")
+    write(template / "copier.yml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    commit(template, "Let it go")
+    git(template, "tag", "v1.2.0")
+    service = start(template, tmp_path / "service", {}, "v1.0.0")
+    marks = mark(service, [REMOVED])
+    commit(service)
+    update(service)
+    assert not tally.count(service, marks)
+    assert read(service / REMOVED).count("kept.") == len(marks)
+
+
+def test_an_update_that_runs_a_migration_asks_for_trust_and_changes_nothing_without(
+    oldest: Callable[[str], Path], tmp_path: Path
+) -> None:
+    service = copy(oldest("defaults"), tmp_path / "service")
+    with pytest.raises(UnsafeTemplateError, match="migrations"):
+        update(service, vcs_ref=PRESENT)
+    assert changes(service) == []
+
+
+# --- Updates that do not end ---
+
+
+def run_copier(service: Path, *arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    """`copier update`, as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "copier", "update", "--defaults", *arguments],
         cwd=service,
+        env=os.environ | {"PATH": os.pathsep.join(filter(None, [path, os.environ["PATH"]]))},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
+        # A signal to the whole group must not reach the tests.
+        start_new_session=True,
     )
+
+
+def test_a_service_with_uncommitted_work_is_refused_and_left_as_it_was(home: Path, tmp_path: Path) -> None:
+    service = copy(home, tmp_path / "service")
+    append(service / "app/main.py", "# Not committed\n")
+    write(service / "new.py", "# Not committed either\n")
+    state = files(service), git(service, "status", "--porcelain")
+    process = run_copier(service, "--vcs-ref=:current:", "-d", "cache_backend=none")
     assert process.returncode != 0
     assert "Destination repository is dirty; cannot continue." in process.stderr
     assert "Traceback" not in process.stderr
-    assert (files(service), git(service, "status", "--porcelain")) == before
+    assert (files(service), git(service, "status", "--porcelain")) == state
+
+
+# Of all the git commands that an update runs, the one during which it ends, and how: before it, or behind it.
+MOMENTS = {
+    "nothing is written": ("write-tree", "before", "KILL"),
+    "the new version is written, what the team wrote is not in it": ("apply", "before", "KILL"),
+    "the same, by Ctrl-C": ("apply", "before", "INT"),
+    "what the team wrote is half in it": ("apply", "after", "KILL"),
+    "a conflict is being written": ("merge-file", "after", "KILL"),
+}
+INTERRUPTING = """#!/bin/sh
+for word in "$@"; do
+  if [ "$word" = {command} ]; then
+    [ {when} = after ] && {git} "$@"
+    kill -{signal} {target}
+    exit 1
+  fi
+done
+exec {git} "$@"
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals, and a shell script in the place of git")
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_interrupted_update_says_the_way_back_and_loses_nothing(
+    oldest: Callable[[str], Path], tmp_path: Path, tally: Tally, moment: str
+) -> None:
+    service = copy(oldest("minimum"), tmp_path / "service")
+    marks = mark(service)
+    write(service / ".env", "# Ignored by git, and nowhere else.\n")
+    append(service / ".gitignore", ".env\n")
+    commit(service)
+    state = files(service)
+    command, when, name = MOMENTS[moment]
+    # Ctrl-C reaches all processes of a terminal.
+    text = INTERRUPTING.format(
+        command=command, when=when, signal=name, git=shutil.which("git"), target="0" if name == "INT" else "$PPID"
+    )
+    write(tmp_path / "bin/git", text)
+    (tmp_path / "bin/git").chmod(stat.S_IRWXU)
+    version = after("changed files")
+    process = run_copier(service, f"--vcs-ref={version}", path=str(tmp_path / "bin"))
+    assert process.returncode in (-signal.SIGKILL, -signal.SIGINT, 1, 130)
+    assert "Updated." not in process.stderr
+    if command != "write-tree":
+        assert files(service) != state
+        refused = run_copier(service, f"--vcs-ref={version}")
+        assert refused.returncode != 0
+        assert "Destination repository is dirty" in refused.stderr
+    way_back = CONFIG["_message_before_update"].split("`")[1]
+    assert way_back in process.stderr
+    subprocess.run(way_back, shell=True, cwd=service, check=True, capture_output=True, timeout=30)  # noqa: S602
+    assert files(service) == state
+    assert git(service, "status", "--porcelain") == ""
+    if moment == list(MOMENTS)[-1]:
+        update(service, vcs_ref=version)
+        assert not tally.count(service, marks)
+        assert conflicts(service)
 
 
 # --- A service that is older than a question ---
-
-TAG = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
-
-
-def forget(template: Path, answers: Answers) -> None:
-    """Make of the template one in which these questions were never asked, and every service had these answers."""
-    config = yaml.safe_load(read(template / "copier.yml"))
-    for question in answers:
-        del config[question]
-    write(template / "copier.yml", yaml.safe_dump(resolve(config, answers), sort_keys=False, allow_unicode=True))
-    for path in (template / "template").rglob("*.jinja"):
-        write(path, resolve(read(path), answers))
-
-
-def resolve(value: Any, answers: Answers) -> Any:
-    """Write the answers into every Jinja tag that names their questions."""
-    if isinstance(value, dict):
-        return {key: resolve(item, answers) for key, item in value.items()}
-    if isinstance(value, list):
-        return [resolve(item, answers) for item in value]
-    if isinstance(value, str):
-        names = re.compile(rf"\b({'|'.join(answers)})\b")
-        return TAG.sub(lambda tag: names.sub(lambda name: repr(answers[name[0]]), tag[0]), value)
-    return value
 
 
 def test_each_question_that_decides_about_paths_has_another_answer_in_these_tests() -> None:
@@ -317,7 +415,7 @@ def test_each_question_that_decides_about_paths_has_another_answer_in_these_test
 
 @pytest.mark.parametrize("unknown", PATH_QUESTIONS)
 def test_a_new_question_with_its_default_changes_nothing_in_an_older_service(
-    template: Path, tmp_path: Path, unknown: str
+    template: Path, tmp_path: Path, tally: Tally, unknown: str
 ) -> None:
     template = releases(
         template, tmp_path / "template", lambda template: forget(template, {unknown: DEFAULTS[unknown]})
@@ -326,22 +424,26 @@ def test_a_new_question_with_its_default_changes_nothing_in_an_older_service(
     answers = {question: answer for question, answer in OTHER_ANSWERS.items() if question != unknown}
     service = start(template, tmp_path / "service", answers, "v1.0.0")
     update(service)
+    assert not tally.count(service)
     assert changes(service) == [f"M {ANSWERS_FILE}"]
     recorded = yaml.safe_load(read(service / ANSWERS_FILE))
     assert {question: recorded[question] for question in PATH_QUESTIONS} == {**answers, unknown: DEFAULTS[unknown]}
 
 
-def test_a_new_question_brings_what_its_default_gives_to_an_older_service(template: Path, tmp_path: Path) -> None:
+def test_a_new_question_brings_what_its_default_gives_to_an_older_service(
+    template: Path, tmp_path: Path, tally: Tally
+) -> None:
     older: Answers = {"cache_backend": "none", "background_jobs": "background_tasks", "pagination": "offset"}
     template = releases(template, tmp_path / "template", lambda template: forget(template, older))
     service = start(template, tmp_path / "service", {}, "v1.0.0")
-    before = team_owned(service)
+    team = team_owned(service)
     assert "app/core/cache/__init__.py" not in files(service)
     update(service)
-    assert_merged(service)
+    assert not tally.count(service)
+    assert not conflicts(service)
     fresh = render(template, tmp_path / "fresh", {}, "v1.1.0")
     assert template_owned(service) == template_owned(fresh)
-    assert team_owned(service) == before
+    assert team_owned(service) == team
 
 
 # --- Other answers ---
@@ -384,31 +486,52 @@ def test_the_journeys_visit_every_answer() -> None:
 
 @pytest.fixture(scope="module")
 def home(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The service that every journey starts from; a test copies it."""
-    return start(template, tmp_path_factory.mktemp("home"), HOME)
+    """The service that every journey starts from, with a team's code in it; a test copies it."""
+    service = start(template, tmp_path_factory.mktemp("home"), HOME)
+    grow(service)
+    commit(service)
+    return service
 
 
 @pytest.mark.parametrize("journey", JOURNEYS)
-def test_an_answer_that_is_changed_and_changed_back_leaves_a_fresh_copy_each_time(
-    template: Path, home: Path, tmp_path: Path, journey: str
+def test_an_answer_that_is_changed_and_changed_back_leaves_a_fresh_copy_and_all_edits_each_time(
+    template: Path, home: Path, tmp_path: Path, tally: Tally, journey: str
 ) -> None:
-    service = Path(shutil.copytree(home, tmp_path / "service"))
-    before = template_owned(service), team_owned(service)
+    service = copy(home, tmp_path / "service")
+    ours, team = template_owned(service), team_owned(service)
     for number, answers in enumerate(JOURNEYS[journey]):
         update(service, answers, copier.VcsRef.CURRENT)
-        assert_merged(service)
+        assert not tally.count(service)
+        assert not conflicts(service)
         fresh = render(template, tmp_path / f"fresh-{number}", HOME | answers)
+        grow(fresh)
         assert template_owned(service) == template_owned(fresh)
+        assert team_owned(service) == team
         commit(service)
     update(service, HOME, copier.VcsRef.CURRENT)
-    assert (template_owned(service), team_owned(service)) == before
+    assert not tally.count(service)
+    assert (template_owned(service), team_owned(service)) == (ours, team)
+
+
+def test_a_file_that_another_answer_deletes_is_listed_with_what_brings_it_back(
+    home: Path, tmp_path: Path, tally: Tally
+) -> None:
+    service = copy(home, tmp_path / "service")
+    marks = mark(service)
+    commit(service)
+    update(service, {"cache_backend": "none"}, copier.VcsRef.CURRENT)
+    deleted = listed(service, "D")
+    assert "app/core/cache/cached.py" in deleted
+    assert not tally.count(service, marks)
+    for path in deleted:
+        assert all(token in restored(service, path) for token, marked in marks.items() if marked == path)
 
 
 def test_an_answer_that_does_not_fit_the_others_changes_none_of_them_in_silence(template: Path, tmp_path: Path) -> None:
     service = start(template, tmp_path / "service", {"cpu_cores": 4, "instances": 4})
     # 4 instances of 4 workers, and 5 connections in reserve, need 21: the service says so when it starts.
     update(service, {"db_max_connections": 20}, copier.VcsRef.CURRENT)
-    answers = yaml.safe_load((service / ".copier-answers.yml").read_text())
+    answers = yaml.safe_load(read(service / ANSWERS_FILE))
     assert {key: answers[key] for key in ("cpu_cores", "instances", "db_max_connections")} == {
         "cpu_cores": 4,
         "instances": 4,
