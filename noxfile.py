@@ -30,7 +30,7 @@ logging.getLogger("plumbum").setLevel(logging.WARNING)
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "tests", "variant", "newest", "demo-once", "bench-tests"]
+nox.options.sessions = ["lint", "tests", "updated", "variant", "newest", "demo-once", "bench-tests"]
 
 DEPENDENCIES = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 NAMES = [nox.param(name, id=name) for name in VARIANTS]
@@ -76,6 +76,19 @@ def newest(session: nox.Session, name: str) -> None:
     check(session, name, interpreters.newest())
 
 
+@nox.session
+def fleet(session: nox.Session) -> None:
+    """Services with work of their own, updated in parallel, and their suites; `-- --help` for how many and which."""
+    run_fleet(session, *session.posargs)
+
+
+@nox.session
+def updated(session: nox.Session) -> None:
+    """The same for CI: one service of each variant, and the checks that an update can break."""
+    count = len(VARIANTS)
+    run_fleet(session, str(count), "--suites=short", *(["--jobs=1"] if session.parallel else []))
+
+
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
     """Render the defaults, start the service and send it requests; `-- --once` ends by itself."""
@@ -114,6 +127,12 @@ def bench_tests(session: nox.Session) -> None:
     """The tests of the benchmark, on real servers and with few rows. Arguments after `--` go to pytest."""
     install_benchmark(session)
     session.run("pytest", "-rs", "benchmarks/tests", *session.posargs)
+
+
+def run_fleet(session: nox.Session, *arguments: str) -> None:
+    session.install(*DEPENDENCIES["tests"])
+    environment = uv_environment(interpreters.oldest()) | {"UV": uv_program()}
+    session.run("python", "-m", "tests.fleet", *arguments, env=environment)
 
 
 def install_benchmark(session: nox.Session) -> None:

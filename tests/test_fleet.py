@@ -1,0 +1,83 @@
+"""What the fleet decides: who is in it, what counts as a line of the team's, and what is wrong."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from tests.edits import BLOCKS, Domain
+from tests.fleet import Member, Result, Suite, added_lines, commands, main, members, problems, report
+from tests.history import OLDEST, VERSIONS
+from tests.variants import VARIANTS
+
+MEMBER = Member("orders-1", "defaults", OLDEST, Domain("orders", "order"), edits_in_ours=2, seed=1)
+GREEN = Result(MEMBER, deletions=frozenset({"app/core/gone.py"}), suite="green", seconds=61.4)
+
+
+def test_the_same_seed_makes_the_same_fleet_and_another_seed_another() -> None:
+    assert members(20, seed=1) == members(20, seed=1)
+    assert members(20, seed=1) != members(20, seed=2)
+    # One that grows keeps those that it had.
+    assert members(20, seed=1)[:8] == members(8, seed=1)
+
+
+def test_a_fleet_has_all_variants_versions_and_blocks_and_no_name_twice() -> None:
+    fleet = members(40, seed=0)
+    counts = Counter(member.variant for member in fleet)
+    assert set(counts) == set(VARIANTS)
+    assert max(counts.values()) - min(counts.values()) <= 1
+    assert {member.version for member in fleet} == set(VERSIONS[:-1])
+    assert {block for member in fleet for block in member.domain.blocks} == set(BLOCKS)
+    assert len({member.name for member in fleet}) == len(fleet)
+    assert all(member.version == OLDEST for member in fleet[: len(VARIANTS)])
+
+
+def test_the_lines_that_a_team_added_are_found_whatever_their_indent() -> None:
+    before = {"a.toml": "one\ntwo\n", "b.py": "same\n"}
+    after = {"a.toml": "one\n  own\ntwo\n", "b.py": "same\n", "c.py": "new\n\n"}
+    assert added_lines(before, after) == {"own", "new"}
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        (GREEN, []),
+        (replace(GREEN, error="RuntimeError: no"), ["orders-1: the update failed: RuntimeError: no"]),
+        (replace(GREEN, lost=frozenset({"b", "a"})), ["orders-1: lost without a word: a, b"]),
+        (replace(GREEN, conflicts=frozenset({"app/x.py"})), ["orders-1: conflicts in app/x.py"]),
+        (replace(GREEN, suite="red", output="1\n2"), ["orders-1: its suite is red:\n    1\n    2"]),
+    ],
+)
+def test_what_must_not_be_is_named_with_its_service(result: Result, expected: list[str]) -> None:
+    assert problems([GREEN, result]) == expected
+
+
+def test_the_table_has_a_line_for_each_service() -> None:
+    failed = replace(GREEN, member=replace(MEMBER, name="tickets-2", variant="minimum"), error="no", suite="-")
+    assert report([GREEN, failed]).splitlines() == [
+        "service     variant    from  updated  conflicts  deletions  lost  suite  seconds",
+        "orders-1   defaults  v0.1.0      yes          0          1     0  green       61",
+        "tickets-2   minimum  v0.1.0       no          0          1     0      -       61",
+    ]
+
+
+def test_each_kind_of_suite_runs_more_than_the_one_before() -> None:
+    assert commands(Suite.NONE) == []
+    assert commands(Suite.SHORT)[0] == commands(Suite.FULL)[0] == ["sync", "--quiet"]
+    assert commands(Suite.FULL)[1:] == [["run", "nox"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["0"], "at least one service"),
+        (["2", "--jobs=0"], "at least one service, and one at once"),
+        (["2", "--suites=some"], "invalid"),
+        (["1", "--keep=tests"], "tests exists: name a new directory"),
+    ],
+)
+def test_a_wrong_argument_is_named(arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert reason in capsys.readouterr().err
