@@ -1,8 +1,8 @@
 """A fleet of services, each with work of its own, that is updated from earlier versions to the present one.
 
-`nox -s fleet` runs it: 20 services over the variants, updated in parallel, and then their own suites. It prints a table,
-and ends with an error when an edit is lost, a conflict appears although a team only wrote where it should, or a suite is
-red. The same seed makes the same fleet.
+`nox -s fleet` runs it: 20 services over the variants, updated in parallel, and then their own suites. It prints a
+table, and ends with an error when an edit is lost, a conflict appears although a team only wrote where it should, or a
+suite is red. The same seed makes the same fleet.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from tests.variants import VARIANTS
 NOUNS = ("invoice", "order", "parcel", "ticket", "voucher", "booking", "contract", "device", "lesson", "recipe")
 SUITE_TIMEOUT_S = 900
 # The tests of core that start servers of their own, and take most of the time of a suite.
-SLOW = ()
+SLOW: tuple[str, ...] = ()
 
 
 class Suite(StrEnum):
