@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from tests.edits import BLOCKS, Domain
-from tests.fleet import Member, Result, Suite, added_lines, commands, main, members, problems, report
+from tests.fleet import GUARDS, Member, Result, Suite, added_lines, commands, main, members, problems, report
 from tests.history import OLDEST, VERSIONS
+from tests.rendering import ROOT
 from tests.variants import VARIANTS
 
 MEMBER = Member("orders-1", "defaults", OLDEST, Domain("orders", "order"), edits_in_ours=2, seed=1)
@@ -61,10 +62,19 @@ def test_the_table_has_a_line_for_each_service() -> None:
     ]
 
 
-def test_each_kind_of_suite_runs_more_than_the_one_before() -> None:
-    assert commands(Suite.NONE) == []
-    assert commands(Suite.SHORT)[0] == commands(Suite.FULL)[0] == ["sync", "--quiet"]
-    assert commands(Suite.FULL)[1:] == [["run", "nox"]]
+def test_a_suite_begins_with_an_environment_and_the_short_one_has_the_domains_and_the_guards() -> None:
+    assert commands(Suite.NONE, ["orders"]) == []
+    assert commands(Suite.FULL, ["orders"]) == [["sync", "--quiet"], ["run", "nox"]]
+    sync, checks, tests = commands(Suite.SHORT, ["users", "orders"])
+    assert sync == ["sync", "--quiet"]
+    assert checks == ["run", "nox", "--session", "lint", "types"]
+    assert tests == ["run", "pytest", "tests/orders", "tests/users", *GUARDS]
+
+
+def test_the_guards_are_there() -> None:
+    for guard in GUARDS:
+        path, _, name = guard.partition("::")
+        assert f"def {name}" in (ROOT / "template" / path).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
