@@ -4,7 +4,11 @@ All of it is code that runs and passes the service's own checks, so that an upda
 its text: `nox -s fleet` runs the suites.
 """
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +43,21 @@ def template_owned(service: Path) -> dict[str, str]:
 def team_owned(service: Path) -> dict[str, str]:
     """The files of the classes `shared` and `yours`, and those that the template does not know."""
     return {path: text for path, text in files(service).items() if not _TEMPLATE_OWNED.match_file(path)}
+
+
+def ruff(service: Path, *arguments: str) -> None:
+    """Run ruff over the service with its own configuration."""
+    program = shutil.which("ruff", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    assert program, "ruff is missing: it is in the dependency group `tests`"
+    process = subprocess.run(
+        [program, *arguments, "--quiet", "--no-cache", "."],
+        cwd=service,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 # --- Marks: one recognisable line for every end of every file ---
@@ -90,7 +109,10 @@ def lost(service: Path, marks: Iterable[str]) -> set[str]:
 
 @dataclass(frozen=True)
 class Domain:
-    """What one team builds: a package of this name; `noun` is one of what it keeps, each block is one more module."""
+    """What one team builds: a package of this name; `noun` is one of what it keeps, each block is one more module.
+
+    The name comes after `core` in the alphabet, where imports are sorted.
+    """
 
     name: str
     noun: str
@@ -380,7 +402,7 @@ from httpx2 import AsyncClient
 from app.settings import get_settings
 
 
-async def test_what_is_kept_is_read_and_listed(client: AsyncClient, $noun: dict[str, str]) -> None:
+async def test_it_is_read_and_listed(client: AsyncClient, $noun: dict[str, str]) -> None:
     response = await client.post("/$name", json=$noun)
 
     assert response.status_code == 201
@@ -496,7 +518,8 @@ router = APIRouter(prefix="/$name-shelf", tags=["$name"])
 @public(ttl_s=30)
 async def shelf(session: ReadSessionDep) -> list[str]:
     """The titles of the first few."""
-    rows = await session.rows(select($Noun.title).order_by($Noun.created_at, $Noun.id).limit(5))
+    first = select($Noun.title).order_by($Noun.created_at, $Noun.id).limit(5)
+    rows = await session.rows(first)
     return [title for (title,) in rows]
 '''
 _SHELF_TEST = '''"""The shelf."""

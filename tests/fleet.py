@@ -26,7 +26,7 @@ from tests.updates import conflicts, listed, table, upgrade
 from tests.variants import VARIANTS
 
 # What teams keep: the name of the package, and of one item.
-NOUNS = ("invoice", "order", "parcel", "ticket", "voucher", "booking", "contract", "device", "lesson", "recipe")
+NOUNS = ("invoice", "order", "parcel", "ticket", "voucher", "printer", "tenant", "device", "lesson", "recipe")
 SUITE_TIMEOUT_S = 900
 # The tests of core that look at a team's code. The others look at core alone, which an update leaves equal to a fresh
 # copy (tests/test_update.py), whose suite runs in the sessions `variant`.

@@ -1,14 +1,16 @@
 """What the fleet decides: who is in it, what counts as a line of the team's, and what is wrong."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from tests.edits import BLOCKS, Domain
-from tests.fleet import GUARDS, Member, Result, Suite, added_lines, commands, main, members, problems, report
+from tests.edits import BLOCKS, Domain, grow, ruff
+from tests.fleet import GUARDS, NOUNS, Member, Result, Suite, added_lines, commands, main, members, problems, report
 from tests.history import OLDEST, VERSIONS
-from tests.rendering import ROOT
+from tests.rendering import ROOT, render
 from tests.variants import VARIANTS
 
 MEMBER = Member("orders-1", "defaults", OLDEST, Domain("orders", "order"), edits_in_ours=2, seed=1)
@@ -75,6 +77,16 @@ def test_the_guards_are_there() -> None:
     for guard in GUARDS:
         path, _, name = guard.partition("::")
         assert f"def {name}" in (ROOT / "template" / path).read_text(encoding="utf-8")
+
+
+def test_what_each_team_writes_is_formatted_and_clean(template: Path, tmp_path: Path) -> None:
+    # The length of a name decides where lines break.
+    plain = render(template, tmp_path / "plain", {"example": False})
+    for noun in NOUNS:
+        service = Path(shutil.copytree(plain, tmp_path / noun))
+        grow(service, Domain(f"{noun}s", noun, tuple(BLOCKS)))
+        ruff(service, "format", "--check")
+        ruff(service, "check")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from copier.errors import UnsafeTemplateError
 
-from tests.edits import COMMENTS, EXTENSION_POINTS, UNMARKED, files, grow, mark, team_owned, template_owned
+from tests.edits import COMMENTS, EXTENSION_POINTS, UNMARKED, files, grow, mark, ruff, team_owned, template_owned
 from tests.history import (
     CONTESTED,
     MOVED,
@@ -208,13 +208,6 @@ def test_what_a_team_deleted_stays_deleted_except_what_the_template_imports(
     }
 
 
-def ruff_format(service: Path) -> None:
-    """Format the service with its own configuration."""
-    ruff = shutil.which("ruff", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    assert ruff, "ruff is missing: it is in the dependency group `tests`"
-    subprocess.run([ruff, "format", "--quiet", "--no-cache", "."], cwd=service, check=True, timeout=60)
-
-
 def settle_in(service: Path) -> None:
     """What most teams do in their first week."""
     for directory in ("app/users", "app/posts", "app/dashboard", "tests/users", "tests/posts", "tests/dashboard"):
@@ -230,14 +223,14 @@ def settle_in(service: Path) -> None:
     substitute(pyproject, r'(?<=\nrequires-python = )"[^"]+"', '">=3.13"')
     substitute(pyproject, r'(?<=\ntarget-version = )"[^"]+"', '"py313"')
     substitute(pyproject, r'(?<=\npython_version = )"[^"]+"', '"3.13"')
-    ruff_format(service)
+    ruff(service, "format")
 
 
 def test_a_team_that_formatted_renamed_and_deleted_the_example_has_no_conflict(
     history: Path, oldest: Callable[[str], Path], tmp_path: Path, tally: Tally
 ) -> None:
     service = copy(oldest("defaults"), tmp_path / "service")
-    ruff_format(service)
+    ruff(service, "format")
     assert changes(service) == [], "what is rendered is formatted already"
     settle_in(service)
     commit(service)
