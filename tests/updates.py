@@ -52,7 +52,7 @@ def changes(service: Path) -> list[str]:
 def printed_commands() -> dict[str, list[str]]:
     """The git commands that `_message_after_update` names, by what they list: `U` conflicts, `D` deletions."""
     message = yaml.safe_load(read(ROOT / "copier.yml"))["_message_after_update"]
-    commands = re.findall(r"(git diff --name-only --diff-filter=([UD])[^`\n]*)", message)
+    commands = re.findall(r"(git diff [^`#\n]*--diff-filter=([UD])[^`#\n]*)", message)
     return {letter: command.split() for command, letter in commands}
 
 
