@@ -178,7 +178,17 @@ def add_fixture(service: Path, domain: Domain) -> None:
     append(service / "tests/conftest.py", domain.fill(_FIXTURE))
 
 
-# Every place that was made for a team's own. A CI job is added here when the pipeline has an anchor for it.
+def add_job(service: Path, domain: Domain) -> None:
+    """In GitHub's workflow behind its anchor, in GitLab's in a file of the team's own; nothing where there is no CI."""
+    github, gitlab = service / ".github/workflows/ci.yml", service / ".gitlab-ci.yml"
+    if github.exists():
+        assert read(github).rstrip().endswith("# Add your own jobs below this line.")
+        append(github, domain.fill(_GITHUB_JOB))
+    elif gitlab.exists():
+        write(service / ".gitlab/ci.yml", domain.fill(_GITLAB_JOB))
+
+
+# Every place that was made for a team's own.
 EXTENSION_POINTS: dict[str, Callable[[Path, Domain], None]] = {
     "a variable": add_setting,
     "a domain": add_router,
@@ -186,6 +196,7 @@ EXTENSION_POINTS: dict[str, Callable[[Path, Domain], None]] = {
     "a dependency": add_dependencies,
     "a check": add_session,
     "a fixture": add_fixture,
+    "a job": add_job,
 }
 
 
@@ -231,6 +242,18 @@ def $name(session: nox.Session) -> None:
     """The domain's models stand on their own."""
     session.run("python", "-c", "import app.$name.models")
 '''
+_GITHUB_JOB = """\
+  $name:
+    runs-on: ubuntu-latest
+    timeout-minutes: 5
+    steps:
+      - run: echo $name
+"""
+_GITLAB_JOB = """\
+$name:
+  script:
+    - echo $name
+"""
 _FIXTURE = '''
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from tests.edits import BLOCKS, Domain, files, grow, lost, mark, team_owned, template_owned
-from tests.history import CONTESTED, OLDEST, VERSIONS, answers_at, make_history
+from tests.history import CHOSEN, CONTESTED, OLDEST, VERSIONS, answers_at, make_history
 from tests.rendering import commit, render, snapshot
 from tests.updates import conflicts, listed, table, upgrade
 from tests.variants import VARIANTS
@@ -152,7 +152,10 @@ def start(history: Path, service: Path, member: Member) -> dict[str, str]:
     ours = sorted(
         path
         for path, text in before.items()
-        if text and path not in CONTESTED and path.startswith(("app/core/", "dev/", "tests/core/"))
+        if text
+        and path not in CONTESTED
+        and not CHOSEN.fullmatch(path)
+        and path.startswith(("app/core/", "dev/", "tests/core/"))
     )
     edits |= mark(service, random.Random(member.seed).sample(ours, member.edits_in_ours), ends=("top",))  # noqa: S311
     commit(service, "A year of work")
