@@ -538,7 +538,7 @@ router = APIRouter(prefix="/$name-shelf", tags=["$name"])
 
 
 @router.get("")
-@public(ttl_s=30)
+@public(cdn_s=30)
 async def shelf(session: ReadSessionDep) -> list[str]:
     """The titles of the first few."""
     first = select($Noun.title).order_by($Noun.created_at, $Noun.id).limit(5)
