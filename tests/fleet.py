@@ -246,11 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shutil.rmtree(home, ignore_errors=True)
     print(f"\n{report(results)}")
     wrong = problems(results)
-    print(
-        "\n".join(
-            ["", *wrong] if wrong else ["", f"{len(results)} services are current, and nothing of theirs is lost."]
-        )
-    )
+    print("\n".join(["", *wrong] if wrong else ["", f"Services that are current, with nothing lost: {len(results)}."]))
     return 1 if wrong else 0
 
 
