@@ -51,7 +51,12 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests of the template: questions, rendering, ownership, updates. Arguments after `--` go to pytest."""
     session.install(*DEPENDENCIES["tests"])
-    environment = {"PYTHONDONTWRITEBYTECODE": None, "UV": uv_program()}
+    environment = {
+        "PYTHONDONTWRITEBYTECODE": None,
+        "UV": uv_program(),
+        # Set to this session's own, which uv would make a service's.
+        "UV_PROJECT_ENVIRONMENT": None,
+    }
     session.run("pytest", *(session.posargs or ["--numprocesses=auto"]), env=environment)
 
 
@@ -185,6 +190,7 @@ def uv_environment(python: str) -> dict[str, str | None]:
         "UV_PYTHON": python,
         "UV_PYTHON_DOWNLOADS": "never",
         "VIRTUAL_ENV": None,
+        "UV_PROJECT_ENVIRONMENT": None,
         # Every test starts processes of the service: compile once.
         "PYTHONDONTWRITEBYTECODE": None,
         # Colour would hide the line that counts the tests.

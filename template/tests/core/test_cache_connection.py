@@ -157,7 +157,8 @@ async def test_a_late_reply_ends_the_connection_for_all_and_the_next_is_a_new_on
     asked = [behind.execute(("GET", "key")) for _ in range(10)]
     replies = await asyncio.gather(*asked, return_exceptions=True)
 
-    assert LIMIT_S <= time.monotonic() - started < LIMIT_S + BRIEF_S
+    # The event loop counts milliseconds.
+    assert LIMIT_S - 0.01 < time.monotonic() - started < LIMIT_S + BRIEF_S
     assert {type(reply) for reply in replies} == {TimeoutError}
     assert len({id(reply) for reply in replies}) == 10
     assert heard.losses == 1
