@@ -172,8 +172,10 @@ def renew(history: Path, service: Path, member: Member, suite: Suite) -> Result:
     except Exception as error:
         return Result(member, error=f"{type(error).__name__}: {error}", seconds=time.monotonic() - started)
     after = files(service)
-    missing = lost(service, edits) | {path for path, text in team.items() if after.get(path) != text}
     found, deleted = conflicts(service), listed(service, "D")
+    # What an update deletes it lists, with the command that brings it back.
+    missing = {text for text in lost(service, edits) if edits[text] not in deleted}
+    missing |= {path for path, text in team.items() if after.get(path) != text}
     commit(service, "Update")
     green, output = run_suite(service, suite)
     return Result(
