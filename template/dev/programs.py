@@ -1,9 +1,12 @@
 """Runs the service's own programs beside the servers of a workspace, and recorded like them."""
 
+import math
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 
 import psutil
 
@@ -12,19 +15,32 @@ from dev.processes import stop
 _POLL_S = 0.2
 
 
-def attached(home: Path, *commands: Sequence[str]) -> int:
-    """Run programs on this terminal until one of them ends; returns its exit code."""
+def attached(home: Path, *commands: Sequence[str], patience_s: float = math.inf) -> int:
+    """Run programs on this terminal until one of them ends; returns its exit code.
+
+    Ctrl-C reaches the programs as well: they decide what it means. `patience_s` seconds later those
+    that still run are stopped, and the exit code is 130.
+    """
+    deadline = math.inf
+
+    def interrupted(_signum: int, _frame: FrameType | None) -> None:
+        nonlocal deadline
+        deadline = min(deadline, time.monotonic() + patience_s)
+
     with ExitStack() as stack:
+        previous = signal.getsignal(signal.SIGINT)
+        if previous is not signal.SIG_IGN:  # a job in the background: Ctrl-C is not meant for it
+            # A function, which a program does not inherit: it starts with the default.
+            signal.signal(signal.SIGINT, interrupted)
+            stack.callback(signal.signal, signal.SIGINT, previous)
         programs = [stack.enter_context(_running(home, command)) for command in commands]
-        # The terminal sends Ctrl-C to the programs as well: they decide what it means, and we wait.
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        stack.callback(signal.signal, signal.SIGINT, previous)
-        while True:
+        while time.monotonic() < deadline:
             ended, _ = psutil.wait_procs(programs, timeout=_POLL_S)
             if ended:
                 code: int = ended[0].returncode
                 # As shells do: 128 and the signal that ended it.
                 return code if code >= 0 else 128 - code
+        return 128 + signal.SIGINT
 
 
 @contextmanager

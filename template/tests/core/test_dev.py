@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
-from threading import Thread
 
 import psutil
 
 from dev.__main__ import exports
+from dev.programs import attached
 from dev.serving import free_port
 from dev.workspace import reap_orphans
 
@@ -73,22 +74,22 @@ def test_a_command_runs_on_migrated_servers() -> None:
     assert "No new upgrade operations detected." in process.stdout
 
 
-def test_what_it_prints_leads_another_terminal_to_its_servers() -> None:
+def test_what_it_prints_leads_another_terminal_to_its_servers(tmp_path: Path) -> None:
     made = ("_URL", "_SECRET")
     environment = {key: value for key, value in os.environ.items() if not key.endswith(made)}
-    with subprocess.Popen(
-        [sys.executable, "-m", "dev"],
-        cwd=ROOT,
-        env=environment | {"PORT": str(free_port())},
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    output = tmp_path / "output"
+    with (
+        output.open("w") as file,
+        subprocess.Popen(
+            [sys.executable, "-m", "dev"],
+            cwd=ROOT,
+            env=environment | {"PORT": str(free_port())},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
         try:
-            assert process.stdout is not None
-            line = next(line for line in process.stdout if line.startswith("export "))
-            Thread(target=process.stdout.read, daemon=True).start()
-
+            line = line_beginning("export ", output, process)
             look = subprocess.run(
                 ["/bin/sh", "-c", f'{line}exec "$0" -m alembic check', sys.executable],
                 cwd=ROOT,
@@ -99,13 +100,39 @@ def test_what_it_prints_leads_another_terminal_to_its_servers() -> None:
                 check=False,
             )
         finally:
-            # As a terminal does on Ctrl-C.
-            os.killpg(process.pid, signal.SIGINT)
-        # With which code depends on how far the service had come.
-        process.wait(60)
+            process.terminate()
 
     assert look.returncode == 0, look.stderr
     assert "No new upgrade operations detected." in look.stdout
+
+
+def line_beginning(start: str, output: Path, process: subprocess.Popen[bytes]) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        for line in output.read_text().splitlines(keepends=True):
+            if line.startswith(start) and line.endswith("\n"):
+                return line
+        time.sleep(0.05)
+    raise AssertionError(f"no line begins with {start!r}:\n{output.read_text()}")
+
+
+def test_ctrl_c_is_for_the_programs_unless_they_do_not_end(tmp_path: Path) -> None:
+    deaf = (
+        "import os, signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+        "os.kill(os.getppid(), signal.SIGINT); time.sleep({}); exit(3)"
+    )
+    # Whatever runs the tests may ignore it, as a job in the background does.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        waited = attached(tmp_path, [sys.executable, "-c", deaf.format(0.5)])
+        stopped = attached(tmp_path, [sys.executable, "-c", deaf.format(60)], patience_s=0.1)
+        restored = signal.getsignal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+    assert waited == 3
+    assert stopped == 130
+    assert restored is signal.default_int_handler
 
 
 def test_what_is_given_is_not_printed() -> None:
