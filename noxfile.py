@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tests import demo as demonstration
 from tests import interpreters, ownership, rendering
+from tests.environments import uv_environment, uv_program
 from tests.variants import DEFAULTS, VARIANTS
 
 # Copier's git commands are of no interest here.
@@ -51,13 +52,7 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests of the template: questions, rendering, ownership, updates. Arguments after `--` go to pytest."""
     session.install(*DEPENDENCIES["tests"])
-    environment = {
-        "PYTHONDONTWRITEBYTECODE": None,
-        "UV": uv_program(),
-        # Set to this session's own, which uv would make a service's.
-        "UV_PROJECT_ENVIRONMENT": None,
-    }
-    session.run("pytest", *(session.posargs or ["--numprocesses=auto"]), env=environment)
+    session.run("pytest", *(session.posargs or ["--numprocesses=auto"]), env={"PYTHONDONTWRITEBYTECODE": None})
 
 
 @nox.session
@@ -136,8 +131,7 @@ def bench_tests(session: nox.Session) -> None:
 
 def run_fleet(session: nox.Session, *arguments: str) -> None:
     session.install(*DEPENDENCIES["tests"])
-    environment = uv_environment(interpreters.oldest()) | {"UV": uv_program()}
-    session.run("python", "-m", "tests.fleet", *arguments, env=environment)
+    session.run("python", "-m", "tests.fleet", *arguments)
 
 
 def install_benchmark(session: nox.Session) -> None:
@@ -174,29 +168,6 @@ def run_demo(session: nox.Session, *, once: bool) -> None:
     environment = uv_environment(interpreters.oldest())
     uv(session, service, "sync", "--quiet", environment=environment)
     demonstration.run(service, uv_program(), environment, once=once)
-
-
-def uv_program() -> str:
-    """The uv that `nox[uv]` brings along, or else the one on PATH."""
-    program = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    if program is None:
-        raise SystemExit('uv is missing: pip install "nox[uv]"')
-    return program
-
-
-def uv_environment(python: str) -> dict[str, str | None]:
-    """Variables for uv in a rendered service: its own environment, with this interpreter."""
-    return {
-        "UV_PYTHON": python,
-        "UV_PYTHON_DOWNLOADS": "never",
-        "VIRTUAL_ENV": None,
-        "UV_PROJECT_ENVIRONMENT": None,
-        # Every test starts processes of the service: compile once.
-        "PYTHONDONTWRITEBYTECODE": None,
-        # Colour would hide the line that counts the tests.
-        "NO_COLOR": "1",
-        "FORCE_COLOR": None,
-    }
 
 
 def uv(session: nox.Session, service: Path, *arguments: str, environment: dict[str, str | None]) -> str:

@@ -15,13 +15,11 @@ from pathlib import Path
 from string import Template
 
 import pathspec
-import yaml
 
 from tests.history import append, read, substitute, write
-from tests.rendering import ROOT
+from tests.ownership import OWNERS
 
-_CONFIG = yaml.safe_load(read(ROOT / "copier.yml"))
-_TEMPLATE_OWNED = pathspec.PathSpec.from_lines("gitignore", [*_CONFIG["_ours"], *_CONFIG["_seam"]])
+_TEMPLATE_OWNED = pathspec.PathSpec.from_lines("gitignore", [*OWNERS["ours"], *OWNERS["seam"]])
 # The anchor of a list: `# Add your own below this line.`
 _ANCHOR = re.compile(r"( *)# Add your own (?P<where>above|below) this line\.\n")
 

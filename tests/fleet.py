@@ -9,7 +9,6 @@ import argparse
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from tests.edits import BLOCKS, Domain, files, grow, lost, mark, team_owned, template_owned
+from tests.environments import run_uv
 from tests.history import CHOSEN, CONTESTED, OLDEST, VERSIONS, answers_at, make_history
 from tests.rendering import commit, render, snapshot
 from tests.updates import conflicts, listed, table, upgrade
@@ -205,17 +205,8 @@ def run_suite(service: Path, suite: Suite) -> tuple[bool, str]:
     output = ""
     domains = {path.parent.name for path in service.glob("tests/*/__init__.py")} - {"core"}
     for command in commands(suite, domains):
-        process = subprocess.run(
-            [os.environ.get("UV", "uv"), *command],
-            cwd=service,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=SUITE_TIMEOUT_S,
-            check=False,
-        )
-        output += process.stdout
+        process = run_uv(service, *command, timeout_s=SUITE_TIMEOUT_S)
+        output += process.stdout + process.stderr
         if process.returncode:
             return False, output
     return True, output

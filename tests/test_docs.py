@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests import ownership
-from tests.interpreters import oldest
+from tests.environments import run_uv
 from tests.rendering import ROOT, commit, git, render
 from tests.variants import DEFAULTS, QUESTIONS, VARIANTS
 
@@ -301,22 +301,8 @@ def test_every_message_of_the_page_on_updates_appears(worked_on: Path, tmp_path:
 
 def uv(service: Path, *arguments: str) -> str:
     """Run uv in a service; returns what it prints, and fails with it."""
-    program = os.environ.get("UV") or shutil.which("uv")
-    assert program is not None, 'uv is missing: run `nox -s tests`, or pip install "nox[uv]"'
-    unset = ("VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
-    variables = {key: value for key, value in os.environ.items() if key not in unset}
-    process = subprocess.run(
-        [program, *arguments],
-        cwd=service,
-        env=variables | {"UV_PYTHON": oldest(), "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert process.returncode == 0, process.stdout
+    process = run_uv(service, *arguments, timeout_s=TIMEOUT_S)
+    assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout
 
 

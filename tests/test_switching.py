@@ -3,10 +3,8 @@
 By real updates, and with the commands that an update prints, as a user would run them.
 """
 
-import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.environments import run_uv
+from tests.history import append, read, write
 from tests.rendering import commit, git, render
 from tests.variants import DEFAULTS, Answers
 
@@ -142,20 +142,11 @@ ENGINES: dict[str, Answers] = {
 }
 
 
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", newline="\n")
-
-
-def append(path: Path, text: str) -> None:
-    write(path, path.read_text(encoding="utf-8") + text)
-
-
 def files(service: Path) -> dict[str, str]:
     """What git would commit of the service."""
     names = git(service, "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
     paths = {name: service / name for name in filter(None, names)}
-    return {name: path.read_text(encoding="utf-8") for name, path in paths.items() if path.is_file()}
+    return {name: read(path) for name, path in paths.items() if path.is_file()}
 
 
 def switch(service: Path, answers: Answers) -> list[str]:
@@ -184,21 +175,8 @@ def command_lines(service: Path, command: str) -> list[str]:
 def check(service: Path, command: str) -> subprocess.CompletedProcess[str]:
     """Run the service's own check by uv, which first gives its environment the dependencies that it has now."""
     program, *arguments = shlex.split(command)
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    uv = shutil.which(program, path=path)
-    assert uv is not None, 'uv is missing: pip install "nox[uv]"'
-    environment = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
-    environment |= {"UV_PYTHON": sys.executable, "UV_PYTHON_DOWNLOADS": "never", "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(
-        [uv, "--quiet", *arguments],
-        cwd=service,
-        env=environment | VARIABLES,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    assert program == "uv"
+    return run_uv(service, "--quiet", *arguments, timeout_s=240, **VARIABLES)
 
 
 def findings(service: Path, command: str) -> list[str]:
@@ -239,13 +217,13 @@ def test_what_an_answer_deletes_comes_back_and_what_used_it_is_named(template: P
     git(service, "add", "--all")
     assert command_lines(service, deletions) == gone, "staged as well, and next to files that look like them"
     command_lines(service, bring_back.replace("FILE", edited))
-    assert (service / edited).read_text(encoding="utf-8") == kept[edited]
+    assert read(service / edited) == kept[edited]
     assert command_lines(service, deletions) == [path for path in gone if path != edited]
 
     # It is the team's from now on: an update leaves it alone.
     commit(tmp_path / "repository")
     switch(service, {"cpu_cores": 4})
-    assert (service / edited).read_text(encoding="utf-8") == kept[edited]
+    assert read(service / edited) == kept[edited]
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -270,7 +248,7 @@ def test_a_conflict_is_named_by_git_and_by_the_check(template: Path, tmp_path: P
     repository = tmp_path / "repository"
     service = render(template, repository / "services" / "orders", DEFAULTS)
     path = "app/core/settings/__init__.py"
-    text = (service / path).read_text(encoding="utf-8")
+    text = read(service / path)
     (line,) = re.findall(r"^from app\.core\.settings\.pagination .*\n", text, re.MULTILINE)
     write(service / path, text.replace(line, line.replace("\n", "  # ours\n")))
     commit(repository)

@@ -182,16 +182,22 @@ def test_every_kind_of_file_can_be_marked_or_says_why_not(history: Path, tmp_pat
     assert set(UNMARKED) <= paths
 
 
+def delete_example(service: Path) -> None:
+    for directory in ("app/users", "app/posts", "app/dashboard", "tests/users", "tests/posts", "tests/dashboard"):
+        shutil.rmtree(service / directory)
+    for path in ("app/seed.py", "migrations/versions/0001_users_and_posts.py"):
+        (service / path).unlink()
+    write(service / "app/api.py", "from fastapi import APIRouter\n\nrouter = APIRouter()\n")
+
+
 def test_what_a_team_deleted_stays_deleted_except_what_the_template_imports(
     history: Path, oldest: Callable[[str], Path], tmp_path: Path, tally: Tally
 ) -> None:
     service = copy(oldest("defaults"), tmp_path / "service")
-    for directory in ("app/users", "app/posts", "app/dashboard", "tests/users", "tests/posts", "tests/dashboard"):
-        shutil.rmtree(service / directory)
+    delete_example(service)
     # The template has changed the last of them.
-    for path in ("app/seed.py", "migrations/versions/0001_users_and_posts.py", "README.md", "app/core/logs.py"):
+    for path in ("README.md", "app/core/logs.py"):
         (service / path).unlink()
-    write(service / "app/api.py", "from fastapi import APIRouter\n\nrouter = APIRouter()\n")
     team = team_owned(service)
     (service / "app/settings.py").unlink()
     commit(service)
@@ -207,11 +213,7 @@ def test_what_a_team_deleted_stays_deleted_except_what_the_template_imports(
 
 def settle_in(service: Path) -> None:
     """What most teams do in their first week."""
-    for directory in ("app/users", "app/posts", "app/dashboard", "tests/users", "tests/posts", "tests/dashboard"):
-        shutil.rmtree(service / directory)
-    for path in ("app/seed.py", "migrations/versions/0001_users_and_posts.py"):
-        (service / path).unlink()
-    write(service / "app/api.py", "from fastapi import APIRouter\n\nrouter = APIRouter()\n")
+    delete_example(service)
     grow(service)
     pyproject = service / "pyproject.toml"
     substitute(pyproject, r'(?<=\nname = )"[^"]+"', '"renamed-by-hand"')
@@ -379,7 +381,9 @@ def test_an_interrupted_update_says_the_way_back_and_loses_nothing(
     version = after("changed files")
     process = run_copier(service, f"--vcs-ref={version}", path=str(tmp_path / "bin"))
     assert process.returncode in (-signal.SIGKILL, -signal.SIGINT, 1, 130)
-    assert "Updated." not in process.stderr
+    # As the message behind an update begins.
+    assert "is updated, and nothing is committed" in CONFIG["_message_after_update"]
+    assert "is updated, and nothing is committed" not in process.stderr
     if command != "write-tree":
         assert files(service) != state
         refused = run_copier(service, f"--vcs-ref={version}")

@@ -59,7 +59,7 @@ def printed_commands() -> dict[str, list[str]]:
 def listed(service: Path, letter: str) -> set[str]:
     """What the printed command for conflicts (U) or deletions (D) lists in this service."""
     _, *arguments = printed_commands()[letter]
-    return set(git(service, *arguments, "--relative").splitlines())
+    return set(git(service, *arguments).splitlines())
 
 
 def conflicts(service: Path) -> set[str]:
