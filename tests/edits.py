@@ -83,7 +83,8 @@ def mark(
     """
     marks = {}
     for path in files(service) if paths is None else paths:
-        if path in UNMARKED:
+        # JSON has no comments; such a file is compared as a whole.
+        if path in UNMARKED or path.endswith(".json"):
             continue
         comment = COMMENTS[Path(path).suffix or Path(path).name]
         text = read(service / path)
@@ -186,6 +187,14 @@ def add_job(service: Path, domain: Domain) -> None:
         write(service / ".gitlab/ci.yml", domain.fill(_GITLAB_JOB))
 
 
+def add_server(service: Path, domain: Domain) -> None:
+    write(service / "compose.yaml", domain.fill(_COMPOSE))
+
+
+def add_dashboard(service: Path, domain: Domain) -> None:
+    write(service / f"grafana/dashboards/{domain.name}.json", domain.fill(_DASHBOARD))
+
+
 # Every place that was made for a team's own.
 EXTENSION_POINTS: dict[str, Callable[[Path, Domain], None]] = {
     "a variable": add_setting,
@@ -195,6 +204,8 @@ EXTENSION_POINTS: dict[str, Callable[[Path, Domain], None]] = {
     "a check": add_session,
     "a fixture": add_fixture,
     "a job": add_job,
+    "a server for development": add_server,
+    "a dashboard": add_dashboard,
 }
 
 
@@ -251,6 +262,14 @@ _GITLAB_JOB = """\
 $name:
   script:
     - echo $name
+"""
+_COMPOSE = """\
+services:
+  $name:
+    image: axllent/mailpit
+"""
+_DASHBOARD = """\
+{"title": "$name", "panels": []}
 """
 _FIXTURE = '''
 

@@ -28,7 +28,7 @@ CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding
 FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 # The words that open a block of an example: "In `app/api.py`:", or more between path and colon.
 FILE = re.compile(
-    r"\b[Ii]n `(?P<path>[^`]+)`[^`\n]*(?:`[^`]*`[^`\n]*)?:\n\n```(?P<kind>diff|python|yaml)\n(?P<text>.*?)^```$",
+    r"\b[Ii]n `(?P<path>[^`]+)`[^`\n]*(?:`[^`]*`[^`\n]*)?:\n\n```(?P<kind>diff|python|yaml|json)\n(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
@@ -97,6 +97,7 @@ HOW_TO = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs") and pag
 # What a page says of files that it makes or takes away itself.
 OWN = {
     "adopting.md": re.compile(r"alembic\.ini"),
+    "ownership.md": re.compile(r"grafana/"),
     "updating.md": re.compile(r"app/(core/(logs|retries)|orders/service)\.py"),
 }
 # Anywhere: what a service has once it is used, and what is shown as a pattern.

@@ -90,3 +90,9 @@ def test_an_answer_leaves_out_a_path_that_another_answer_brings(
 
 def test_no_entry_leaves_out_the_same_path_for_the_same_reason_as_another() -> None:
     assert len(ENTRIES) == len(set(ENTRIES))
+
+
+def test_what_the_docs_leave_to_teams_is_never_rendered(rendered: dict[str, set[str]]) -> None:
+    paths = set[str]().union(*rendered.values())
+    assert matches("/grafana/", paths) == set(), "docs/ownership.md says that this directory is a team's own"
+    assert matches("compose*.y*ml", paths) == set(), "teams have their own, as docs/ownership.md says: a conflict"

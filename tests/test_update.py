@@ -300,6 +300,25 @@ def test_a_removed_file_that_is_listed_stays_without_any_trust(template: Path, t
     assert read(service / REMOVED).count("kept.") == len(marks)
 
 
+def test_a_new_file_of_the_template_and_the_teams_own_of_that_name_are_a_conflict_with_both_in_it(
+    template: Path, tmp_path: Path, tally: Tally
+) -> None:
+    template = releases(template, tmp_path / "template", lambda template: append(template / "README.md", "Older.\n"))
+    write(template / "template/compose.yaml", "services:\n  web:\n    build: .\n")
+    commit(template, "Bring servers")
+    git(template, "tag", "v1.2.0")
+    service = start(template, tmp_path / "service", {}, "v1.1.0")
+    write(service / "compose.yaml", "services:\n  mail:\n    image: mail\n")
+    marks = mark(service, ["compose.yaml"])
+    commit(service)
+    update(service)
+    assert not tally.count(service, marks)
+    assert conflicts(service) == {"compose.yaml"}
+    text = read(service / "compose.yaml")
+    assert "image: mail" in text
+    assert "build: ." in text
+
+
 def test_an_update_that_runs_a_migration_asks_for_trust_and_changes_nothing_without(
     oldest: Callable[[str], Path], tmp_path: Path
 ) -> None:
