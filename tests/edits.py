@@ -365,7 +365,7 @@ from sqlalchemy import select
 
 from app.core.database import ReadSession, WriteSession
 from app.core.pagination import Page, PageParams, paginate
-from app.core.problems import NotFound
+from app.core.http.problems import NotFound
 from app.$name.models import $Noun
 from app.$name.schemas import ${Noun}Create, ${Noun}Read
 

@@ -86,10 +86,10 @@ def forget(template: Path, answers: Answers) -> None:
 RENAMED_QUESTION = ("paging", "pagination")
 RENAMED_CHOICE = ("background_jobs", "celery_worker", "celery")
 ADDED_QUESTION = "read_replica"
-MOVED = ("app/core/limits.py", "app/core/body_limit.py")
+MOVED = ("app/core/limits.py", "app/core/http/body_limit.py")
 REMOVED = "app/core/removed.py"
 # Whose first or last line has changed since: a line that a team puts there is a conflict.
-CONTESTED = {"app/core/capacity.py", "app/core/logs.py", "app/main.py", "noxfile.py", *MOVED}
+CONTESTED = {"app/core/operations/capacity.py", "app/core/operations/logs.py", "app/main.py", "noxfile.py", *MOVED}
 # What only the renamed choice brings. The newer `_exclude` is rendered with its older name too, and so leaves these out
 # of what Copier compares with: any edit there is a conflict.
 CHOSEN = re.compile(r"app/core/jobs/celery\.py|tests/core/celery/(?!__init__).+")
@@ -115,9 +115,9 @@ def wire_otherwise(template: Path) -> None:
 
 def change_contents(template: Path) -> None:
     """In each class of ownership: changed, created and removed since."""
-    append(source(template, "app/core/capacity.py"), f"\n\n# {OLDER}\n")
-    substitute(source(template, "app/core/logs.py"), r'^"""', '"""Older: ')
-    source(template, "app/core/health.py").unlink()
+    append(source(template, "app/core/operations/capacity.py"), f"\n\n# {OLDER}\n")
+    substitute(source(template, "app/core/operations/logs.py"), r'^"""', '"""Older: ')
+    source(template, "app/core/operations/health.py").unlink()
     write(template / "template/app/core/unused.py", '"""Gone since."""\n')
     append(source(template, "app/settings.py"), f"\n\n# {OLDER}\n")
     append(source(template, "README.md"), f"\n{OLDER}\n")

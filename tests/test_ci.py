@@ -288,7 +288,7 @@ def releases(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(template, home)
     rendered = home / "template"
     edit(
-        rendered / "app/core/changes.py", (rendered / "app/core/changes.py").read_text().splitlines()[0], '"""Older."""'
+        rendered / "app/core/http/changes.py", (rendered / "app/core/http/changes.py").read_text().splitlines()[0], '"""Older."""'
     )
     write(rendered / "app/core/removed.py", '"""Gone in the next version."""\n\nTHERE = True\n')
     edit(rendered / ".github/workflows/ci.yml", "run: uv run nox\n", "run: uv run nox -s tests\n")
@@ -344,7 +344,7 @@ def push(forge: Forge, message: str, refspec: str = "HEAD:main") -> None:
 def work(forge: Forge) -> None:
     """What a team does: edits of ours, one of them to what will be removed, edits at seams, files of their own."""
     service = forge.home / "service"
-    edit(service / "app/core/changes.py", '"""Older."""', '"""The team\'s."""')
+    edit(service / "app/core/http/changes.py", '"""Older."""', '"""The team\'s."""')
     edit(service / "app/core/removed.py", "THERE = True", "THERE = 'for the team'")
     write(service / "app/orders.py", '"""Orders."""\n\nfrom app.core.removed import THERE\n\nORDERS = THERE\n')
     edit(service / "pyproject.toml", "\n]\n\n[dependency-groups]", '\n  "httpx>=0.28",\n]\n\n[dependency-groups]')
@@ -374,14 +374,14 @@ def test_a_newer_version_is_proposed_with_conflicts_deletions_and_what_no_longer
     assert sorted(changed) == sorted(
         [
             "M\t.copier-answers.yml",
-            "M\tapp/core/changes.py",
+            "M\tapp/core/http/changes.py",
             "D\tapp/core/removed.py",
             "M\tpyproject.toml",
             "M\tuv.lock",
             "M\t.github/workflows/ci.yml" if forge.system == "github" else "M\t.gitlab-ci.yml",
         ]
     )
-    conflict = forge.show("show", f"{BRANCH}:app/core/changes.py")
+    conflict = forge.show("show", f"{BRANCH}:app/core/http/changes.py")
     assert conflict.startswith('<<<<<<< before updating\n"""The team\'s."""\n=======\n')
 
     # What the team wrote at the seams is there, beside what the template changed next to it.
@@ -401,7 +401,7 @@ def test_a_newer_version_is_proposed_with_conflicts_deletions_and_what_no_longer
         "Fails: `uv run python -m app check`",
         "Before you merge",
     ]
-    assert "\n- `app/core/changes.py`\n" in sections[0]
+    assert "\n- `app/core/http/changes.py`\n" in sections[0]
     restore = f"git checkout {main[:12]} -- app/core/removed.py"
     assert f"```console\n{restore}\n```" in sections[1]
     # Not DATABASE_URL, which was missing before; no token, no git settings.

@@ -20,7 +20,7 @@ from tests.rendering import ROOT, commit, git
 
 README = (ROOT / "hooks/README.md").read_text(encoding="utf-8")
 ENTRIES: list[Any] = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0])["_migrations"]
-MOVED = ("app/core/errors.py", "app/core/problems.py")
+MOVED = ("app/core/errors.py", "app/core/http/problems.py")
 ANSWERS_FILE = ".copier-answers.yml"
 TAG = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
 MARK = "# The team was here.\n"

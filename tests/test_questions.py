@@ -379,13 +379,13 @@ def test_more_cores_than_the_database_can_serve_lose_no_answer(questionnaire: Qu
 def capacity(template: Path, tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """The rendered service's own model, which imports nothing but the standard library."""
     service = render(template, tmp_path_factory.mktemp("celery"), {"background_jobs": "celery"})
-    spec = importlib.util.spec_from_file_location("rendered_capacity", service / "app/core/capacity.py")
+    spec = importlib.util.spec_from_file_location("rendered_capacity", service / "app/core/operations/capacity.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     # This one lies beside settings, which import what is not installed here.
-    settings = (service / "app/core/settings/jobs.py").read_text(encoding="utf-8")
+    settings = (service / "app/core/jobs/settings.py").read_text(encoding="utf-8")
     job_pool_size = re.search(r"^JOB_POOL_SIZE = (\d+)$", settings, re.MULTILINE)
     assert job_pool_size
     vars(module)["JOB_POOL_SIZE"] = int(job_pool_size[1])

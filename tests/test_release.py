@@ -698,25 +698,25 @@ def test_a_version_of_the_template_itself(tmp_path: Path) -> None:
     assert release.run() == 0
     assert release.said.startswith("Since v1.0.0:\nThe smallest version is 1.0.1 (patch)")
 
-    git(release.root, "mv", "template/app/core/problems.py", "template/app/problems.py")
+    git(release.root, "mv", "template/app/core/http/problems.py", "template/app/problems.py")
     variables = release.read("template/docs/configuration.md.jinja").replace("`LOG_LEVEL`", "`LEVEL`")
     release.write("template/docs/configuration.md.jinja", variables)
     assert release.run() == 0
-    assert "  major  Removed: `app/core/problems.py`.\n" in release.said
+    assert "  major  Removed: `app/core/http/problems.py`.\n" in release.said
     assert "  major  Variable `LOG_LEVEL` is gone.\n" in release.said
     assert "  minor  Variable `LEVEL` is new; default: `INFO`.\n" in release.said
     assert "The smallest version is 2.0.0 (major)" in release.said
-    assert "hooks/merge_moved.py app/core/problems.py app/problems.py" in release.said
+    assert "hooks/merge_moved.py app/core/http/problems.py app/problems.py" in release.said
 
     entry = """
 _migrations:
   - version: v2.0.0
-    command: ["{{ _copier_python }}", "{{ _copier_conf.src_path }}/hooks/merge_moved.py", app/core/problems.py,
+    command: ["{{ _copier_python }}", "{{ _copier_conf.src_path }}/hooks/merge_moved.py", app/core/http/problems.py,
       app/problems.py]
 """
     release.write("copier.yml", release.read("copier.yml") + entry)
     release.commit("News.")
     assert release.run("2.0.0") == 0
     text = " ".join(release.read("CHANGELOG.md").split())
-    assert "Moved: `app/core/problems.py` to `app/problems.py`; a hook merges what a team changed in it." in text
+    assert "Moved: `app/core/http/problems.py` to `app/problems.py`; a hook merges what a team changed in it." in text
     assert re.search(r"1 variants updated from 1\.0\.0, .* 0 conflicts, 0 deleted, 0 lines lost\.", text)

@@ -114,7 +114,7 @@ def test_every_answer_is_in_one_file_list(template: Path, tmp_path: Path) -> Non
             "app/core/cache/commands.py",
             "app/core/cache/connection.py",
             "app/core/cache/valkey.py",
-            "app/core/settings/redis_url.py",
+            "app/core/operations/redis_url.py",
             "dev/valkey.py",
             "tests/core/fault_proxy.py",
             "tests/core/test_cache_commands.py",
@@ -128,8 +128,8 @@ def test_every_answer_is_in_one_file_list(template: Path, tmp_path: Path) -> Non
             *(f"app/core/cache/{name}.py" for name in ("__init__", "cached", "commands", "connection", "entry")),
             *(f"app/core/cache/{name}.py" for name in ("headers", "metrics", "near", "reads", "response", "store")),
             *(f"app/core/cache/{name}.py" for name in ("targets", "valkey")),
-            "app/core/settings/cache.py",
-            "app/core/settings/redis_url.py",
+            "app/core/cache/settings.py",
+            "app/core/operations/redis_url.py",
             "dev/valkey.py",
             "tests/core/fault_proxy.py",
             *(f"tests/core/test_cache{name}.py" for name in ("", "_commands", "_connection")),
@@ -148,13 +148,13 @@ def test_every_answer_is_in_one_file_list(template: Path, tmp_path: Path) -> Non
         {
             "app/core/pagination/cursor.py",
             "app/core/pagination/keyset.py",
-            "app/core/settings/pagination.py",
+            "app/core/pagination/settings.py",
             "tests/core/test_pagination_cursor.py",
         },
     )
     assert change("replica") == (
         {
-            "app/core/settings/replica.py",
+            "app/core/database/replica/settings.py",
             *(f"app/core/database/replica/{name}.py" for name in ("__init__", "consistency", "decisions", "monitor")),
             "app/core/database/replica/router.py",
             *(f"tests/core/replica/{name}.py" for name in ("__init__", "servers", "test_decisions", "test_replica")),

@@ -51,7 +51,7 @@ SWITCHES = {
             "from app.core.cache import cached": "there is no module app.core.cache",
             "from app.core.cache.valkey import ValkeyCache": "there is no module app.core.cache",
             "from app.core.http_caching import public": "",
-            "from ..core.settings.cache import CacheSettings": "there is no module app.core.settings.cache",
+            "from ..core.settings.cache import CacheSettings": "there is no module app.core.cache.settings",
         },
         "services/orders",
     ),
@@ -247,7 +247,7 @@ def test_what_knows_only_the_seams_works_with_another_engine(template: Path, tmp
 def test_a_conflict_is_named_by_git_and_by_the_check(template: Path, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     service = render(template, repository / "services" / "orders", DEFAULTS)
-    path = "app/core/settings/__init__.py"
+    path = "app/core/operations/settings.py"
     text = read(service / path)
     (line,) = re.findall(r"^from app\.core\.settings\.pagination .*\n", text, re.MULTILINE)
     write(service / path, text.replace(line, line.replace("\n", "  # ours\n")))

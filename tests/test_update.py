@@ -196,7 +196,7 @@ def test_what_a_team_deleted_stays_deleted_except_what_the_template_imports(
     service = copy(oldest("defaults"), tmp_path / "service")
     delete_example(service)
     # The template has changed the last of them.
-    for path in ("README.md", "app/core/logs.py"):
+    for path in ("README.md", "app/core/operations/logs.py"):
         (service / path).unlink()
     team = team_owned(service)
     (service / "app/settings.py").unlink()
@@ -207,7 +207,7 @@ def test_what_a_team_deleted_stays_deleted_except_what_the_template_imports(
     fresh = render(history, tmp_path / "fresh", {}, PRESENT)
     assert team_owned(service) == team | {"app/settings.py": read(fresh / "app/settings.py")}
     assert template_owned(fresh).items() - template_owned(service).items() == {
-        ("app/core/logs.py", read(fresh / "app/core/logs.py"))
+        ("app/core/operations/logs.py", read(fresh / "app/core/operations/logs.py"))
     }
 
 

@@ -3,8 +3,7 @@
 import asyncio
 
 from app.core.database import ReadSession, WriteSession
-from app.core.jobs import drain
-from app.core.lifecycle import resources
+from app.core.operations.lifecycle import resources
 from app.core.pagination import PageParams
 from app.posts import service as posts
 from app.posts.schemas import PostCreate
@@ -32,7 +31,6 @@ async def seed() -> None:
                     author_id=user.id, title=title, body="Worth reading.", tags=["computing"]
                 )
                 await posts.publish(session, post)
-        await drain()
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from app.core.check import check_policies
-from app.core.server import GRACEFUL_TIMEOUT_S
+from app.core.operations.check import check_policies
+from app.core.operations.server import GRACEFUL_TIMEOUT_S
 from app.settings import get_settings
 
 settings = get_settings()
@@ -12,7 +12,7 @@ host = f"[{settings.host}]" if ":" in settings.host else settings.host
 bind = f"{host}:{settings.port}"
 # One worker for each usable core: 2n + 1 of them gave 0.7 times the requests and twice the latency.
 workers = settings.plan().workers
-worker_class = "app.core.server.Worker"
+worker_class = "app.core.operations.server.Worker"
 # Imported once and shared by all workers, which saves a third of their memory; connections are
 # opened later, by each worker's own lifespan.
 preload_app = True

@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Response
 
 from app.core.database import ReadSessionDep
+from app.core.http.serialization import JSON
 from app.core.http_caching import never_stored
-from app.core.serialization import JSON
 from app.dashboard import service
 from app.dashboard.schemas import Dashboard
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from app.core.changes import Changes
+from app.core.http.changes import Changes
 
 # Only a message that arrives proves an address; this catches slips. ASCII, whose lower case is as
 # long.

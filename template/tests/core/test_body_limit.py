@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from app.core.body_limit import BodyLimit
+from app.core.http.body_limit import BodyLimit
 
 LIMIT = 10
 

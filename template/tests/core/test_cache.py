@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from app.core.cache import cache, cached, invalidate_after_commit
 from app.core.database import ReadSession, WriteSession
-from app.core.problems import NotFound
+from app.core.http.problems import NotFound
 
 loaded: list[str] = []
 

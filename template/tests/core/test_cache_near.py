@@ -8,7 +8,7 @@ import pytest
 from app.core.cache import near as module
 from app.core.cache.entry import Entry, Freshness, decode, encode
 from app.core.cache.near import ENTRY_BYTES, Near
-from app.core.capacity import MIB
+from app.core.operations.capacity import MIB
 from app.settings import get_settings
 
 BODY = b"v" * 750
@@ -143,7 +143,7 @@ def test_another_version_is_none() -> None:
 def test_the_memory_of_each_worker_counts_in_the_capacity_plan(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("app.core.settings.detect_memory", lambda: 1024 * MIB)
+    monkeypatch.setattr("app.core.operations.settings.detect_memory", lambda: 1024 * MIB)
     settings = get_settings().model_copy(
         update={"cpu_cores": 8, "workers_per_core": 1.0, "web_concurrency": 0}
     )

@@ -16,7 +16,7 @@ from app.core.cache import cache
 from app.core.cache.entry import Entry
 from app.core.cache.metrics import observe
 from app.core.cache.reads import Cache, Load, Loaded, Outcome, Unshareable
-from app.core.problems import Unavailable
+from app.core.http.problems import Unavailable
 from app.settings import get_settings
 
 

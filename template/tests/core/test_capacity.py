@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.capacity import (
+from app.core.operations.capacity import (
     MIB,
     WORKER_MEMORY_BYTES,
     CapacityError,

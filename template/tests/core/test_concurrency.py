@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.core.concurrency import outcome
+from app.core.concurrency import partial_result
 
 
 async def work(seconds: float, value: int) -> int:
@@ -16,9 +16,9 @@ async def work(seconds: float, value: int) -> int:
 
 async def test_failures_and_time_outs_are_values() -> None:
     good, bad, slow = await asyncio.gather(
-        outcome("good", work(0, 1), timeout_s=1),
-        outcome("bad", work(0, -1), timeout_s=1),
-        outcome("slow", work(60, 2), timeout_s=0.01),
+        partial_result("good", work(0, 1), timeout_s=1),
+        partial_result("bad", work(0, -1), timeout_s=1),
+        partial_result("slow", work(60, 2), timeout_s=0.01),
     )
 
     assert (good.value, good.error) == (1, None)
@@ -29,7 +29,7 @@ async def test_failures_and_time_outs_are_values() -> None:
 
 
 async def test_cancelling_reaches_the_work() -> None:
-    task = asyncio.create_task(outcome("slow", work(60, 1), timeout_s=60))
+    task = asyncio.create_task(partial_result("slow", work(60, 1), timeout_s=60))
     await asyncio.sleep(0)
     task.cancel()
 

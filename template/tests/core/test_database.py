@@ -24,7 +24,7 @@ from app.core.database import (
     WriteSessionDep,
     violated_constraint,
 )
-from app.core.problems import Busy, Unavailable, Unprocessable
+from app.core.http.problems import Busy, Unavailable, Unprocessable
 from app.settings import get_settings
 from tests.core.tables import Book, Shelf, tables
 

@@ -6,7 +6,7 @@ from contextvars import Context
 import pytest
 
 from app.core.database.gate import Gate, Slot
-from app.core.problems import Busy
+from app.core.http.problems import Busy
 
 
 async def test_slots_are_given_in_the_order_in_which_they_were_asked_for() -> None:

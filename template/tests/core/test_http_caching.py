@@ -14,12 +14,12 @@ from httpx2 import ASGITransport, AsyncClient
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.routing import Mount
 
+from app.core.http.problems import NotFound, install
+from app.core.http.routing import flatten
 from app.core.http_caching import HttpCaching, Routes, never_stored, private, public, tag
 from app.core.http_caching import headers as h
 from app.core.http_caching.policy import policy_of
 from app.core.http_caching.routes import NotCacheable
-from app.core.problems import NotFound, install
-from app.core.routing import flatten
 
 FRESH = {"Cache-Control": "max-age=5"}
 

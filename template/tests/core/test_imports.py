@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core import imports
+from app.core.operations import imports
 
 ROOT = Path(__file__).parents[2]
 # What the project of these tests has; each test adds a file that imports from it.

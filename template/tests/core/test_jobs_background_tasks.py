@@ -5,8 +5,9 @@ import asyncio
 import pytest
 from fastapi import FastAPI
 
+from app.core.http.problems import Unavailable
 from app.core.jobs import drain, enqueue, job
-from app.core.problems import Unavailable
+from app.core.jobs.background_tasks import runner
 from app.settings import get_settings
 
 running = 0
@@ -102,7 +103,7 @@ async def test_a_job_that_outlasts_the_drain_is_cancelled(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     hasty = get_settings().model_copy(update={"job_drain_timeout_s": 0.05})
-    monkeypatch.setattr("app.core.jobs.background_tasks.get_settings", lambda: hasty)
+    monkeypatch.setattr(runner, "_settings", hasty)
     await enqueue(work, 1, seconds=60)
     await drain()
 

@@ -12,9 +12,9 @@ from fastapi import FastAPI
 from sqlalchemy import Select, bindparam, delete, func, insert, select, text
 
 from app.core.database import ReadSession, Row, WriteSession, database
+from app.core.http.problems import BadRequest
 from app.core.pagination import Page, PageParams, PreparedList, page_response, paginate
 from app.core.pagination.keyset import Keyset
-from app.core.problems import BadRequest
 from tests.core.budget import QueryBudget
 from tests.core.plans import plan
 from tests.core.tables import Book, Shelf, tables

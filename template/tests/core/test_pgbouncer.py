@@ -30,7 +30,7 @@ from app.core.database import (
     WriteSession,
     database,
 )
-from app.core.problems import Unavailable
+from app.core.http.problems import Unavailable
 from app.settings import get_settings
 from dev.serving import serve
 from dev.workspace import workspace

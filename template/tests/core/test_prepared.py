@@ -48,8 +48,8 @@ from app.core.database import (
     database,
     violated_constraint,
 )
-from app.core.problems import Unavailable
-from app.core.serialization import to_json
+from app.core.http.problems import Unavailable
+from app.core.http.serialization import to_json
 from app.settings import get_settings
 
 

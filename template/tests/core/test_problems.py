@@ -9,8 +9,8 @@ from httpx2 import ASGITransport, AsyncClient, Response
 from pydantic import BaseModel, ConfigDict
 
 from app.core.application import create_app
-from app.core.changes import Changes
-from app.core.problems import Conflict, Unavailable
+from app.core.http.changes import Changes
+from app.core.http.problems import Conflict, Unavailable
 from app.settings import get_settings
 
 router = APIRouter()

@@ -14,7 +14,7 @@ from sqlalchemy import insert, literal, select
 from app.core.application import create_app
 from app.core.database import PreparedRead, ReadSession, ReadSessionDep, WriteSession
 from app.core.database.queries import Queries
-from app.core.telemetry import QueryCount
+from app.core.operations.telemetry import QueryCount
 from app.settings import get_settings
 from tests.core.budget import QueryBudget
 from tests.core.tables import Shelf, tables

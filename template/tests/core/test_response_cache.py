@@ -25,9 +25,9 @@ from app.core.cache.entry import Entry
 from app.core.cache.reads import Cache
 from app.core.cache.response import MAX_VARIANTS, ResponseCache
 from app.core.cache.targets import KeptRoutes
+from app.core.http.problems import NotFound, Unavailable, install
 from app.core.http_caching import private, public
-from app.core.problems import NotFound, Unavailable, install
-from app.core.settings import ConfigurationError, CoreSettings, load
+from app.core.operations.settings import ConfigurationError, CoreSettings, load
 from app.settings import get_settings
 
 MISS = "app; fwd=miss; stored"

@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import BaseModel
 
-from app.core.routing import flatten
+from app.core.http.routing import flatten
 from app.main import app as service
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.settings import ConfigurationError, CoreSettings, load
+from app.core.operations.settings import ConfigurationError, CoreSettings, load
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,8 +12,7 @@ from fastapi import APIRouter, FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
 from app.core.application import create_app
-from app.core.settings import CoreSettings, load
-from app.core.static_files import (
+from app.core.http.static_files import (
     IMMUTABLE,
     ForeignDirectory,
     HashedFiles,
@@ -21,6 +20,7 @@ from app.core.static_files import (
     hashed_files,
     static_url,
 )
+from app.core.operations.settings import CoreSettings, load
 
 CSS = "body { color: green }"
 SITE = f"css/site.{hashlib.blake2b(CSS.encode(), digest_size=4).hexdigest()}.css"

@@ -9,8 +9,8 @@ from uuid import UUID
 
 from app.core.database import ReadSession, ReadSessionDep
 from app.core.http_caching import never_stored, public
-from app.core.problems import NotFound
-from app.core.serialization import JSON, to_json
+from app.core.http.problems import NotFound
+from app.core.http.serialization import JSON, to_json
 from app.users.schemas import UserRead
 from fastapi import APIRouter, Response
 from sqlalchemy import func, select

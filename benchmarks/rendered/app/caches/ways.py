@@ -10,9 +10,9 @@ from app.core.cache import cache, cached
 from app.core.cache.entry import Entry
 from app.core.cache.near import Near
 from app.core.database import ReadSession
-from app.core.problems import NotFound
-from app.core.settings import load as load_settings
-from app.core.settings.cache import CacheSettings
+from app.core.http.problems import NotFound
+from app.core.operations.settings import load as load_settings
+from app.core.cache.settings import CacheSettings
 from fastapi import FastAPI
 from redis.asyncio import Redis
 

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from app.core.database import PreparedRead, PreparedWrite, ReadSession, Row, WriteSession
-from app.core.serialization import to_json
+from app.core.http.serialization import to_json
 from app.posts.models import Post
 from app.users.models import User
 from sqlalchemy import String, bindparam, select, update

@@ -9,8 +9,8 @@ from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from app.core.database import ReadSession, ReadSessionDep, WriteSession, WriteSessionDep
-from app.core.problems import NotFound
-from app.core.serialization import JSON
+from app.core.http.problems import NotFound
+from app.core.http.serialization import JSON
 from app.users.schemas import UserRead, UserUpdate
 from fastapi import APIRouter, Response
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from app.core.database import ReadSessionDep
 from app.core.http_caching import public
-from app.core.serialization import JSON
+from app.core.http.serialization import JSON
 from app.users.schemas import UserRead
 from fastapi import APIRouter, Response
 

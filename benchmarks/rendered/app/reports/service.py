@@ -3,10 +3,10 @@
 import asyncio
 from uuid import UUID
 
-from app.core.concurrency import outcome
+from app.core.concurrency import partial_result
 from app.core.database import PreparedRead, ReadSession
-from app.core.problems import NotFound
-from app.core.serialization import to_json
+from app.core.http.problems import NotFound
+from app.core.http.serialization import to_json
 from app.posts.models import Post
 from app.posts.service import LATEST_POSTS
 from app.users.models import User
@@ -59,7 +59,7 @@ async def dashboard_json(session: ReadSession, author_id: UUID) -> bytes:
         session.fetch_one(SUMMARY, author_id=author_id),
         session.fetch(POSTS_OF, author_id=author_id),
         session.fetch(LATEST_POSTS),
-        outcome("announcement", announcements.current(), timeout_s=ANNOUNCEMENT_TIMEOUT_S),
+        partial_result("announcement", announcements.current(), timeout_s=ANNOUNCEMENT_TIMEOUT_S),
     )
     if user is None:
         raise NotFound(f"There is no user {author_id}.")

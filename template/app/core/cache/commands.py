@@ -5,8 +5,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from app.core.cache.settings import CacheSettings
 from app.core.cache.store import cache
-from app.settings import get_settings
 
 USAGE = "cache: say `show KEY`, `invalidate TAG...` or `stats`."
 # Of the server, not a read.
@@ -15,13 +15,13 @@ FAILURE = "shared failure"
 SHOWN_BYTES = 1000
 
 
-def run(action: str, names: Sequence[str]) -> None:
+def run(settings: CacheSettings, action: str, names: Sequence[str]) -> None:
     """Do what is asked, or end with one line that says why not."""
-    asyncio.run(_run(action, names))
+    asyncio.run(_run(settings, action, names))
 
 
-async def _run(action: str, names: Sequence[str]) -> None:
-    await cache.open(get_settings())
+async def _run(settings: CacheSettings, action: str, names: Sequence[str]) -> None:
+    await cache.open(settings)
     try:
         if not await cache.ping():
             sys.exit("cache: the server does not answer in time.")

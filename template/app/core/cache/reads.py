@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from app.core.cache.entry import Entry, Freshness
 from app.core.cache.near import Near
-from app.core.problems import Unavailable
-from app.core.settings.cache import CacheSettings
+from app.core.cache.settings import CacheSettings
+from app.core.http.problems import Unavailable
 
 # Keeps values that were loaded together from ending together.
 JITTER = 0.1

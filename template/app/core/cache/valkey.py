@@ -23,8 +23,8 @@ from redis.exceptions import RedisError, ResponseError
 from app.core.cache.connection import Command, MultiplexedConnection
 from app.core.cache.entry import Entry, Freshness, decode, encode
 from app.core.cache.reads import Cache, Load, Outcome, Read, Tags
-from app.core.problems import Unavailable
-from app.core.settings.cache import CacheSettings
+from app.core.cache.settings import CacheSettings
+from app.core.http.problems import Unavailable
 
 # How often a worker asks whether it still hears of invalidations, and how long the answer counts.
 HEARTBEAT_S = 0.5

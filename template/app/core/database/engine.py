@@ -16,7 +16,7 @@ from app.core.database.errors import engine_errors, translated
 from app.core.database.gate import Gate
 from app.core.database.prepared import Prepared, Row
 from app.core.database.queries import record
-from app.core.settings.database import DatabaseSettings
+from app.core.database.settings import DatabaseSettings
 
 Part = TypeVar("Part")
 
@@ -173,7 +173,7 @@ def _record(_connection: Any, _dbapi: Any, sql: str, *_: Any) -> None:
 
 def _opened(part: Part | None) -> Part:
     if part is None:
-        raise RuntimeError("The database is not open: run inside `app.core.lifecycle.resources`.")
+        raise RuntimeError("The database needs `async with lifecycle.resources(...)`.")
     return part
 
 

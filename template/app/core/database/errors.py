@@ -8,7 +8,7 @@ from sqlalchemy import Dialect
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from app.core.problems import Busy, Unavailable, Unprocessable
+from app.core.http.problems import Busy, Unavailable, Unprocessable
 
 Result = TypeVar("Result")
 

@@ -9,7 +9,7 @@ from collections import deque
 from contextvars import ContextVar
 from types import TracebackType
 
-from app.core.problems import Busy
+from app.core.http.problems import Busy
 
 
 class Gate:

@@ -1,18 +1,17 @@
-"""Jobs in the web process, after the response: nothing else to run.
+"""Background jobs in the web process: no broker and no second process.
 
-Like FastAPI's `BackgroundTasks`, but it can be called from anywhere, runs a bounded number at once
-and is waited for when the worker stops. A worker that is killed loses what it had accepted.
+Unlike FastAPI's `BackgroundTasks`, `enqueue` works outside of a request, limits the number of jobs
+that run at once, and a stopping worker waits for its jobs. A killed worker loses its jobs.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from functools import lru_cache
 from logging import getLogger
 from typing import ParamSpec
 
-from app.core.problems import Unavailable
-from app.settings import get_settings
+from app.core.http.problems import Unavailable
+from app.core.jobs.settings import JobsSettings
 
 P = ParamSpec("P")
 
@@ -20,12 +19,89 @@ logger = getLogger(__name__)
 
 RETRY_AFTER_S = 1.0
 
+
+class Runner:
+    """Runs the jobs of this process; opened and closed with its other resources."""
+
+    def __init__(self) -> None:
+        self._settings: JobsSettings | None = None
+        self._slots = asyncio.Semaphore()
+        self._accepted: set[asyncio.Task[None]] = set()
+
+    def open(self, settings: JobsSettings) -> None:
+        """Accept jobs from now on."""
+        self._settings = settings
+        self._slots = asyncio.Semaphore(settings.job_concurrency)
+
+    def accept(
+        self, function: Callable[P, Awaitable[None]], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Run the job as a task.
+
+        Raises:
+            RuntimeError: when the runner is not open.
+        """
+        if self._settings is None:
+            raise RuntimeError("Jobs need `async with lifecycle.resources(...)`.")
+        run = self._run(self._settings.job_time_limit_s, function, *args, **kwargs)
+        # A new context: the job is no part of the request.
+        task = asyncio.create_task(run, context=Context())
+        # The event loop keeps only weak references to tasks.
+        self._accepted.add(task)
+        task.add_done_callback(self._accepted.discard)
+
+    async def drain(self) -> None:
+        """Wait for the accepted jobs; cancel the jobs that take longer than the drain timeout."""
+        if self._settings is None:
+            return
+        try:
+            async with asyncio.timeout(self._settings.job_drain_timeout_s):
+                # A job can enqueue another job.
+                while self._accepted:
+                    await asyncio.wait(self._accepted)
+        except TimeoutError:
+            late = list(self._accepted)
+            logger.error("%d jobs did not end in time and are cancelled", len(late))
+            for task in late:
+                task.cancel()
+            await asyncio.wait(late, timeout=1)
+
+    async def close(self) -> None:
+        """Drain, and accept no more jobs."""
+        await self.drain()
+        self._settings = None
+
+    async def _run(
+        self,
+        time_limit_s: float,
+        function: Callable[P, Awaitable[None]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        name = getattr(function, "__qualname__", repr(function))
+        try:
+            async with self._slots, asyncio.timeout(time_limit_s):
+                while True:
+                    try:
+                        return await function(*args, **kwargs)
+                    except Unavailable as error:
+                        # Requests come first when connections are short; a job can wait.
+                        logger.warning("job %s runs again in %g s: %s", name, RETRY_AFTER_S, error)
+                        await asyncio.sleep(RETRY_AFTER_S)
+        except Exception:
+            logger.exception("job %s failed", name)
+
+
+runner = Runner()
+open = runner.open
+close = runner.close
+drain = runner.drain
+
 _jobs: set[Callable[..., Awaitable[None]]] = set()
-_accepted: set[asyncio.Task[None]] = set()
 
 
 def job(function: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
-    """Declare an async function that `enqueue` may run."""
+    """Declare an async function as a job, for `enqueue`."""
     _jobs.add(function)
     return function
 
@@ -33,52 +109,12 @@ def job(function: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
 async def enqueue(
     function: Callable[P, Awaitable[None]], /, *args: P.args, **kwargs: P.kwargs
 ) -> None:
-    """Run the job soon, in this process; its errors are logged.
+    """Run the job soon, in this process; an error of the job is logged.
 
     Raises:
-        TypeError: when the function was not declared with `job`.
+        TypeError: when the function is not declared with `job`.
+        RuntimeError: when the process has not opened its resources.
     """
     if function not in _jobs:
         raise TypeError(f"{function!r} is not declared with @job")
-    # In a context of its own: what it does is not part of the request.
-    task = asyncio.create_task(_run(function, *args, **kwargs), context=Context())
-    # The event loop keeps only weak references to tasks.
-    _accepted.add(task)
-    task.add_done_callback(_accepted.discard)
-
-
-async def drain() -> None:
-    """Wait for the accepted jobs, and cancel those that outlast `job_drain_timeout_s`."""
-    try:
-        async with asyncio.timeout(get_settings().job_drain_timeout_s):
-            # A job may have enqueued another.
-            while _accepted:
-                await asyncio.wait(_accepted)
-    except TimeoutError:
-        late = list(_accepted)
-        logger.error("%d jobs did not end in time and are cancelled", len(late))
-        for task in late:
-            task.cancel()
-        await asyncio.wait(late, timeout=1)
-
-
-async def _run(
-    function: Callable[P, Awaitable[None]], /, *args: P.args, **kwargs: P.kwargs
-) -> None:
-    name = getattr(function, "__qualname__", repr(function))
-    try:
-        async with _slots(), asyncio.timeout(get_settings().job_time_limit_s):
-            while True:
-                try:
-                    return await function(*args, **kwargs)
-                except Unavailable as error:
-                    # Requests come first when connections are short; a job can wait.
-                    logger.warning("job %s runs again in %g s: %s", name, RETRY_AFTER_S, error)
-                    await asyncio.sleep(RETRY_AFTER_S)
-    except Exception:
-        logger.exception("job %s failed", name)
-
-
-@lru_cache
-def _slots() -> asyncio.Semaphore:
-    return asyncio.Semaphore(get_settings().job_concurrency)
+    runner.accept(function, *args, **kwargs)

@@ -1,63 +1,67 @@
-"""Jobs in Celery: a worker that dies, or is killed, loses nothing.
+"""Background jobs in Celery: a worker that dies or is killed loses no job.
 
-Celery's defaults acknowledge a task before it runs and so lose it with the process; the settings
-below keep it in the broker until it has ended, which is why a job may run twice. `python -m app
-worker` runs them.
+Celery's defaults acknowledge a task before it runs, and lose the task with the process. With the
+settings below the broker keeps a task until it has ended; therefore a job may run twice.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from typing import Any, ParamSpec
 
 from celery import Celery
-from celery.signals import worker_process_init, worker_process_shutdown
 from kombu.exceptions import OperationalError
 
-from app.core.lifecycle import resources
-from app.core.logs import configure_logging
-from app.core.settings.jobs import JOB_POOL_SIZE
-from app.settings import get_settings
+from app.core.jobs.settings import JobsSettings
 
 P = ParamSpec("P")
 
-# A request waits for this at most, after its commit.
+# The longest wait of a request, after its commit.
 PUBLISH_TIMEOUT_S = 2.0
 PING_TIMEOUT_S = 1
 
-settings = get_settings()
-
-celery = Celery("app", broker=settings.broker_url.get_secret_value())
-celery.conf.update(
-    imports=["app.api"],
-    task_default_queue=settings.job_queue,
-    task_ignore_result=True,
-    # A task leaves the broker when it has ended, and comes back when its process died.
-    task_acks_late=True,
-    task_reject_on_worker_lost=True,
-    task_time_limit=settings.job_time_limit_s,
-    worker_prefetch_multiplier=1,
-    worker_soft_shutdown_timeout=10,
-    worker_hijack_root_logger=False,
-    broker_connection_retry_on_startup=True,
-    broker_transport_options={
-        # After this the task of a dead worker goes to another, so it must outlast every task.
-        "visibility_timeout": settings.job_time_limit_s + 60,
-        "socket_connect_timeout": 1,
-        "socket_timeout": 5,
-    },
-)
+celery = Celery("app")
+# Jobs of one worker process run in this event loop, one at a time.
+job_loop = asyncio.Runner()
 
 _jobs: set[Callable[..., Awaitable[None]]] = set()
-_process = AsyncExitStack()
-_runner = asyncio.Runner()
+
+
+def open(settings: JobsSettings) -> None:
+    """Configure the broker; the first job connects."""
+    celery.conf.update(
+        broker_url=settings.broker_url.get_secret_value(),
+        task_default_queue=settings.job_queue,
+        task_ignore_result=True,
+        # A task leaves the broker when it has ended, and returns when its process died.
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_time_limit=settings.job_time_limit_s,
+        worker_prefetch_multiplier=1,
+        worker_soft_shutdown_timeout=10,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={
+            # Another worker gets the task of a dead worker after this: longer than every task.
+            "visibility_timeout": settings.job_time_limit_s + 60,
+            "socket_connect_timeout": 1,
+            "socket_timeout": 5,
+        },
+    )
+
+
+async def close() -> None:
+    """Do nothing: the broker holds every job."""
+
+
+async def drain() -> None:
+    """Do nothing: the broker holds every job."""
 
 
 def job(function: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
-    """Declare an async function as a task, named after its module and itself."""
+    """Declare an async function as a task with the name of its module and function."""
 
     def run(*args: Any, **kwargs: Any) -> None:
-        _runner.run(_await(function, *args, **kwargs))
+        job_loop.run(_await(function, *args, **kwargs))
 
     celery.task(name=_name(function))(run)
     _jobs.add(function)
@@ -67,12 +71,12 @@ def job(function: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
 async def enqueue(
     function: Callable[P, Awaitable[None]], /, *args: P.args, **kwargs: P.kwargs
 ) -> None:
-    """Hand the job to the broker, in a thread because Celery's client blocks.
+    """Send the job to the broker, in a thread because Celery's client blocks.
 
     Raises:
         kombu.exceptions.OperationalError: when the broker cannot be reached.
-        TimeoutError: when it does not answer within `PUBLISH_TIMEOUT_S`; the job may still run.
-        TypeError: when the function was not declared with `job`.
+        TimeoutError: when the broker takes longer than `PUBLISH_TIMEOUT_S`; the job may still run.
+        TypeError: when the function is not declared with `job`.
     """
     if function not in _jobs:
         raise TypeError(f"{function!r} is not declared with @job")
@@ -87,17 +91,13 @@ async def enqueue(
 
 
 async def ping() -> bool:
-    """Whether the broker answers in time."""
+    """Return whether the broker answers in time."""
     try:
         async with asyncio.timeout(PING_TIMEOUT_S):
             await asyncio.to_thread(_connect)
     except (OSError, OperationalError):
         return False
     return True
-
-
-async def drain() -> None:
-    """Nothing waits in this process: the broker holds every job."""
 
 
 def _connect() -> None:
@@ -111,15 +111,3 @@ def _name(function: Callable[..., Any]) -> str:
 
 async def _await(function: Callable[..., Awaitable[None]], *args: Any, **kwargs: Any) -> None:
     await function(*args, **kwargs)
-
-
-@worker_process_init.connect
-def _open(**_: Any) -> None:
-    configure_logging(settings.log_level)
-    _runner.run(_process.enter_async_context(resources(settings, pool_size=JOB_POOL_SIZE)))
-
-
-@worker_process_shutdown.connect
-def _close(**_: Any) -> None:
-    _runner.run(_process.aclose())
-    _runner.close()

@@ -18,10 +18,10 @@ from pydantic_core import to_json
 from sqlalchemy import Integer, Select, bindparam, literal
 
 from app.core.database import PreparedRead, ReadSession, Row
+from app.core.http.problems import BadRequest
 from app.core.pagination.keyset import Keyset
 from app.core.pagination.page import DEFAULT_LIMIT, ListParams, OrderBy, Page
-from app.core.problems import BadRequest
-from app.settings import get_settings
+from app.core.pagination.settings import PaginationSettings
 
 VERSION = 2
 SIGNATURE_BYTES = 16
@@ -41,6 +41,30 @@ class PageParams(ListParams):
         max_length=1000,
         description="`next` or `prev` of another page; none for the first page.",
     )
+
+
+class Signer:
+    """Signs cursors with the secret of the settings; opened with the process's other resources."""
+
+    def __init__(self) -> None:
+        self._key: bytes | None = None
+
+    def open(self, settings: PaginationSettings) -> None:
+        """Sign with the secret of these settings from now on."""
+        self._key = settings.cursor_secret.get_secret_value().encode()
+
+    def sign(self, payload: bytes) -> bytes:
+        """The first `SIGNATURE_BYTES` of the payload's HMAC-SHA256.
+
+        Raises:
+            RuntimeError: when the signer is not open.
+        """
+        if self._key is None:
+            raise RuntimeError("Cursors need `async with lifecycle.resources(...)`.")
+        return hmac.digest(self._key, payload, hashlib.sha256)[:SIGNATURE_BYTES]
+
+
+signer = Signer()
 
 
 class Cursor(NamedTuple):
@@ -186,7 +210,7 @@ def _page(
 def encode(values: Values, keyset: Keyset, *, backward: bool) -> str:
     """The cursor to the page behind (or, backward, before) the row with these values."""
     payload = to_json([VERSION, keyset.fingerprint, backward, values], inf_nan_mode="strings")
-    return base64.urlsafe_b64encode(_sign(payload) + payload).rstrip(b"=").decode()
+    return base64.urlsafe_b64encode(signer.sign(payload) + payload).rstrip(b"=").decode()
 
 
 def decode(cursor: str | None, keyset: Keyset) -> Cursor | None:
@@ -200,7 +224,7 @@ def decode(cursor: str | None, keyset: Keyset) -> Cursor | None:
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         signature, payload = raw[:SIGNATURE_BYTES], raw[SIGNATURE_BYTES:]
-        if not hmac.compare_digest(signature, _sign(payload)):
+        if not hmac.compare_digest(signature, signer.sign(payload)):
             raise ValueError("signature")
         version, fingerprint, backward, values = orjson.loads(payload)
         if (version, fingerprint) != (VERSION, keyset.fingerprint):
@@ -236,8 +260,3 @@ def _name(statement: Select[*tuple[Any, ...]], column: Any) -> str:
 def _adapter(python_type: type[Any]) -> TypeAdapter[Any]:
     # Building one costs more than using it.
     return TypeAdapter(python_type)
-
-
-def _sign(payload: bytes) -> bytes:
-    key = get_settings().cursor_secret.get_secret_value().encode()
-    return hmac.digest(key, payload, hashlib.sha256)[:SIGNATURE_BYTES]

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import UnaryExpression
 
-from app.core.serialization import JSON, to_json
+from app.core.http.serialization import JSON, to_json
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100

@@ -9,9 +9,10 @@ from sqlalchemy import func, select
 
 from app.core.database import ReadSession
 from app.core.jobs import job
-from app.core.jobs.celery import celery
+from app.core.jobs.worker import create_worker
+from app.settings import get_settings
 
-__all__ = ["celery"]
+celery = create_worker(get_settings())
 
 
 @job

@@ -16,7 +16,7 @@ from app.core.database.replica.decisions import (
     problem_of,
     route,
 )
-from app.core.problems import Busy, Unavailable
+from app.core.http.problems import Busy, Unavailable
 
 # in_use, caught_up, has_written, fresh
 ROUTES = {

@@ -22,8 +22,8 @@ from app.core.database import (
     WriteSession,
 )
 from app.core.database.replica import fresh, monitor, replica
-from app.core.problems import Busy, Unavailable
-from app.core.settings import ConfigurationError, CoreSettings, load
+from app.core.http.problems import Busy, Unavailable
+from app.core.operations.settings import ConfigurationError, CoreSettings, load
 from app.settings import get_settings
 from tests.core.replica.servers import Server, primary_and_replica
 from tests.core.serving import serving

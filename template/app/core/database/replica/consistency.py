@@ -16,7 +16,7 @@ from typing import ParamSpec, TypeVar
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.problems import problem_response
+from app.core.http.problems import problem_response
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from enum import Enum, auto
 
 from sqlalchemy.exc import DBAPIError
 
-from app.core.problems import Busy, Unavailable
+from app.core.http.problems import Busy, Unavailable
 
 # SQLSTATE: serialization failure and deadlock, which on a replica are conflicts with what it has to
 # replay; a table and a column that do not exist, or not yet.

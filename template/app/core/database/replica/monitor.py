@@ -18,8 +18,8 @@ from app.core.database.engine import Database
 from app.core.database.errors import translated
 from app.core.database.prepared import PreparedRead
 from app.core.database.replica.decisions import Lag, problem_of
-from app.core.problems import Unavailable
-from app.core.settings import CoreSettings
+from app.core.database.replica.settings import ReplicaSettings
+from app.core.http.problems import Unavailable
 
 logger = getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Monitor:
     it is known to show what the primary wrote; `seen_s` is when it last answered, by `monotonic`.
     """
 
-    def __init__(self, settings: CoreSettings, primary: Database, *, pool_size: int) -> None:
+    def __init__(self, settings: ReplicaSettings, primary: Database, *, pool_size: int) -> None:
         self.problem: str | None = "not seen yet"
         self.replayed = 0
         self.seen_s = 0.0
@@ -90,7 +90,7 @@ class Monitor:
             logger.warning("The replica is left out: %s", problem)
         self.problem = problem
 
-    def _open(self, settings: CoreSettings, *, pool_size: int) -> Database:
+    def _open(self, settings: ReplicaSettings, *, pool_size: int) -> Database:
         database = Database()
         database.open(settings, pool_size=pool_size)
 

@@ -19,8 +19,8 @@ from app.core.database.queries import record
 from app.core.database.replica.consistency import current, is_fresh
 from app.core.database.replica.decisions import Failure, Route, failure_of, goes_on, route
 from app.core.database.replica.monitor import Monitor
-from app.core.problems import Unavailable
-from app.core.settings import CoreSettings
+from app.core.database.replica.settings import ReplicaSettings
+from app.core.http.problems import Unavailable
 
 Result = TypeVar("Result")
 
@@ -47,7 +47,7 @@ class Replica:
 
     @asynccontextmanager
     async def opened(
-        self, settings: CoreSettings, primary: Database, *, pool_size: int
+        self, settings: ReplicaSettings, primary: Database, *, pool_size: int
     ) -> AsyncIterator[None]:
         """Use the replica that the settings name, if they do, for what is read from `primary`.
 

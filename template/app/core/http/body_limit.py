@@ -8,7 +8,7 @@ from http import HTTPStatus
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.core.problems import problem_response
+from app.core.http.problems import problem_response
 
 
 class BodyLimit:

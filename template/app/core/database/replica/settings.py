@@ -1,13 +1,12 @@
 """Where the read replica is, and how far behind it may be."""
 
 from pydantic import Field
-from pydantic_settings import BaseSettings
 
-from app.core.capacity import CapacityError, Plan
-from app.core.settings.database import PostgresUrl
+from app.core.database.settings import DatabaseSettings, PostgresUrl
+from app.core.operations.capacity import CapacityError, Plan
 
 
-class ReplicaSettings(BaseSettings):
+class ReplicaSettings(DatabaseSettings):
     database_replica_url: PostgresUrl | None = Field(
         None,
         description="A read replica, as `DATABASE_URL`; without it the primary serves all reads.",

@@ -1,0 +1,1 @@
+"""HTTP: errors as problem documents, limits, serialization and the routes of the application."""
