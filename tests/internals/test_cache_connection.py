@@ -11,8 +11,8 @@ from redis.exceptions import ConnectionError, RedisError, ResponseError, Timeout
 from sqlalchemy import make_url
 
 from app.core.cache.connection import DRIVER, MultiplexedConnection
-from tests.core.fault_proxy import FaultProxy, fault_proxy
-from tests.core.test_cache_valkey import own_server
+from tests.internals.fault_proxy import FaultProxy, fault_proxy
+from tests.internals.valkey_server import own_server
 
 LIMIT_S = 0.2
 # These machines may be busy.

@@ -20,25 +20,15 @@ from app.core.cache.reads import Loaded, Outcome
 from app.core.cache.valkey import TRUST_S, ValkeyCache
 from app.settings import get_settings
 from dev.serving import free_port
-from dev.valkey import valkey
-from dev.workspace import workspace
-from tests.core.fault_proxy import FaultProxy, fault_proxy
 from tests.core.serving import serving
+from tests.internals.fault_proxy import FaultProxy, fault_proxy
+from tests.internals.valkey_server import own_server, trusted
 
 # Its time limit is 0.1 s; these machines may be busy.
 BRIEF_S = 0.5
 RETRY_AFTER_S = 0.3
 RECOVERED_S = 5.0
 TAGS = ("book:1",)
-
-
-@contextmanager
-def own_server() -> Iterator[str]:
-    with (
-        workspace() as home,
-        valkey(home, variable="TEST_CACHE_URL", maxmemory_policy="allkeys-lfu") as url,
-    ):
-        yield url
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +69,6 @@ async def worker(url: str, **more: object) -> AsyncIterator[ValkeyCache]:
         yield cache
     finally:
         await cache.close()
-
-
-async def trusted(cache: ValkeyCache) -> None:
-    async with asyncio.timeout(RECOVERED_S):
-        while time.monotonic() >= cache.near.trusted_until:
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture

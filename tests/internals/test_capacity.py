@@ -15,7 +15,7 @@ from app.core.operations.capacity import (
     make_plan,
 )
 from app.settings import get_settings
-from tests.core.test_commands import run
+from tests.internals.commands import run
 
 CACHE = {"its cache": WORKER_MEMORY_BYTES}
 

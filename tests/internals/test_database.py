@@ -26,7 +26,7 @@ from app.core.database import (
 )
 from app.core.http.problems import Busy, Unavailable, Unprocessable
 from app.settings import get_settings
-from tests.core.tables import Book, Shelf, tables
+from tests.internals.tables import Book, Shelf, tables
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from app.core.pagination import Page, PageParams, PreparedList, page_response, p
 from app.core.pagination.keyset import Keyset
 from tests.core.budget import QueryBudget
 from tests.core.plans import plan
-from tests.core.tables import Book, Shelf, tables
+from tests.internals.tables import Book, Shelf, tables
 
 NEWEST_FIRST = (Book.added_at.desc(), Book.id.desc())
 OLDEST_FIRST = (Book.added_at, Book.id)

@@ -11,7 +11,7 @@ from app.core.database import ReadSession, WriteSession
 from app.core.pagination import Page, PageParams, PreparedList, page_response, paginate
 from app.core.pagination.offset import MAX_OFFSET
 from tests.core.budget import QueryBudget
-from tests.core.tables import Book, tables
+from tests.internals.tables import Book, tables
 
 NEWEST_FIRST = (Book.added_at.desc(), Book.id.desc())
 BOOKS = PreparedList(

@@ -35,7 +35,7 @@ from app.settings import get_settings
 from dev.serving import serve
 from dev.workspace import workspace
 from tests.core.plugin import migrated_database
-from tests.core.tables import Book, tables
+from tests.internals.tables import Book, tables
 
 ROOT = Path(__file__).parents[2]
 # The first that tracks prepared statements in transaction mode.

@@ -17,7 +17,7 @@ from app.core.database.queries import Queries
 from app.core.operations.telemetry import QueryCount
 from app.settings import get_settings
 from tests.core.budget import QueryBudget
-from tests.core.tables import Shelf, tables
+from tests.internals.tables import Shelf, tables
 
 ONE = PreparedRead(select(literal(1).label("one")))
 

@@ -15,8 +15,8 @@ import pytest
 
 from app.core.jobs import enqueue
 from dev.serving import free_port
-from tests.core.celery.jobs import mark, survive
-from tests.core.celery.worker import job_worker
+from tests.internals.celery.jobs import mark, survive
+from tests.core.job_worker import job_worker
 from tests.core.serving import serving
 
 TIMEOUT_S = 30
@@ -24,7 +24,7 @@ TIMEOUT_S = 30
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[None]:
-    command = "--app=tests.core.celery.jobs:celery", "worker", "--concurrency=1", "--loglevel=INFO"
+    command = "--app=tests.internals.celery.jobs:celery", "worker", "--concurrency=1", "--loglevel=INFO"
     with job_worker("celery", *command):
         yield
 
@@ -61,7 +61,7 @@ def enqueue_at(port: int) -> str:
     program = """
 import asyncio, uuid
 from app.core.jobs import enqueue
-from tests.core.celery.jobs import mark
+from tests.internals.celery.jobs import mark
 try:
     asyncio.run(enqueue(mark, "nowhere", value=uuid.uuid4()))
 except Exception as error:

@@ -25,9 +25,9 @@ from app.core.database.replica import fresh, monitor, replica
 from app.core.http.problems import Busy, Unavailable
 from app.core.operations.settings import ConfigurationError, CoreSettings, load
 from app.settings import get_settings
-from tests.core.replica.servers import Server, primary_and_replica
+from tests.internals.replica.servers import Server, primary_and_replica
 from tests.core.serving import serving
-from tests.core.tables import Base, Book
+from tests.internals.tables import Base, Book
 
 T = TypeVar("T")
 

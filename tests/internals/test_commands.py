@@ -1,33 +1,12 @@
 """The service's own command says what it did, or in one line why not."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return run_in(ROOT, *arguments, **variables)
-
-
-def run_in(directory: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    process = subprocess.run(
-        [sys.executable, "-m", "app", *arguments],
-        cwd=directory,
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert "Traceback" not in process.stderr
-    return process
+from tests.internals.commands import ROOT, run, run_in
 
 
 @pytest.fixture
@@ -57,23 +36,6 @@ def test_check_prints_the_plan_and_notes() -> None:
     assert "note: SERVE_STATIC is on" in process.stdout
 
 
-{% if cache_backend == "memory" %}
-@pytest.mark.parametrize(
-    ("workers", "instances", "caches"), [("1", "1", 0), ("2", "1", 2), ("1", "2", 2), ("2", "2", 4)]
-)
-def test_check_says_that_workers_have_caches_of_their_own(
-    workers: str, instances: str, caches: int
-) -> None:
-    process = run("check", WEB_CONCURRENCY=workers, INSTANCES=instances, CACHE_TTL_S="42")
-
-    assert process.returncode == 0
-    assert (f"note: Each of the {caches} workers has a cache of its own" in process.stdout) == (
-        caches > 1
-    )
-    assert ("CACHE_TTL_S at most, 42 s" in process.stdout) == (caches > 1)
-
-
-{% endif %}
 @pytest.mark.parametrize(
     ("variables", "message"),
     [

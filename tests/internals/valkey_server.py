@@ -1,0 +1,27 @@
+"""A Valkey server that tests may break, and the moment from which a cache hears it."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from app.core.cache.valkey import ValkeyCache
+from dev.valkey import valkey
+from dev.workspace import workspace
+
+RECOVERED_S = 5.0
+
+
+@contextmanager
+def own_server() -> Iterator[str]:
+    with (
+        workspace() as home,
+        valkey(home, variable="TEST_CACHE_URL", maxmemory_policy="allkeys-lfu") as url,
+    ):
+        yield url
+
+
+async def trusted(cache: ValkeyCache) -> None:
+    async with asyncio.timeout(RECOVERED_S):
+        while time.monotonic() >= cache.near.trusted_until:
+            await asyncio.sleep(0.005)

@@ -1,0 +1,134 @@
+"""The tests of core's internals: which answers each file depends on, and in which variant it therefore runs.
+
+The files lie in tests/internals/, import `app`, and run in a rendered service, into whose tests/internals/ they are
+copied. A file runs once for each combination of the answers that it depends on, in the first variant that has it.
+`nox -s internals` runs every file in every variant where it makes sense.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+from tests.variants import DEFAULTS, QUESTIONS, VARIANTS, Answer, Answers
+
+SOURCE = Path(__file__).parent / "internals"
+# What the tests import and a service does not.
+PACKAGES = ("opentelemetry-sdk>=1.45",)
+
+CACHED: dict[str, tuple[Answer, ...]] = {"cache_backend": ("valkey", "memory")}
+VALKEY: dict[str, tuple[Answer, ...]] = {"cache_backend": ("valkey",)}
+MEMORY: dict[str, tuple[Answer, ...]] = {"cache_backend": ("memory",)}
+CELERY: dict[str, tuple[Answer, ...]] = {"background_jobs": ("celery",)}
+REPLICA: dict[str, tuple[Answer, ...]] = {"read_replica": (True,)}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a file needs of the answers.
+
+    `by` are the questions whose answers change what it tests: it runs for each of them. `only` says with which answers
+    it makes sense at all. No other answer changes its result.
+    """
+
+    by: tuple[str, ...] = ()
+    only: Mapping[str, tuple[Answer, ...]] = field(default_factory=dict)
+
+    def fit(self, answers: Answers) -> bool:
+        return all(answers[question] in allowed for question, allowed in self.only.items())
+
+    def combinations(self) -> list[Answers]:
+        """Every combination of the answers that the file depends on."""
+        choices = [[answer for answer in QUESTIONS[name] if answer in self.only.get(name, (answer,))] for name in self.by]
+        return [dict(zip(self.by, answers, strict=True)) for answers in product(*choices)]
+
+
+TESTS: dict[str, Needs] = {
+    "celery/test_worker.py": Needs(only=CELERY),
+    "replica/test_cache_rules.py": Needs(only=CACHED | REPLICA),
+    "replica/test_decisions.py": Needs(only=REPLICA),
+    "replica/test_replica.py": Needs(by=("cache_backend",), only=REPLICA),
+    "test_body_limit.py": Needs(),
+    "test_cache.py": Needs(by=("cache_backend", "read_replica"), only=CACHED),
+    "test_cache_commands.py": Needs(only=VALKEY),
+    "test_cache_connection.py": Needs(only=VALKEY),
+    "test_cache_near.py": Needs(only=CACHED),
+    "test_cache_reads.py": Needs(by=("cache_backend",), only=CACHED),
+    "test_cache_rules.py": Needs(only=CACHED),
+    "test_cache_valkey.py": Needs(only=VALKEY),
+    "test_capacity.py": Needs(by=("cache_backend", "read_replica")),
+    "test_commands.py": Needs(by=("cache_backend",)),
+    "test_commands_memory.py": Needs(only=MEMORY),
+    "test_concurrency.py": Needs(),
+    "test_database.py": Needs(by=("read_replica",)),
+    "test_dev.py": Needs(by=("cache_backend", "background_jobs")),
+    "test_gate.py": Needs(),
+    "test_guards.py": Needs(by=("cache_backend",)),
+    "test_health.py": Needs(by=("cache_backend", "background_jobs")),
+    "test_http_caching.py": Needs(by=("cache_backend",)),
+    "test_imports.py": Needs(),
+    "test_jobs_background_tasks.py": Needs(only={"background_jobs": ("background_tasks",)}),
+    "test_migrations.py": Needs(),
+    "test_pagination_cursor.py": Needs(by=("read_replica",), only={"pagination": ("cursor",)}),
+    "test_pagination_offset.py": Needs(by=("read_replica",), only={"pagination": ("offset",)}),
+    "test_pgbouncer.py": Needs(by=("read_replica",)),
+    "test_prepared.py": Needs(by=("read_replica",)),
+    "test_problems.py": Needs(by=("cache_backend",)),
+    "test_queries.py": Needs(by=("cache_backend", "read_replica")),
+    "test_response_cache.py": Needs(by=("cache_backend", "read_replica"), only=CACHED),
+    "test_routing.py": Needs(),
+    "test_serving.py": Needs(),
+    "test_settings.py": Needs(),
+    "test_static_files.py": Needs(by=("cache_backend",)),
+}
+
+# What tests share, with the answers under which it can be imported.
+HELPERS: dict[str, Needs] = {
+    "__init__.py": Needs(),
+    "celery/__init__.py": Needs(only=CELERY),
+    "celery/jobs.py": Needs(only=CELERY),
+    "commands.py": Needs(),
+    "fault_proxy.py": Needs(),
+    "replica/__init__.py": Needs(only=REPLICA),
+    "replica/servers.py": Needs(only=REPLICA),
+    "tables.py": Needs(),
+    "valkey_server.py": Needs(only=VALKEY),
+}
+
+
+def answers_of(variant: str) -> Answers:
+    """The answers of a variant to all questions."""
+    return DEFAULTS | VARIANTS[variant]
+
+
+def variant_with(needs: Needs, combination: Answers) -> str | None:
+    """The first variant that has these answers, and in which the file makes sense; None if there is none."""
+    for variant in VARIANTS:
+        answers = answers_of(variant)
+        if needs.fit(answers) and answers.items() >= combination.items():
+            return variant
+    return None
+
+
+def assigned(variant: str) -> list[str]:
+    """The test files that run in this variant, so that each runs once for each of its combinations."""
+    return [
+        name
+        for name, needs in TESTS.items()
+        if variant in {variant_with(needs, combination) for combination in needs.combinations()}
+    ]
+
+
+def sensible(variant: str) -> list[str]:
+    """All test files that make sense in this variant."""
+    return [name for name, needs in TESTS.items() if needs.fit(answers_of(variant))]
+
+
+def lay_over(service: Path, variant: str) -> None:
+    """Copy the tests that make sense in this variant, and what they share, into a rendered service."""
+    helpers = [name for name, needs in HELPERS.items() if needs.fit(answers_of(variant))]
+    for name in helpers + sensible(variant):
+        target = service / "tests" / "internals" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(SOURCE / name, target)
