@@ -408,7 +408,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 
 from app.core.database import ReadSessionDep, WriteSessionDep
-from app.core.http_caching import never_stored
+from app.core.cache import no_store
 from app.core.pagination import Page, PageParams, page_response
 from app.$name import service
 from app.$name.schemas import ${Noun}Create, ${Noun}Read
@@ -423,14 +423,14 @@ async def create(data: ${Noun}Create, session: WriteSessionDep) -> ${Noun}Read:
 
 
 @router.get("", response_model=Page[${Noun}Read])
-@never_stored
+@no_store
 async def newest(params: Annotated[PageParams, Query()], session: ReadSessionDep) -> Response:
     """The newest first."""
     return page_response(params, await service.newest(session, params))
 
 
 @router.get("/{identifier}")
-@never_stored
+@no_store
 async def read(identifier: UUID, session: ReadSessionDep) -> ${Noun}Read:
     """One of them."""
     return await service.read(session, identifier)
@@ -461,7 +461,7 @@ from fastapi import APIRouter
 from sqlalchemy import func, select
 
 from app.core.database import PreparedRead, ReadSessionDep
-from app.core.http_caching import never_stored
+from app.core.cache import no_store
 from app.$name.models import $Noun
 
 COUNT = PreparedRead(select(func.count().label("count")).select_from($Noun))
@@ -470,7 +470,7 @@ router = APIRouter(prefix="/$name-count", tags=["$name"])
 
 
 @router.get("")
-@never_stored
+@no_store
 async def count(session: ReadSessionDep) -> dict[str, int]:
     """How many there are."""
     row = await session.fetch_one(COUNT)
@@ -548,14 +548,14 @@ from fastapi import APIRouter
 from sqlalchemy import select
 
 from app.core.database import ReadSessionDep
-from app.core.http_caching import public
+from app.core.cache import public
 from app.$name.models import $Noun
 
 router = APIRouter(prefix="/$name-shelf", tags=["$name"])
 
 
 @router.get("")
-@public(cdn_s=30)
+@public(s_maxage_s=30)
 async def shelf(session: ReadSessionDep) -> list[str]:
     """The titles of the first few."""
     first = select($Noun.title).order_by($Noun.created_at, $Noun.id).limit(5)

@@ -82,7 +82,7 @@ CACHES = Comparison(
     ways=_ways(
         "/caches",
         {
-            "uncached": "a way of rendered: a prepared statement for each request, declared `never_stored`",
+            "uncached": "a way of rendered: a prepared statement for each request, declared `no_store`",
             "near": "the same route in the response cache: hits in the worker's own memory",
             "shared": "like near, with hits that come from Valkey: the worker itself keeps nothing",
             "miss": "like near, with responses that live for no time: each request looks in Valkey, takes a lease, "

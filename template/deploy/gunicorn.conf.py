@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from app.core.operations.check import check_policies
+from app.core.operations.check import require_valid_policies
 from app.core.operations.server import GRACEFUL_TIMEOUT_S
 from app.settings import get_settings
 
@@ -34,4 +34,4 @@ def on_starting(_: object) -> None:
     """Refuse a caching policy that cannot hold before there are workers, which would each fail."""
     from app.main import app  # which `preload_app` has imported
 
-    check_policies(app)
+    require_valid_policies(app)

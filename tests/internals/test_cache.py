@@ -119,7 +119,7 @@ async def test_a_commit_invalidates_and_a_rollback_does_not(name: str) -> None:
 async def test_what_is_not_there_is_remembered_if_that_is_asked_for(name: str) -> None:
     there = False
 
-    @cached("maybe:{name}", missing_s=60)
+    @cached("maybe:{name}", negative_ttl_s=60)
     async def find(name: str) -> bytes:
         loaded.append(name)
         if not there:

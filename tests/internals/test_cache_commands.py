@@ -10,14 +10,13 @@ from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
-from app.core.cache import cached
+from app.core.cache import cached, public
 from app.core.cache.commands import FAILURE, USAGE
 from app.core.cache.entry import Entry
-from app.core.cache.reads import Loaded
-from app.core.cache.response import ResponseCache
-from app.core.cache.targets import KeptRoutes
-from app.core.cache.valkey import ValkeyCache
-from app.core.http_caching import public
+from app.core.cache.keys import RouteTable
+from app.core.cache.middleware import ResponseCache
+from app.core.cache.store import Loaded
+from app.core.cache.valkey import Cache
 from app.settings import get_settings
 from dev.serving import free_port
 from tests.internals.valkey_server import trusted
@@ -28,8 +27,8 @@ KEY, TAGS = "function:commands:1", ("commands:1",)
 
 
 @pytest.fixture
-async def cache() -> AsyncIterator[ValkeyCache]:
-    cache = ValkeyCache()
+async def cache() -> AsyncIterator[Cache]:
+    cache = Cache()
     await cache.open(get_settings())
     await cache.clear()
     await trusted(cache)
@@ -47,7 +46,7 @@ cached_total = cached("order-total:{order_id}")(total_json)
 
 
 async def load() -> Loaded:
-    return Loaded(Entry(b'{"name": "x"}', ttl_s=60, error_s=30))
+    return Loaded(Entry(b'{"name": "x"}', ttl_s=60, stale_if_error_s=30))
 
 
 async def command(*arguments: str, **variables: str) -> tuple[int, str]:
@@ -56,7 +55,7 @@ async def command(*arguments: str, **variables: str) -> tuple[int, str]:
     return process.returncode, process.stdout + process.stderr
 
 
-async def test_an_entry_is_shown(cache: ValkeyCache) -> None:
+async def test_an_entry_is_shown(cache: Cache) -> None:
     await cache.read(KEY, TAGS, load)
 
     code, output = await command("show", KEY)
@@ -69,7 +68,7 @@ async def test_an_entry_is_shown(cache: ValkeyCache) -> None:
 
 
 async def test_the_help_shows_the_forms_of_keys(
-    cache: ValkeyCache, monkeypatch: pytest.MonkeyPatch
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cached_total, "_store", cache)
     app = FastAPI()
@@ -79,7 +78,7 @@ async def test_the_help_shows_the_forms_of_keys(
     async def read_order(order_id: int, page: int = 1) -> str:
         return f"page {page} of {order_id}"
 
-    app.add_middleware(ResponseCache, routes=KeptRoutes(app), store=cache)
+    app.add_middleware(ResponseCache, routes=RouteTable(app), store=cache)
     async with AsyncClient(transport=ASGITransport(app), base_url=SERVER) as client:
         await client.get("/orders/07?page=02")
     await cached_total(order_id=7)
@@ -93,7 +92,7 @@ async def test_the_help_shows_the_forms_of_keys(
     assert "the total of 7" in shown[1][1]
 
 
-async def test_what_is_invalidated_is_loaded_again(cache: ValkeyCache) -> None:
+async def test_what_is_invalidated_is_loaded_again(cache: Cache) -> None:
     await cache.read(KEY, TAGS, load)
     assert (await cache.find(KEY, TAGS)).entry is not None
 
@@ -103,7 +102,7 @@ async def test_what_is_invalidated_is_loaded_again(cache: ValkeyCache) -> None:
     assert (await cache.find(KEY, TAGS)).entry is None
 
 
-async def test_hit_ratios_are_those_of_all_workers(cache: ValkeyCache) -> None:
+async def test_hit_ratios_are_those_of_all_workers(cache: Cache) -> None:
     before = await cache.counted()
     for _ in range(4):
         await cache.read(KEY, TAGS, load)

@@ -16,8 +16,8 @@ from sqlalchemy import make_url
 
 from app.core.cache.connection import DRIVER
 from app.core.cache.entry import Entry
-from app.core.cache.reads import Loaded, Outcome
-from app.core.cache.valkey import TRUST_S, ValkeyCache
+from app.core.cache.store import Loaded, Outcome
+from app.core.cache.valkey import TRUST_S, Cache
 from app.settings import get_settings
 from dev.serving import free_port
 from tests.core.serving import serving
@@ -59,9 +59,9 @@ async def client(server: str) -> AsyncIterator[AsyncRedis]:
 
 
 @asynccontextmanager
-async def worker(url: str, **more: object) -> AsyncIterator[ValkeyCache]:
+async def worker(url: str, **more: object) -> AsyncIterator[Cache]:
     """The cache of another worker, which has begun to listen."""
-    cache = ValkeyCache()
+    cache = Cache()
     settings = {"cache_url": SecretStr(url), "cache_retry_after_s": RETRY_AFTER_S}
     await cache.open(get_settings().model_copy(update=settings | more))
     await trusted(cache)
@@ -72,7 +72,7 @@ async def worker(url: str, **more: object) -> AsyncIterator[ValkeyCache]:
 
 
 @pytest.fixture
-async def workers(server: str, client: AsyncRedis) -> AsyncIterator[list[ValkeyCache]]:
+async def workers(server: str, client: AsyncRedis) -> AsyncIterator[list[Cache]]:
     """Four workers; it does not matter on which instance they are."""
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(worker(server)) for _ in range(4)]
@@ -85,7 +85,7 @@ async def proxy(server: str, client: AsyncRedis) -> AsyncIterator[FaultProxy]:
 
 
 @pytest.fixture
-async def behind(server: str, proxy: FaultProxy) -> AsyncIterator[ValkeyCache]:
+async def behind(server: str, proxy: FaultProxy) -> AsyncIterator[Cache]:
     """A worker to whom the proxy is the server."""
     url = make_url(server).set(port=proxy.port).render_as_string(hide_password=False)
     async with worker(url) as cache:
@@ -100,15 +100,21 @@ class Row:
         self.loads = 0
         self.load_s = 0.0
         self.ttl_s = 60.0
-        self.stale_s = 0.0
+        self.stale_while_revalidate_s = 0.0
 
     async def load(self) -> Loaded:
         self.loads += 1
         value = self.value
         await asyncio.sleep(self.load_s)
-        return Loaded(Entry(str(value).encode(), ttl_s=self.ttl_s, stale_s=self.stale_s))
+        return Loaded(
+            Entry(
+                str(value).encode(),
+                ttl_s=self.ttl_s,
+                stale_while_revalidate_s=self.stale_while_revalidate_s,
+            )
+        )
 
-    async def read(self, cache: ValkeyCache, key: str = "key") -> tuple[int, str]:
+    async def read(self, cache: Cache, key: str = "key") -> tuple[int, str]:
         found = await cache.read(key, TAGS, self.load)
         return int(found.entry.body), found.outcome.value
 
@@ -118,15 +124,15 @@ def row() -> Row:
     return Row()
 
 
-async def test_what_one_worker_loads_all_have(workers: list[ValkeyCache], row: Row) -> None:
+async def test_what_one_worker_loads_all_have(workers: list[Cache], row: Row) -> None:
     assert [await row.read(cache) for cache in workers] == [(1, "miss")] + [(1, "hit")] * 3
     assert [await row.read(cache) for cache in workers] == [(1, "hit")] * 4
     assert row.loads == 1
-    assert [cache.counts["near", "hit"] for cache in workers] == [1] * 4
+    assert [cache.counts["local", "hit"] for cache in workers] == [1] * 4
     assert [cache.counts["shared", "hit"] for cache in workers] == [0, 1, 1, 1]
 
 
-async def test_a_write_in_one_is_seen_by_all(workers: list[ValkeyCache], row: Row) -> None:
+async def test_a_write_in_one_is_seen_by_all(workers: list[Cache], row: Row) -> None:
     for _ in range(20):
         for cache in workers:
             await row.read(cache)
@@ -138,7 +144,7 @@ async def test_a_write_in_one_is_seen_by_all(workers: list[ValkeyCache], row: Ro
                 await asyncio.sleep(0)
 
 
-async def test_all_workers_together_load_once(workers: list[ValkeyCache], row: Row) -> None:
+async def test_all_workers_together_load_once(workers: list[Cache], row: Row) -> None:
     row.load_s = 0.05
     found = await asyncio.gather(*(row.read(cache) for cache in workers * 25))
 
@@ -147,7 +153,7 @@ async def test_all_workers_together_load_once(workers: list[ValkeyCache], row: R
 
 
 async def test_without_a_server_each_worker_loads_once(
-    workers: list[ValkeyCache], pid: int, row: Row
+    workers: list[Cache], pid: int, row: Row
 ) -> None:
     row.load_s = 0.2
     os.kill(pid, signal.SIGSTOP)
@@ -160,9 +166,7 @@ async def test_without_a_server_each_worker_loads_once(
     assert {value for value, _ in found} == {1}
 
 
-async def test_a_worker_that_fails_lets_the_next_one_load(
-    workers: list[ValkeyCache], row: Row
-) -> None:
+async def test_a_worker_that_fails_lets_the_next_one_load(workers: list[Cache], row: Row) -> None:
     async def fail() -> Loaded:
         await asyncio.sleep(0.03)
         raise LookupError
@@ -177,8 +181,8 @@ async def test_a_worker_that_fails_lets_the_next_one_load(
         await failing
 
 
-async def test_only_one_worker_refreshes(workers: list[ValkeyCache], row: Row) -> None:
-    row.ttl_s, row.stale_s = 0.2, 60.0
+async def test_only_one_worker_refreshes(workers: list[Cache], row: Row) -> None:
+    row.ttl_s, row.stale_while_revalidate_s = 0.2, 60.0
     for cache in workers:
         await row.read(cache)
     await asyncio.sleep(0.25)
@@ -191,7 +195,7 @@ async def test_only_one_worker_refreshes(workers: list[ValkeyCache], row: Row) -
 
 
 async def test_a_slow_reader_in_another_worker_leaves_nothing_behind(
-    workers: list[ValkeyCache], row: Row
+    workers: list[Cache], row: Row
 ) -> None:
     row.load_s = 0.05
     slow = asyncio.create_task(row.read(workers[0]))
@@ -207,7 +211,7 @@ async def test_a_slow_reader_in_another_worker_leaves_nothing_behind(
 
 
 async def test_an_evicted_generation_is_a_miss_and_nothing_old(
-    workers: list[ValkeyCache], client: AsyncRedis, row: Row
+    workers: list[Cache], client: AsyncRedis, row: Row
 ) -> None:
     await row.read(workers[0])
     await client.delete(f"{get_settings().cache_prefix}:tag:{TAGS[0]}")
@@ -217,7 +221,7 @@ async def test_an_evicted_generation_is_a_miss_and_nothing_old(
 
 
 async def test_what_cannot_be_decoded_is_a_miss(
-    workers: list[ValkeyCache], client: AsyncRedis, row: Row
+    workers: list[Cache], client: AsyncRedis, row: Row
 ) -> None:
     await row.read(workers[0])
     name = f"{get_settings().cache_prefix}:entry::key"
@@ -226,11 +230,11 @@ async def test_what_cannot_be_decoded_is_a_miss(
     for broken in (b"", b"x", raw[:20], raw[:-1][:30], os.urandom(200)):
         await client.set(name, broken)
         assert await row.read(workers[1]) == (1, "miss")
-        workers[1].near.clear()
+        workers[1].local.clear()
 
 
 async def test_releases_share_invalidations_and_no_entries(
-    server: str, workers: list[ValkeyCache], row: Row
+    server: str, workers: list[Cache], row: Row
 ) -> None:
     await row.read(workers[0])
     async with worker(server, cache_version="2") as newer:
@@ -242,7 +246,7 @@ async def test_releases_share_invalidations_and_no_entries(
                 await asyncio.sleep(0)
 
 
-async def test_everything_is_cleared_everywhere(workers: list[ValkeyCache], row: Row) -> None:
+async def test_everything_is_cleared_everywhere(workers: list[Cache], row: Row) -> None:
     for cache in workers:
         await row.read(cache)
     row.value = 2
@@ -254,7 +258,7 @@ async def test_everything_is_cleared_everywhere(workers: list[ValkeyCache], row:
 
 
 async def test_all_keys_have_the_prefix_and_an_end(
-    workers: list[ValkeyCache], client: AsyncRedis, row: Row
+    workers: list[Cache], client: AsyncRedis, row: Row
 ) -> None:
     await row.read(workers[0])
     names = await client.keys("*")
@@ -266,7 +270,7 @@ async def test_all_keys_have_the_prefix_and_an_end(
         assert await client.ttl(name) > 0
 
 
-async def test_hit_ratios_are_added_up_in_the_server(workers: list[ValkeyCache], row: Row) -> None:
+async def test_hit_ratios_are_added_up_in_the_server(workers: list[Cache], row: Row) -> None:
     for cache in workers * 2:
         await row.read(cache)
 
@@ -279,7 +283,7 @@ async def test_hit_ratios_are_added_up_in_the_server(workers: list[ValkeyCache],
 async def test_closing_while_it_still_connects_ends(server: str) -> None:
     settings = get_settings().model_copy(update={"cache_url": SecretStr(server)})
     for steps in range(12):
-        cache = ValkeyCache()
+        cache = Cache()
         await cache.open(settings)
         for _ in range(steps):
             await asyncio.sleep(0)
@@ -288,7 +292,7 @@ async def test_closing_while_it_still_connects_ends(server: str) -> None:
 
 
 async def test_a_hung_server_costs_a_moment_and_is_found_again(
-    workers: list[ValkeyCache], pid: int, row: Row
+    workers: list[Cache], pid: int, row: Row
 ) -> None:
     cache = workers[0]
     await row.read(cache)
@@ -319,7 +323,7 @@ async def test_a_hung_server_costs_a_moment_and_is_found_again(
 
 
 async def test_a_lost_invalidation_is_made_up_for(
-    server: str, proxy: FaultProxy, behind: ValkeyCache, row: Row
+    server: str, proxy: FaultProxy, behind: Cache, row: Row
 ) -> None:
     async with worker(server) as other:
         await row.read(other)
@@ -338,7 +342,7 @@ async def test_a_lost_invalidation_is_made_up_for(
 
 
 async def test_who_hears_nothing_shows_nothing_of_its_own(
-    server: str, proxy: FaultProxy, behind: ValkeyCache, row: Row
+    server: str, proxy: FaultProxy, behind: Cache, row: Row
 ) -> None:
     await row.read(behind)
     async with worker(server) as other:
@@ -355,7 +359,7 @@ async def test_who_hears_nothing_shows_nothing_of_its_own(
 
 
 async def test_a_slow_server_is_waited_for_up_to_the_limit(
-    proxy: FaultProxy, behind: ValkeyCache, row: Row
+    proxy: FaultProxy, behind: Cache, row: Row
 ) -> None:
     for delay_s in (0.02, 0.5):
         proxy.delay_s = delay_s
@@ -372,7 +376,7 @@ async def test_a_slow_server_is_waited_for_up_to_the_limit(
 
 
 async def test_a_server_that_is_full_is_not_left_alone(
-    workers: list[ValkeyCache], client: AsyncRedis, row: Row
+    workers: list[Cache], client: AsyncRedis, row: Row
 ) -> None:
     await row.read(workers[0])
     await client.config_set("maxmemory-policy", "noeviction")
@@ -393,7 +397,7 @@ async def test_a_server_that_is_full_is_not_left_alone(
 
 
 async def test_a_server_that_restarts_empty_is_found_again(
-    proxy: FaultProxy, behind: ValkeyCache, client: AsyncRedis, row: Row
+    proxy: FaultProxy, behind: Cache, client: AsyncRedis, row: Row
 ) -> None:
     await row.read(behind)
     proxy.down = True

@@ -79,10 +79,10 @@ def test_check_names_every_import_that_does_not_resolve(service: Path) -> None:
 def test_a_caching_policy_that_cannot_hold_is_one_line(service: Path) -> None:
     append(
         service / "app" / "main.py",
-        "from app.core.http_caching import public\n"
+        "from app.core.cache import public\n"
         "\n"
         '@app.get("/shelves")\n'
-        '@public(cdn_s=60, tags=("shelf:{shelf_id}",))\n'
+        '@public(s_maxage_s=60, tags=("shelf:{shelf_id}",))\n'
         "async def shelves() -> None: ...\n",
     )
     line = (

@@ -20,13 +20,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 from starlette.background import BackgroundTask
 
-from app.core.cache import cache
+from app.core.cache import cache, private, public
 from app.core.cache.entry import Entry
-from app.core.cache.reads import Cache
-from app.core.cache.response import MAX_VARIANTS, ResponseCache
-from app.core.cache.targets import KeptRoutes
+from app.core.cache.keys import RouteTable
+from app.core.cache.middleware import MAX_VARIANTS, ResponseCache
+from app.core.cache.store import Cache
 from app.core.http.problems import NotFound, Unavailable, install
-from app.core.http_caching import private, public
 from app.core.operations.settings import ConfigurationError, CoreSettings, load
 from app.settings import get_settings
 
@@ -60,7 +59,7 @@ class Site:
         if not self.app.user_middleware:
             install(self.app)
             self.app.add_middleware(
-                ResponseCache, routes=KeptRoutes(self.app), store=self.store, **self.options
+                ResponseCache, routes=RouteTable(self.app), store=self.store, **self.options
             )
         transport = ASGITransport(self.app, raise_app_exceptions=False)
         return AsyncClient(transport=transport, base_url="http://test")
@@ -101,7 +100,7 @@ async def test_a_hit_is_its_miss(site: Site) -> None:
         response.status_code = 200 if number % 2 else 404
         return {"number": number, "random": str(uuid4())}
 
-    site.page(page, missing_s=60)
+    site.page(page, negative_ttl_s=60)
     chosen = random.Random(7)  # noqa: S311 - no secret
     async with site.client() as client:
         for _ in range(50):
@@ -136,7 +135,7 @@ async def test_a_hit_says_for_how_long(site: Site) -> None:
 async def test_routes_without_a_ttl_are_not_kept(site: Site) -> None:
     site.app.get("/private")(private(5)(lambda: site.count()))
     site.app.get("/undeclared")(lambda: site.count())
-    site.page(lambda: site.count(), "/browser", ttl_s=0, browser_s=5)
+    site.page(lambda: site.count(), "/browser", ttl_s=0, max_age_s=5)
     async with site.client() as client:
         for path in ("/private", "/undeclared", "/browser"):
             assert (await client.get(path)).content != (await client.get(path)).content
@@ -230,7 +229,7 @@ async def test_what_is_missing_is_kept_for_its_own_time(site: Site) -> None:
         site.count()
         raise NotFound("There is none.")
 
-    site.page(page, missing_s=0.2, stale_s=60)
+    site.page(page, negative_ttl_s=0.2, stale_while_revalidate_s=60)
     async with site.client() as client:
         assert await statuses(client, "/page", "/page") == [MISS, "app; hit"]
         await asyncio.sleep(0.25)
@@ -472,7 +471,7 @@ async def test_an_unexpected_error_is_the_servers(site: Site) -> None:
 
 
 async def test_stale_while_revalidate(site: Site) -> None:
-    site.page(lambda: site.count(), ttl_s=0.2, stale_s=60)
+    site.page(lambda: site.count(), ttl_s=0.2, stale_while_revalidate_s=60)
     async with site.client() as client:
         await client.get("/page")
         await asyncio.sleep(0.25)
@@ -490,7 +489,7 @@ async def test_stale_if_error(site: Site) -> None:
             raise Unavailable("Not now.")
         return site.calls
 
-    site.page(page, ttl_s=0.1, error_s=0.3)
+    site.page(page, ttl_s=0.1, stale_if_error_s=0.3)
     async with site.client() as client:
         await client.get("/page")
         await asyncio.sleep(0.15)
@@ -703,7 +702,7 @@ async def test_errors_have_the_label_of_their_route(site: Site) -> None:
 
 def held(store: Cache) -> list[Entry]:
     """The entries of this process."""
-    return [entry for _, entry in store.near._entries.values()]
+    return [entry for _, entry in store.local._entries.values()]
 
 
 async def test_fastapis_telemetry_has_the_route_of_what_never_reaches_the_router(
@@ -716,7 +715,9 @@ async def test_fastapis_telemetry_has_the_route_of_what_never_reaches_the_router
     tracing.add_span_processor(SimpleSpanProcessor(spans))
     meter_provider = MeterProvider([reader])
     site.app = FastAPI(telemetry={"tracer_provider": tracing, "meter_provider": meter_provider})
-    site.page(lambda number: site.count(), "/page/{number:int}", ttl_s=0.05, stale_s=60)
+    site.page(
+        lambda number: site.count(), "/page/{number:int}", ttl_s=0.05, stale_while_revalidate_s=60
+    )
     async with site.client() as client:
         assert await statuses(client, "/page/7", "/page/7") == [MISS, "app; hit"]
         await client.head("/page/7")

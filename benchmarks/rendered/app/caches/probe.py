@@ -15,7 +15,7 @@ from typing import Any
 
 import uvloop
 from app.core.cache import cache
-from app.core.http_caching import HttpCaching
+from app.core.cache import CacheHeaders
 from app.main import app
 
 # Short and many: what else the machine does meets a few of them.
@@ -27,7 +27,7 @@ ENTRIES = 10_000
 def stack(*, caching: bool) -> Any:
     """The application with all of its middleware, or without that which caches."""
     every = app.user_middleware
-    kept = [one for one in every if caching or not issubclass(one.cls, HttpCaching)]
+    kept = [one for one in every if caching or not issubclass(one.cls, CacheHeaders)]
     if not caching and len(kept) != len(every) - 1:
         raise SystemExit("one middleware of the application was to be the one that caches")
     app.user_middleware = kept
@@ -98,7 +98,7 @@ async def middleware_us() -> list[float]:
 async def entries_bytes() -> int:
     application = stack(caching=True)
     # Without a server: what is loaded is kept here only.
-    cache.near.open(max_bytes=2**30, max_entries=2 * ENTRIES)
+    cache.local.open(max_bytes=2**30, max_entries=2 * ENTRIES)
     await ask(application, "/caches/bodies/0")
     tracemalloc.start()
     for number in range(1, ENTRIES + 1):
@@ -107,7 +107,7 @@ async def entries_bytes() -> int:
             await ask(application, f"/caches/bodies/{number}")
     gc.collect()
     full, _ = tracemalloc.get_traced_memory()
-    cache.near.clear()
+    cache.local.clear()
     gc.collect()
     return full - tracemalloc.get_traced_memory()[0]
 

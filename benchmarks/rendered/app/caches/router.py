@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from app.core.database import ReadSession, ReadSessionDep
-from app.core.http_caching import never_stored, public
+from app.core.cache import no_store, public
 from app.core.http.problems import NotFound
 from app.core.http.serialization import JSON, to_json
 from app.users.schemas import UserRead
@@ -43,13 +43,13 @@ def way(name: str, policy: Callable[[Read], Read], read: Read) -> None:
 
 
 kept = public(ttl_s=TTL_S, tags=("user:{user_id}",))
-way("uncached", never_stored, ways.load)
-way("near", kept, ways.load)
+way("uncached", no_store, ways.load)
+way("local", kept, ways.load)
 way("shared", kept, ways.load)
 way("miss", public(ttl_s=NO_TIME_S, tags=("user:{user_id}",)), ways.load)
-way("function", never_stored, ways.by_function)
-way("cashews", never_stored, ways.by_cashews)
-way("redis-in-route", never_stored, ways.by_redis)
+way("function", no_store, ways.by_function)
+way("cashews", no_store, ways.by_cashews)
+way("redis-in-route", no_store, ways.by_redis)
 
 
 @router.get("/nothing")

@@ -8,7 +8,7 @@ from uuid import UUID
 import cashews
 from app.core.cache import cache, cached
 from app.core.cache.entry import Entry
-from app.core.cache.near import Near
+from app.core.cache.local import LocalCache
 from app.core.database import ReadSession
 from app.core.http.problems import NotFound
 from app.core.operations.settings import load as load_settings
@@ -27,14 +27,14 @@ redis = Redis.from_url(URL)
 cashews.cache.setup(URL)
 
 
-class SelectiveNear(Near):
+class SelectiveNear(LocalCache):
     """Keeps nothing of the way `shared`, so that each of its hits comes from the server."""
 
     def put(self, key: str, tags: Sequence[str], entry: Entry, sequence: int) -> bool:
         return "/caches/shared/" not in key and super().put(key, tags, entry, sequence)
 
 
-cache.near = SelectiveNear()
+cache.local = SelectiveNear()
 
 
 @cached(f"{RUN}:{{user_id}}", tags=("user:{user_id}",), ttl_s=TTL_S)

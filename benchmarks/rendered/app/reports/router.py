@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from uuid import UUID
 
 from app.core.database import ReadSessionDep
-from app.core.http_caching import public
+from app.core.cache import public
 from app.core.http.serialization import JSON
 from app.users.schemas import UserRead
 from fastapi import APIRouter, Response

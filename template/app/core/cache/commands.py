@@ -1,4 +1,4 @@
-"""`python -m app cache`: what the server keeps, and invalidation by hand, for all workers."""
+"""`python -m app cache`: the entries in the server, and invalidation by hand, for all workers."""
 
 import asyncio
 import sys
@@ -8,33 +8,33 @@ from collections.abc import Sequence
 from app.core.cache.settings import CacheSettings
 from app.core.cache.store import cache
 
-USAGE = "cache: say `show KEY`, `invalidate TAG...` or `stats`."
-# Of the server, not a read.
+USAGE = "cache: use `show KEY`, `invalidate TAG...` or `stats`."
+# A failure of the server, which is not a read.
 FAILURE = "shared failure"
-# Of a body, as text.
+# The part of a body that is shown.
 SHOWN_BYTES = 1000
 
 
 def run(settings: CacheSettings, action: str, names: Sequence[str]) -> None:
-    """Do what is asked, or end with one line that says why not."""
+    """Run one action; exit with one line that names the reason when it fails."""
     asyncio.run(_run(settings, action, names))
 
 
 async def _run(settings: CacheSettings, action: str, names: Sequence[str]) -> None:
     await cache.open(settings)
     try:
-        if not await cache.ping():
+        if not await cache.shared.ping():
             sys.exit("cache: the server does not answer in time.")
         match action, names:
             case "show", [key]:
                 await _show(key)
             case "invalidate", [_, *_]:
                 await cache.invalidate(*names)
-                if cache.pending:
-                    sys.exit("cache: the server did not take it.")
+                if cache.shared.has_pending:
+                    sys.exit("cache: the server did not confirm the invalidation.")
                 print(f"invalidated for all workers: {', '.join(names)}")
             case "stats", []:
-                counts = await cache.counted()
+                counts = await cache.shared.total_counts()
                 if not counts:
                     print("no reads yet")
                 reads = sum(count for name, count in counts.items() if name != FAILURE)
@@ -48,13 +48,15 @@ async def _run(settings: CacheSettings, action: str, names: Sequence[str]) -> No
 
 
 async def _show(key: str) -> None:
-    entry = await cache.stored(key)
+    entry = await cache.shared.stored(key)
     if entry is None:
-        sys.exit(f"cache: there is nothing under {key!r}.")
+        sys.exit(f"cache: no entry under {key!r}.")
     now = time.time()
     age_s = entry.age_s(now)
-    print(f"{entry.freshness(now).value}, unless invalidated since it was loaded {age_s:.1f} s ago")
-    windows = entry.ttl_s, entry.stale_s, entry.error_s
-    print("fresh for {:.1f} s, then stale for {:g} s and spare for {:g} s".format(*windows))
+    print(f"{entry.freshness(now).value}, unless it was invalidated; loaded {age_s:.1f} s ago")
+    print(
+        f"fresh for {entry.ttl_s:.1f} s, then stale-while-revalidate for "
+        f"{entry.stale_while_revalidate_s:g} s and stale-if-error for {entry.stale_if_error_s:g} s"
+    )
     print(f"{len(entry.meta)} bytes of meta data, {len(entry.body)} bytes of body:")
     print(entry.body[:SHOWN_BYTES].decode(errors="backslashreplace"))

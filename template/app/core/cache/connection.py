@@ -1,8 +1,8 @@
-"""One connection to the server for all commands of a worker, and for what the server tells it.
+"""One connection to the server for all commands of a worker, and for the server's messages.
 
-The commands of one turn of the event loop leave in one write, and replies come in their order: a
-fifth of the CPU time of a pooled connection for each. redis-py connects, as it knows URLs, TLS and
-credentials.
+The commands of one turn of the event loop leave in one write, and replies come in the order of the
+commands: this costs a fifth of the CPU time of a pooled connection per command. redis-py connects,
+because it handles URLs, TLS and credentials.
 """
 
 import asyncio
@@ -27,18 +27,21 @@ from redis.exceptions import (
 
 Command = tuple[str | bytes | int, ...]
 
-# Made once: without it each new connection reads redis-py's version from disk, in the event loop.
+# Made once: otherwise each new connection reads redis-py's version from disk in the event loop.
 DRIVER = DriverInfo()
-# Its type stub knows only commands of one word.
+# The type stub of hiredis only allows commands of one word.
 _PACK: Callable[[Any], bytes] = hiredis.pack_command
 _INCOMPLETE = object()
 
 
 class MultiplexedConnection:
-    """Connects with the first command, and with the first one after a failure.
+    """Connects at the first command, and at the first command after a failure.
 
-    `told` is called with each message of `channel`, in the order in which the server handled
-    messages and commands; `lost`, from when on messages may be missed.
+    Args:
+        timeout_s: the longest wait for a connection, and for the reply to a command.
+        on_message: called with each message of `channel`, in the server's order of messages and
+            replies.
+        on_loss: called when the connection is lost; later messages may be missed.
     """
 
     def __init__(
@@ -47,23 +50,24 @@ class MultiplexedConnection:
         channel: str,
         *,
         timeout_s: float,
-        told: Callable[[bytes], None],
-        lost: Callable[[], None],
+        on_message: Callable[[bytes], None],
+        on_loss: Callable[[], None],
     ) -> None:
         self._url = url
         self._channel = channel
         self._timeout_s = timeout_s
-        self._told = told
-        self._lost = lost
+        self._on_message = on_message
+        self._on_loss = on_loss
         self._link: _Link | None = None
         self._connecting: asyncio.Task[_Link] | None = None
         self._closed = False
 
     async def execute(self, *commands: Command) -> list[Any]:
-        """The replies to the commands, between which the server sees none of this worker's others.
+        """Return the replies; no other command of this worker comes between the commands.
 
-        Raises ResponseError when the server refuses one, and another RedisError or OSError when it
-        is not there or does not reply in time.
+        Raises:
+            ResponseError: when the server refuses a command.
+            RedisError, OSError: when the server is unavailable or does not reply in time.
         """
         link = self._link
         if link is None or link.error is not None:
@@ -74,7 +78,7 @@ class MultiplexedConnection:
         """Close the connection; commands without a reply fail."""
         self._closed = True
         if self._connecting is not None:
-            # redis-py can lose a cancellation: then its own time limits end it.
+            # redis-py can lose a cancellation; then its own timeouts end the task.
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
         if self._link is not None:
@@ -85,12 +89,12 @@ class MultiplexedConnection:
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect())
             self._connecting.add_done_callback(self._has_connected)
-        # Others wait for it as well.
+        # Other commands wait for the same task.
         return await asyncio.shield(self._connecting)
 
     def _has_connected(self, task: "asyncio.Task[_Link]") -> None:
         self._connecting = None
-        # Seen, even if everybody who waited has gone.
+        # Retrieved here, in case all commands that waited are cancelled.
         if not task.cancelled():
             task.exception()
 
@@ -101,7 +105,7 @@ class MultiplexedConnection:
             **parse_url(self._url),
             "socket_timeout": self._timeout_s,
             "socket_connect_timeout": self._timeout_s,
-            # In which messages and replies share a connection.
+            # RESP3: messages and replies share a connection.
             "protocol": 3,
         }
         connection = options.pop("connection_class", Connection)(**options)
@@ -112,11 +116,11 @@ class MultiplexedConnection:
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-        # From here on the stream is read and written by the link alone.
+        # From here on only the link reads and writes the stream.
         writer, connection._writer = connection._writer, None
-        link = _Link(writer, self._timeout_s, self._told, self._lost)
+        link = _Link(writer, self._timeout_s, self._on_message, self._on_loss)
         try:
-            # To subscribe has no reply of its own.
+            # SUBSCRIBE has no reply of its own.
             await link.send([("SUBSCRIBE", self._channel), ("PING",)], replies=1)
         except ResponseError as error:
             link.end(ConnectionError(f"SUBSCRIBE: {error}"))
@@ -129,7 +133,7 @@ class MultiplexedConnection:
 
 
 class _Batch:
-    """Commands that were given together, and the replies that are there."""
+    """Commands of one call, and the replies so far."""
 
     __slots__ = ("deadline", "expected", "future", "packed", "replies")
 
@@ -137,27 +141,27 @@ class _Batch:
         self.future = future
         self.packed = packed
         self.expected = expected
-        # By the event loop's clock; known when they are written, which in a busy process is later.
+        # By the event loop's clock; set at the write, which a busy process makes later.
         self.deadline = inf
         self.replies: list[Any] = []
 
 
 class _Link(asyncio.Protocol):
-    """A connection that is up; after its first failure it is of no use, and `error` says why."""
+    """An open connection; after its first failure it is unusable, and `error` is the reason."""
 
     def __init__(
         self,
         writer: asyncio.StreamWriter,
         timeout_s: float,
-        told: Callable[[bytes], None],
-        lost: Callable[[], None],
+        on_message: Callable[[bytes], None],
+        on_loss: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        # Kept, because one that is collected closes the connection.
+        # A garbage-collected writer would close the connection.
         self._writer = writer
         self._timeout_s = timeout_s
-        self._told = told
-        self._lost = lost
+        self._on_message = on_message
+        self._on_loss = on_loss
         self._reader = hiredis.Reader(
             protocolError=InvalidResponse, replyError=_refusal, notEnoughData=_INCOMPLETE
         )
@@ -171,7 +175,7 @@ class _Link(asyncio.Protocol):
             self.connection_lost(None)
 
     def send(self, commands: Sequence[Command], *, replies: int) -> "asyncio.Future[list[Any]]":
-        """Send the commands, with all others of this turn of the event loop."""
+        """Send the commands, together with the others of this turn of the event loop."""
         if self.error is not None:
             raise _copy(self.error)
         packed = b"".join(map(_PACK, commands))
@@ -183,7 +187,7 @@ class _Link(asyncio.Protocol):
         return batch.future
 
     def end(self, error: RedisError) -> None:
-        """Close the connection; all that wait fail."""
+        """Close the connection; all waiting commands fail with `error`."""
         if self.error is not None:
             return
         self.error = error
@@ -194,22 +198,22 @@ class _Link(asyncio.Protocol):
             if not batch.future.done():
                 batch.future.set_exception(_copy(error))
         self._waiting.clear()
-        self._lost()
+        self._on_loss()
 
     def data_received(self, data: bytes) -> None:
-        """Sort replies from messages."""
+        """Pass messages on, and give each reply to its command."""
         try:
             self._reader.feed(data)
             while self.error is None and (reply := self._reader.gets()) is not _INCOMPLETE:
                 if not isinstance(reply, hiredis.PushNotification):
                     self._replied(reply)
                 elif reply[0] == b"message":
-                    self._told(reply[2])
+                    self._on_message(reply[2])
         except InvalidResponse as error:
             self.end(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End with the connection."""
+        """Fail all waiting commands."""
         self.end(ConnectionError(f"connection lost: {exc or 'closed by the server'}"))
         if not self.ended.done():
             self.ended.set_result(None)
@@ -234,7 +238,7 @@ class _Link(asyncio.Protocol):
         if len(batch.replies) < batch.expected:
             return
         self._waiting.popleft()
-        # Who waited may have gone.
+        # The caller may be cancelled.
         if not batch.future.done():
             refusals = (reply for reply in batch.replies if isinstance(reply, RedisError))
             if refusal := next(refusals, None):
@@ -243,7 +247,7 @@ class _Link(asyncio.Protocol):
                 batch.future.set_result(batch.replies)
 
     def _check_deadline(self) -> None:
-        # What has come is read before: event loops turn to their timers last.
+        # Replies that have arrived are read before: an event loop runs its timers last.
         self._timer = None
         if not self._waiting:
             return
@@ -255,10 +259,10 @@ class _Link(asyncio.Protocol):
 
 
 def _refusal(text: str) -> RedisError:
-    # While it reads its data from disk the server refuses everything.
+    # A server that still reads its data from disk refuses every command.
     return BusyLoadingError(text) if text.startswith("LOADING ") else ResponseError(text)
 
 
 def _copy(error: RedisError) -> RedisError:
-    # Raised more than once, an exception collects all tracebacks.
+    # An exception that is raised several times collects all tracebacks.
     return type(error)(*error.args)

@@ -1,6 +1,6 @@
-"""What the cache keeps: bytes, and for how long they may be shown. Pure, no pickle.
+"""Entries of the cache: bytes with their freshness. Pure; no pickle.
 
-The form on the wire has a version: what another release wrote in another form is a miss.
+The encoded form starts with a version: an entry of a release with another form is a miss.
 """
 
 import struct
@@ -9,28 +9,35 @@ from time import time
 from typing import Any
 
 VERSION = 1
-# Version, time of loading, seconds of the three windows, length of the meta data.
+# Version, time of loading, the three durations, and the length of the meta data.
 _HEAD = struct.Struct("!BddddI")
 
 
 class Freshness(Enum):
+    """The use that an entry still has."""
+
     FRESH = "fresh"
-    # Shown while one refresh runs.
-    STALE = "stale"
-    # Shown only when it cannot be loaded again.
-    SPARE = "spare"
-    DEAD = "dead"
+    STALE_WHILE_REVALIDATE = "stale-while-revalidate"
+    STALE_IF_ERROR = "stale-if-error"
+    EXPIRED = "expired"
 
 
 class Entry:
-    """Bytes that were loaded at `stored_at`, in seconds since 1970.
+    """Bytes that were loaded at `loaded_at`, in seconds since 1970; durations are in seconds.
 
-    They are fresh for `ttl_s`; then they may be shown for `stale_s` while a refresh runs, and for
-    `error_s` when they cannot be loaded. `meta` is their owner's, and so is `parsed`, what it made
-    of that in this process.
+    `meta` belongs to the entry's owner, as does `parsed`, the owner's parsed form of `meta` in
+    this process.
     """
 
-    __slots__ = ("body", "error_s", "meta", "parsed", "stale_s", "stored_at", "ttl_s")
+    __slots__ = (
+        "body",
+        "loaded_at",
+        "meta",
+        "parsed",
+        "stale_if_error_s",
+        "stale_while_revalidate_s",
+        "ttl_s",
+    )
 
     def __init__(
         self,
@@ -38,57 +45,59 @@ class Entry:
         *,
         ttl_s: float,
         meta: bytes | memoryview = b"",
-        stale_s: float = 0.0,
-        error_s: float = 0.0,
-        stored_at: float | None = None,
+        stale_while_revalidate_s: float = 0.0,
+        stale_if_error_s: float = 0.0,
+        loaded_at: float | None = None,
     ) -> None:
-        # Copies: bytes that an encoder made can hold on to a much larger buffer.
+        # Copies: the bytes of an encoder can hold on to a much larger buffer.
         self.body = bytes(memoryview(body))
         self.meta = bytes(memoryview(meta))
-        self.stored_at = time() if stored_at is None else stored_at
+        self.loaded_at = time() if loaded_at is None else loaded_at
         self.ttl_s = ttl_s
-        self.stale_s = stale_s
-        self.error_s = error_s
+        self.stale_while_revalidate_s = stale_while_revalidate_s
+        self.stale_if_error_s = stale_if_error_s
         self.parsed: Any = None
 
     @property
     def lifetime_s(self) -> float:
-        """How long it is of any use."""
-        return self.ttl_s + max(self.stale_s, self.error_s)
+        """The time from loading until the entry is expired."""
+        return self.ttl_s + max(self.stale_while_revalidate_s, self.stale_if_error_s)
 
     def age_s(self, now: float) -> float:
-        """Seconds since it was loaded, and never negative, should the clocks of machines differ."""
-        return max(0.0, now - self.stored_at)
+        """Return the time since loading; never negative, although clocks of machines differ."""
+        return max(0.0, now - self.loaded_at)
 
     def freshness(self, now: float) -> Freshness:
-        """What it may be used for."""
-        over = self.age_s(now) - self.ttl_s
-        if over < 0:
+        """Return the use that the entry has at this time."""
+        staleness_s = self.age_s(now) - self.ttl_s
+        if staleness_s < 0:
             return Freshness.FRESH
-        if over < self.stale_s:
-            return Freshness.STALE
-        return Freshness.SPARE if over < self.error_s else Freshness.DEAD
+        if staleness_s < self.stale_while_revalidate_s:
+            return Freshness.STALE_WHILE_REVALIDATE
+        if staleness_s < self.stale_if_error_s:
+            return Freshness.STALE_IF_ERROR
+        return Freshness.EXPIRED
 
 
 def encode(entry: Entry) -> bytes:
-    """The entry without what was parsed."""
+    """Return the entry as bytes, without `parsed`."""
     head = _HEAD.pack(
         VERSION,
-        entry.stored_at,
+        entry.loaded_at,
         entry.ttl_s,
-        entry.stale_s,
-        entry.error_s,
+        entry.stale_while_revalidate_s,
+        entry.stale_if_error_s,
         len(entry.meta),
     )
     return b"".join((head, entry.meta, entry.body))
 
 
 def decode(raw: bytes) -> Entry | None:
-    """What `encode` was given; None for anything else."""
+    """Return the entry that `encode` was given; None for all other bytes."""
     if len(raw) < _HEAD.size or raw[0] != VERSION:
         return None
-    _, stored_at, ttl_s, stale_s, error_s, meta_bytes = _HEAD.unpack_from(raw)
-    end = _HEAD.size + meta_bytes
+    _, loaded_at, ttl_s, stale_while_revalidate_s, stale_if_error_s, size = _HEAD.unpack_from(raw)
+    end = _HEAD.size + size
     if len(raw) < end:
         return None
     # A view: the entry makes the one copy.
@@ -96,8 +105,8 @@ def decode(raw: bytes) -> Entry | None:
     return Entry(
         view[end:],
         meta=view[_HEAD.size : end],
-        stored_at=stored_at,
+        loaded_at=loaded_at,
         ttl_s=ttl_s,
-        stale_s=stale_s,
-        error_s=error_s,
+        stale_while_revalidate_s=stale_while_revalidate_s,
+        stale_if_error_s=stale_if_error_s,
     )

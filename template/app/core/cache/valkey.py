@@ -1,18 +1,19 @@
-"""A cache in Valkey or Redis, shared by all workers; when it is ill, the service works without it.
+"""The shared cache: Valkey, which all workers share, with invalidation of their local caches.
 
-In front of it each worker keeps entries of its own. An invalidation ends the generation of each tag
-in the server and tells all workers in the same step; a worker that has not heard from the server
-for `TRUST_S` shows nothing of its own any more.
+An invalidation deletes the generation of each tag in the server, and publishes the tags in the same
+transaction. A worker that has not heard from the server for `TRUST_S` stops to trust its local
+cache. An entry is stored with the generations that its tags had before it was loaded, and is shown
+while these are current. A generation is a random number, made by the first reader that finds none:
+so an eviction by the server, of an entry or of a generation, can only cause a miss.
 
-An entry carries the generations that its tags had before it was loaded, and is shown while they
-are the same. A generation is a random number that whoever misses it makes: what the server evicts,
-entries or generations, can so only become a miss.
+No method raises when the server fails: a read then loads, and an invalidation is delivered later.
 """
 
 import asyncio
 import os
 import struct
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from logging import getLogger
@@ -22,20 +23,19 @@ from redis.exceptions import RedisError, ResponseError
 
 from app.core.cache.connection import Command, MultiplexedConnection
 from app.core.cache.entry import Entry, Freshness, decode, encode
-from app.core.cache.reads import Cache, Load, Outcome, Read, Tags
+from app.core.cache.local import LocalCache
 from app.core.cache.settings import CacheSettings
-from app.core.http.problems import Unavailable
 
-# How often a worker asks whether it still hears of invalidations, and how long the answer counts.
+# How often a worker asks whether it still hears invalidations, and how long the answer is valid.
 HEARTBEAT_S = 0.5
 TRUST_S = 1.5
-# The one of all workers that loads an entry has so long, before the others do not wait any more.
+# One worker loads an entry; after this time the others stop waiting and load it themselves.
 LEASE_S = 3.0
 LEASE_POLL_S = 0.01
-# Longer than entries live; when it ends, a read is a miss.
+# Longer than entries live; after this time a read is a miss.
 GENERATION_S = 24 * 3600
 GENERATION_BYTES = 8
-# The tag of everything, for `clear`.
+# The tag that every entry has, for `clear`.
 EVERYTHING = "*"
 MAX_UNDELIVERED = 10_000
 
@@ -43,35 +43,53 @@ logger = getLogger(__name__)
 
 
 class Found(NamedTuple):
-    """An entry, the generations of its tags, and the names of those that are yet to be made."""
+    """A reply of the server: the entry, the generations of its tags, and the missing ones."""
 
     entry: Entry | None
-    # None when the server does not say.
+    # None when the server does not answer.
     generations: bytes | None
     missing: Sequence[str] = ()
 
 
-class ValkeyCache(Cache):
-    """No method raises when the server fails: a read then loads, and a write is told later."""
+class Claim(NamedTuple):
+    """An entry to show; or, when it is None, what `finish` needs after the load."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    entry: Entry | None
+    # Another worker loaded the entry meanwhile.
+    has_waited: bool = False
+    # An older entry, to show when the load fails.
+    spare: Entry | None = None
+    generations: bytes | None = None
+    # By the monotonic clock; 0 without a lease.
+    lease_until: float = 0.0
+
+
+class SharedCache:
+    """Entries in the server, and the messages about invalidations.
+
+    Args:
+        local: the local cache of this process, which the messages invalidate.
+        counts: reads by level and outcome; failures of the server are counted here.
+    """
+
+    def __init__(self, local: LocalCache, counts: Counter[tuple[str, str]]) -> None:
+        self._local = local
+        self._counts = counts
         self._server: MultiplexedConnection | None = None
         self._heart: asyncio.Task[None] | None = None
         # How often messages may have been missed.
         self._losses = 0
         self._prefix = ""
-        # Another release's entries are not shown; invalidations are for all.
+        # Entries of other releases are not shown; invalidations concern all releases.
         self._version = ""
         self._retry_after_s = 0.0
         self._closed_until = 0.0
-        # Invalidations that the server has not confirmed: what it has of them is not shown here.
+        # Invalidations without the server's confirmation: until then its entries are not shown.
         self._undelivered: dict[str, object] = {}
         self._reported: dict[tuple[str, str], int] = {}
 
-    async def open(self, settings: CacheSettings) -> None:
-        """Begin to listen; an ill server delays nothing."""
-        await super().open(settings)
+    def open(self, settings: CacheSettings) -> None:
+        """Begin to connect and to listen, without waiting."""
         self._prefix = settings.cache_prefix
         self._version = settings.cache_version
         self._retry_after_s = settings.cache_retry_after_s
@@ -80,15 +98,14 @@ class ValkeyCache(Cache):
             settings.cache_url.get_secret_value(),
             self._name("invalidated"),
             timeout_s=settings.cache_timeout_s,
-            told=self._told,
-            lost=self._lost,
+            on_message=self._on_message,
+            on_loss=self._on_loss,
         )
-        self.near.trusted_until = 0.0
+        self._local.trusted_until = 0.0
         self._heart = asyncio.create_task(self._beat())
 
     async def close(self) -> None:
-        """Stop loading and listening, and close the connection."""
-        await super().close()
+        """Stop listening and close the connection."""
         if self._heart is not None:
             self._heart.cancel()
             with suppress(asyncio.CancelledError):
@@ -99,36 +116,78 @@ class ValkeyCache(Cache):
             await server.close()
 
     async def ping(self) -> bool:
-        """Whether the server answers in time."""
+        """Return whether the server answers in time."""
         return await self._attempt(("PING",)) is not None
 
-    async def invalidate(self, *tags: str) -> None:
-        """As `Cache.invalidate`, in all workers; a server that is away is told later."""
-        self.near.invalidate(tags)
+    @property
+    def has_pending(self) -> bool:
+        """Whether there are invalidations that the server has not confirmed."""
+        return bool(self._undelivered)
+
+    async def invalidate(self, tags: Sequence[str]) -> None:
+        """Invalidate tags in all workers; deliver later if the server is unavailable."""
         self._undelivered |= dict.fromkeys(tags, object())
         if len(self._undelivered) > MAX_UNDELIVERED:
             self._undelivered = {EVERYTHING: object()}
         await self._deliver()
 
     async def clear(self) -> None:
-        """As `Cache.clear`, in all workers."""
-        self.near.clear()
+        """Invalidate every entry in all workers."""
         self._undelivered = {EVERYTHING: object()}
         await self._deliver()
 
-    async def find(self, key: str, tags: Tags) -> Found:
-        """What the server has."""
+    async def find_or_claim(self, key: str, tags: Sequence[str], *, accept_stale: bool) -> Claim:
+        """Return an entry to show, or the lease to load it; wait while another worker loads it.
+
+        A claim without a lease and without an entry means: load all the same, because the server
+        is unavailable or the other worker takes too long.
+        """
+        lease = os.urandom(GENERATION_BYTES)
+        lease_until = 0.0
+        give_up_at = time.monotonic() + LEASE_S
+        has_waited = False
+        found = await self.find(key, tags)
+        while not _is_shown(found.entry, accept_stale=accept_stale):
+            if lease_until or found.generations is None or time.monotonic() > give_up_at:
+                spare = found.entry
+                if spare is not None and spare.freshness(time.time()) is Freshness.EXPIRED:
+                    spare = None
+                return Claim(None, has_waited, spare, found.generations, lease_until)
+            claimed_at = time.monotonic()
+            is_mine, found = await self._claim(key, tags, lease, found.missing)
+            if is_mine:
+                lease_until = claimed_at + LEASE_S
+            elif found.generations is not None:
+                has_waited = True
+                await asyncio.sleep(LEASE_POLL_S)
+        claim = Claim(found.entry, has_waited or bool(lease_until), lease_until=lease_until)
+        if lease_until:
+            await self.finish(key, claim, None)
+        return claim
+
+    async def finish(self, key: str, claim: Claim, entry: Entry | None) -> bool:
+        """Store the loaded entry, if any, and end the lease; return whether it is stored."""
+        commands: list[Command] = []
+        is_storable = entry is not None and claim.generations is not None
+        if entry is not None and claim.generations is not None:
+            name = self._name("entry", self._version, key)
+            lifetime_ms = max(1, int(entry.lifetime_s * 1000))
+            commands.append(("SET", name, _wrap(entry, claim.generations), "PX", lifetime_ms))
+        # A lease that has ended may belong to another worker.
+        if time.monotonic() < claim.lease_until:
+            commands.append(("DEL", self._name("lease", self._version, key)))
+        if not commands:
+            return False
+        return await self._attempt(*commands) is not None and is_storable
+
+    async def find(self, key: str, tags: Sequence[str]) -> Found:
+        """Ask the server for an entry and the generations of its tags."""
         names = self._names(key, tags)
         replies = await self._attempt(("MGET", *names))
         return Found(None, None) if replies is None else self._found(names, replies[0], tags)
 
-    @property
-    def pending(self) -> bool:
-        """Whether there are invalidations that the server has not confirmed."""
-        return bool(self._undelivered)
-
     async def stored(self, key: str) -> Entry | None:
-        """What the server keeps under the key, invalidated or not."""
+        """Return the entry in the server under `key`, invalidated or not."""
         replies = await self._attempt(("GET", self._name("entry", self._version, key)))
         raw = replies[0] if replies else None
         if raw is None or len(raw) < _COUNT.size:
@@ -136,92 +195,25 @@ class ValkeyCache(Cache):
         (generations_bytes,) = _COUNT.unpack_from(raw)
         return decode(raw[_COUNT.size + generations_bytes :])
 
-    async def counted(self) -> dict[str, int]:
-        """How often each outcome was, by level, in all workers since the server started."""
-        name = self._name("counts")
-        replies = await self._attempt(("HGETALL", name))
+    async def total_counts(self) -> dict[str, int]:
+        """Return the counts of all workers since the server started, by level and outcome."""
+        replies = await self._attempt(("HGETALL", self._name("counts")))
         found: dict[bytes, bytes] = replies[0] if replies else {}
         return {outcome.decode(): int(count) for outcome, count in sorted(found.items())}
 
-    async def _find_or_load(
-        self, key: str, tags: Tags, load: Load, *, keep: bool, refresh: bool
-    ) -> Read:
-        sequence = self.near.sequence
-        found = await self.find(key, tags)
-        lease = os.urandom(GENERATION_BYTES)
-        # By the monotonic clock; 0 while somebody else has the lease, or nobody.
-        lease_until = 0.0
-        give_up_at = time.monotonic() + LEASE_S
-        waited = False
-        while True:
-            if read := self._shown(key, tags, load, found.entry, sequence, refresh=refresh):
-                if not waited and not lease_until:
-                    return read
-                await self._finish(key, None, None, lease_until)
-                return read._replace(outcome=Outcome.COLLAPSED)
-            if lease_until or found.generations is None or time.monotonic() > give_up_at:
-                break
-            claimed_at = time.monotonic()
-            mine, found = await self._claim(key, tags, lease, found.missing)
-            if mine:
-                lease_until = claimed_at + LEASE_S
-            elif found.generations is not None:
-                waited = True
-                await asyncio.sleep(LEASE_POLL_S)
-        entry = None
-        stored = False
-        try:
-            loaded = await self._load(load)
-            if keep and loaded.keep:
-                entry = loaded.entry
-                stored = self.near.put(key, tags, entry, sequence)
-        except Unavailable:
-            spare = found.entry
-            if spare is None or spare.freshness(time.time()) is Freshness.DEAD:
-                raise
-            self.counts["shared", "error"] += 1
-            return Read(spare, Outcome.ERROR, stored=True)
-        finally:
-            stored |= await self._finish(key, entry, found.generations, lease_until)
-        return Read(loaded.entry, Outcome.MISS, stored)
-
-    def _shown(
-        self,
-        key: str,
-        tags: Tags,
-        load: Load,
-        entry: Entry | None,
-        sequence: int,
-        *,
-        refresh: bool,
-    ) -> Read | None:
-        """The server's entry as an answer, if it is good enough."""
-        if entry is None:
-            return None
-        match entry.freshness(time.time()):
-            case Freshness.FRESH:
-                outcome = Outcome.HIT
-            case Freshness.STALE if not refresh:
-                outcome = Outcome.STALE
-                self._refresh(key, tags, load)
-            case _:
-                return None
-        self.near.put(key, tags, entry, sequence)
-        self.counts["shared", outcome.value] += 1
-        return Read(entry, outcome, stored=True)
-
     async def _claim(
-        self, key: str, tags: Tags, lease: bytes, missing: Sequence[str]
+        self, key: str, tags: Sequence[str], lease: bytes, missing: Sequence[str]
     ) -> tuple[bool, Found]:
-        """Whether this worker is the one to load, and what the server has by then.
+        """Try to take the lease; return whether this worker has it, and the entry by then.
 
-        In one round trip: who takes the lease after another has let go of it finds the entry.
+        Both in one round trip: a worker that takes the lease after another one finds its entry.
         """
         names = self._names(key, tags)
         lifetime_ms = int(LEASE_S * 1000)
+        lease_name = self._name("lease", self._version, key)
         replies = await self._attempt(
-            # With GET, so that a claim that is repeated knows its own.
-            ("SET", self._lease(key), lease, "NX", "GET", "PX", lifetime_ms),
+            # With GET, a repeated claim recognises its own lease.
+            ("SET", lease_name, lease, "NX", "GET", "PX", lifetime_ms),
             *(
                 ("SET", name, os.urandom(GENERATION_BYTES), "NX", "EX", GENERATION_S)
                 for name in missing
@@ -232,14 +224,11 @@ class ValkeyCache(Cache):
             return False, Found(None, None)
         return replies[0] in (None, lease), self._found(names, replies[-1], tags)
 
-    def _names(self, key: str, tags: Tags) -> list[str]:
-        concerned = (EVERYTHING, *tags)
-        return [
-            self._name("entry", self._version, key),
-            *(self._name("tag", tag) for tag in concerned),
-        ]
+    def _names(self, key: str, tags: Sequence[str]) -> list[str]:
+        entry = self._name("entry", self._version, key)
+        return [entry, *(self._name("tag", tag) for tag in (EVERYTHING, *tags))]
 
-    def _found(self, names: Sequence[str], values: Sequence[Any], tags: Tags) -> Found:
+    def _found(self, names: Sequence[str], values: Sequence[Any], tags: Sequence[str]) -> Found:
         if not self._undelivered.keys().isdisjoint((EVERYTHING, *tags)):
             return Found(None, None)
         raw, *generations = values
@@ -250,73 +239,55 @@ class ValkeyCache(Cache):
         joined = b"".join(generations)
         return Found(_unwrap(raw, joined) if raw else None, joined)
 
-    async def _finish(
-        self, key: str, entry: Entry | None, generations: bytes | None, lease_until: float
-    ) -> bool:
-        """Store what was loaded, if anything, and end the lease; says whether it is stored."""
-        commands: list[Command] = []
-        is_storable = entry is not None and generations is not None
-        if entry is not None and generations is not None:
-            name = self._name("entry", self._version, key)
-            lifetime_ms = max(1, int(entry.lifetime_s * 1000))
-            commands.append(("SET", name, _wrap(entry, generations), "PX", lifetime_ms))
-        # Later than that, it may be somebody else's.
-        if time.monotonic() < lease_until:
-            commands.append(("DEL", self._lease(key)))
-        if not commands:
-            return False
-        return await self._attempt(*commands) is not None and is_storable
-
     async def _deliver(self) -> None:
-        """Give the server what it has not confirmed."""
+        """Send the invalidations that the server has not confirmed."""
         tags = self._undelivered.copy()
         if not tags:
             return
-
-        done = await self._attempt(
+        replies = await self._attempt(
             ("MULTI",),
-            # To delete takes no memory, so that a server that is full does not refuse it.
+            # A server without memory refuses no deletion.
             ("DEL", *(self._name("tag", tag) for tag in tags)),
             ("PUBLISH", self._name("invalidated"), "\n".join(tags)),
             ("EXEC",),
         )
-        if done is not None:
+        if replies is not None:
             for tag, invalidation in tags.items():
-                # One that came meanwhile is not among what was delivered.
+                # A newer invalidation of the tag is not delivered yet.
                 if self._undelivered.get(tag) is invalidation:
                     del self._undelivered[tag]
 
     async def _beat(self) -> None:
-        """Make sure that invalidations are heard of, until the cache is closed."""
+        """Verify again and again that invalidations are heard, until the cache is closed."""
         while True:
             asked = time.monotonic()
             losses = self._losses
             try:
                 # The connection listens as long as it is up.
                 if await self._attempt(("PING",)) is not None and self._losses == losses:
-                    # Whatever was said before the question has been heard.
-                    self.near.trusted_until = asked + TRUST_S
+                    # Every message from before the question has been handled.
+                    self._local.trusted_until = asked + TRUST_S
                     await self._deliver()
                     await self._report()
             except Exception:
-                logger.exception("cache: no invalidations are heard of")
+                logger.exception("cache: the heartbeat failed")
             await asyncio.sleep(HEARTBEAT_S)
 
-    def _told(self, message: bytes) -> None:
+    def _on_message(self, message: bytes) -> None:
         tags = message.decode(errors="replace").split("\n")
         if EVERYTHING in tags:
-            self.near.clear()
+            self._local.clear()
         else:
-            self.near.invalidate(tags)
+            self._local.invalidate(tags)
 
-    def _lost(self) -> None:
+    def _on_loss(self) -> None:
         self._losses += 1
-        self.near.trusted_until = 0.0
-        self.near.clear()
+        self._local.trusted_until = 0.0
+        self._local.clear()
 
     async def _report(self) -> None:
-        """Add what was counted here to the counts of all workers."""
-        new = {name: count - self._reported.get(name, 0) for name, count in self.counts.items()}
+        """Add the counts of this worker to the counts of all workers."""
+        new = {name: count - self._reported.get(name, 0) for name, count in self._counts.items()}
         name = self._name("counts")
         added = [
             ("HINCRBY", name, f"{level} {outcome}", count)
@@ -328,28 +299,25 @@ class ValkeyCache(Cache):
                 self._reported[counted] = self._reported.get(counted, 0) + count
 
     async def _attempt(self, *commands: Command) -> list[Any] | None:
-        """The replies; None when the server is away, late or refuses."""
-        for last in (False, True):
+        """Return the replies; None when the server is unavailable, late, or refuses a command."""
+        for is_last in (False, True):
             server = self._server
             if server is None or time.monotonic() < self._closed_until:
                 return None
             try:
                 return await server.execute(*commands)
             except ResponseError as error:
-                # It replied, in time: this one operation is refused, for want of memory say.
+                # A reply in time: the server refuses this operation only, for want of memory say.
                 logger.warning("cache: %s", error)
                 return None
             except (RedisError, OSError) as error:
-                # Once more: the connection may have been an old one, or this process late itself.
-                if last:
-                    self.counts["shared", "failure"] += 1
+                # Try twice: the connection may be an old one, or this process may be late itself.
+                if is_last:
+                    self._counts["shared", "failure"] += 1
                     self._closed_until = time.monotonic() + self._retry_after_s
                     reason = f"{type(error).__name__}: {error}"
-                    logger.warning("cache: left alone for %g s: %s", self._retry_after_s, reason)
+                    logger.warning("cache: not used for %g s: %s", self._retry_after_s, reason)
         return None
-
-    def _lease(self, key: str) -> str:
-        return self._name("lease", self._version, key)
 
     def _name(self, *parts: str) -> str:
         return ":".join((self._prefix, *parts))
@@ -358,11 +326,20 @@ class ValkeyCache(Cache):
 _COUNT = struct.Struct("!H")
 
 
+def _is_shown(entry: Entry | None, *, accept_stale: bool) -> bool:
+    if entry is None:
+        return False
+    freshness = entry.freshness(time.time())
+    if freshness is Freshness.STALE_WHILE_REVALIDATE:
+        return accept_stale
+    return freshness is Freshness.FRESH
+
+
 def _wrap(entry: Entry, generations: bytes) -> bytes:
     return _COUNT.pack(len(generations)) + generations + encode(entry)
 
 
 def _unwrap(raw: bytes, generations: bytes) -> Entry | None:
-    """The entry, if it was loaded in these generations."""
+    """Return the entry if its generations are the current ones."""
     expected = _COUNT.pack(len(generations)) + generations
     return decode(raw[len(expected) :]) if raw.startswith(expected) else None

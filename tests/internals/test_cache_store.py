@@ -14,8 +14,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Sum
 
 from app.core.cache import cache
 from app.core.cache.entry import Entry
-from app.core.cache.metrics import observe
-from app.core.cache.reads import Cache, Load, Loaded, Outcome, Unshareable
+from app.core.cache.store import Cache, Load, Loaded, NotShareable, Outcome, observe
 from app.core.http.problems import Unavailable
 from app.settings import get_settings
 
@@ -26,7 +25,7 @@ async def store() -> AsyncIterator[Cache]:
     store = type(cache)()
     await store.open(get_settings())
     async with asyncio.timeout(5):
-        while monotonic() >= store.near.trusted_until:
+        while monotonic() >= store.local.trusted_until:
             await asyncio.sleep(0.01)
     yield store
     await store.close()
@@ -41,10 +40,17 @@ def key() -> str:
 class Loading:
     """Counts how often it is called; each call takes a moment and loads the next number."""
 
-    def __init__(self, *, ttl_s: float = 60, stale_s: float = 0, error_s: float = 0) -> None:
+    def __init__(
+        self, *, ttl_s: float = 60, stale_while_revalidate_s: float = 0, stale_if_error_s: float = 0
+    ) -> None:
         self.calls = 0
         self.error: Exception | None = None
-        self._entry = partial(Entry, ttl_s=ttl_s, stale_s=stale_s, error_s=error_s)
+        self._entry = partial(
+            Entry,
+            ttl_s=ttl_s,
+            stale_while_revalidate_s=stale_while_revalidate_s,
+            stale_if_error_s=stale_if_error_s,
+        )
 
     async def __call__(self) -> Loaded:
         self.calls += 1
@@ -103,13 +109,13 @@ async def test_what_is_for_its_own_caller_is_not_shared(store: Cache, key: str) 
         nonlocal calls
         calls += 1
         await asyncio.sleep(0.01)
-        raise Unshareable
+        raise NotShareable
 
     results = await asyncio.gather(
         *(store.read(key, (), load) for _ in range(3)), return_exceptions=True
     )
 
-    assert [type(result) for result in results] == [Unshareable] * 3
+    assert [type(result) for result in results] == [NotShareable] * 3
     assert calls == 3
 
 
@@ -122,7 +128,7 @@ async def test_what_is_not_to_be_kept_is_shared_and_forgotten(store: Cache, key:
 
 
 async def test_stale_values_are_shown_while_one_refresh_runs(store: Cache, key: str) -> None:
-    load = Loading(ttl_s=0.1, stale_s=60)
+    load = Loading(ttl_s=0.1, stale_while_revalidate_s=60)
     await read(store, key, load)
     await asyncio.sleep(0.12)
 
@@ -133,7 +139,7 @@ async def test_stale_values_are_shown_while_one_refresh_runs(store: Cache, key: 
 
 
 async def test_a_refresh_that_fails_is_tried_again(store: Cache, key: str) -> None:
-    load = Loading(ttl_s=0.01, stale_s=60)
+    load = Loading(ttl_s=0.01, stale_while_revalidate_s=60)
     await read(store, key, load)
     load.error = Unavailable("down")
     for calls in (2, 3):
@@ -146,7 +152,7 @@ async def test_a_refresh_that_fails_is_tried_again(store: Cache, key: str) -> No
 async def test_a_value_outlives_the_database_for_as_long_as_declared(
     store: Cache, key: str
 ) -> None:
-    load = Loading(ttl_s=0.01, error_s=0.3)
+    load = Loading(ttl_s=0.01, stale_if_error_s=0.3)
     await read(store, key, load)
     await asyncio.sleep(0.02)
     load.error = Unavailable("down")
@@ -163,7 +169,7 @@ async def test_a_value_outlives_the_database_for_as_long_as_declared(
 async def test_an_invalidated_value_is_not_shown_even_if_nothing_can_be_loaded(
     store: Cache, key: str
 ) -> None:
-    load = Loading(ttl_s=0.01, stale_s=60, error_s=60)
+    load = Loading(ttl_s=0.01, stale_while_revalidate_s=60, stale_if_error_s=60)
     await read(store, key, load)
     await store.invalidate(key)
     load.error = Unavailable("down")
@@ -209,7 +215,7 @@ async def test_outcomes_are_counted(store: Cache, key: str) -> None:
         await read(store, key, load)
 
     assert store.counts["load", "miss"] == 1
-    assert store.counts["near", "hit"] == 2
+    assert store.counts["local", "hit"] == 2
 
 
 async def test_the_metric_has_the_counts(store: Cache, key: str, blockbuster: BlockBuster) -> None:
@@ -229,7 +235,7 @@ async def test_the_metric_has_the_counts(store: Cache, key: str, blockbuster: Bl
         for point in metric.data.data_points
         if (attributes := point.attributes)
     }
-    assert (metric.name, counts) == ("cache.reads", {("load", "miss"): 1, ("near", "hit"): 2})
+    assert (metric.name, counts) == ("cache.reads", {("load", "miss"): 1, ("local", "hit"): 2})
 
 
 @pytest.mark.parametrize("order", range(20))
@@ -269,7 +275,7 @@ async def test_no_interleaving_shows_a_value_older_than_the_last_write(
             await pause()
             if rng.random() < 0.2:
                 # An eviction in this process, at any time.
-                store.near.clear()
+                store.local.clear()
             await store.invalidate(key)
             visible = max(visible, mine)
 

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.routing import Mount
 
 from app.core.cache import headers as h
-from app.core.cache.targets import MAX_TARGETS, KeptRoutes
+from app.core.cache.keys import MAX_REMEMBERED, RouteTable
 from app.core.http.routing import flatten
-from app.core.http_caching import public
-from app.core.http_caching.policy import policy_of
+from app.core.cache import public
+from app.core.cache.policy import policy_of
 
 
 class Kind(Enum):
@@ -32,11 +32,11 @@ class Params(BaseModel):
 
 
 @pytest.fixture
-def routes() -> KeptRoutes:
+def routes() -> RouteTable:
     router = APIRouter()
 
     @router.get("/users/me")
-    @public(browser_s=5)
+    @public(max_age_s=5)
     async def me() -> None: ...
 
     @router.get("/users/{user_id}")
@@ -70,7 +70,7 @@ def routes() -> KeptRoutes:
     flatten(app)
     app.router.routes.append(Mount("/static", app=app))
     app.router.routes.append(Mount("/pages/9/late", app=app))
-    return KeptRoutes(app)
+    return RouteTable(app)
 
 
 UPPER = "0F8FAD5B-D9CB-469F-A165-70867728950E"
@@ -93,7 +93,7 @@ UPPER = "0F8FAD5B-D9CB-469F-A165-70867728950E"
     ],
 )
 def test_what_means_the_same_has_the_same_key(
-    routes: KeptRoutes, path: str, query: str, same_path: str, same_query: str
+    routes: RouteTable, path: str, query: str, same_path: str, same_query: str
 ) -> None:
     one = routes.target(path, query.encode())
     other = routes.target(same_path, same_query.encode())
@@ -114,7 +114,7 @@ def test_what_means_the_same_has_the_same_key(
     ],
 )
 def test_what_means_something_else_has_another_key(
-    routes: KeptRoutes, path: str, query: str, other_path: str, other_query: str
+    routes: RouteTable, path: str, query: str, other_path: str, other_query: str
 ) -> None:
     one = routes.target(path, query.encode())
     other = routes.target(other_path, other_query.encode())
@@ -139,16 +139,16 @@ def test_what_means_something_else_has_another_key(
     ],
 )
 def test_what_the_application_has_to_answer_has_none(
-    routes: KeptRoutes, path: str, query: str
+    routes: RouteTable, path: str, query: str
 ) -> None:
     assert routes.target(path, query.encode()) is None
 
 
-def test_remembered_targets_are_bounded(routes: KeptRoutes) -> None:
+def test_remembered_targets_are_bounded(routes: RouteTable) -> None:
     for number in range(10_000):
         routes.target("/pages/7", b"x=%d" % number)
 
-    assert len(routes._targets) <= MAX_TARGETS
+    assert len(routes._targets) <= MAX_REMEMBERED
 
 
 def test_a_tree_of_routers_is_matched_as_well() -> None:
@@ -160,7 +160,7 @@ def test_a_tree_of_routers_is_matched_as_well() -> None:
     async def shelf(number: int) -> None: ...
 
     app.include_router(router, prefix="/v1")
-    target = KeptRoutes(app).target("/v1/shelves/07", b"")
+    target = RouteTable(app).target("/v1/shelves/07", b"")
 
     assert target is not None
     assert (target.path, target.tags) == ("/v1/shelves/7", ("shelf:7",))
@@ -206,8 +206,8 @@ def test_hop_by_hop_and_per_request_headers_are_not_stored() -> None:
     [
         (lambda: public(-1), "ttl_s is -1"),
         (lambda: public(float("inf")), "ttl_s"),
-        (lambda: public(browser_s=5, missing_s=5), "missing_s .* needs ttl_s or cdn_s"),
-        (lambda: public(error_s=5), "error_s begins when ttl_s or cdn_s or browser_s ends"),
+        (lambda: public(max_age_s=5, negative_ttl_s=5), "negative_ttl_s .* needs ttl_s or s_maxage_s"),
+        (lambda: public(stale_if_error_s=5), "stale_if_error_s begins when ttl_s or s_maxage_s or max_age_s ends"),
     ],
 )
 def test_times_of_a_policy_that_contradict_themselves(
@@ -230,7 +230,7 @@ def test_what_only_this_service_keeps_is_asked_for_by_clients() -> None:
 
     def endpoint() -> None: ...
 
-    policy = policy_of(public(ttl_s=60, stale_s=9, error_s=9)(endpoint))
+    policy = policy_of(public(ttl_s=60, stale_while_revalidate_s=9, stale_if_error_s=9)(endpoint))
 
     assert policy is not None
     assert policy.cache_control == b"public, max-age=0, must-revalidate"

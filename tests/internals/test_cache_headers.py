@@ -14,11 +14,11 @@ from httpx2 import ASGITransport, AsyncClient
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.routing import Mount
 
+from app.core.cache import CacheHeaders, Routes, no_store, private, public, tag
+from app.core.cache import headers as h
+from app.core.cache.policy import policy_of
 from app.core.http.problems import NotFound, install
 from app.core.http.routing import flatten
-from app.core.http_caching import HttpCaching, Routes, never_stored, private, public, tag
-from app.core.http_caching import headers as h
-from app.core.http_caching.policy import policy_of
 from app.core.http_caching.routes import NotCacheable
 
 FRESH = {"Cache-Control": "max-age=5"}
@@ -41,7 +41,7 @@ def cached_app(router: APIRouter) -> FastAPI:
     app = FastAPI()
     app.include_router(router)
     flatten(app)
-    app.add_middleware(HttpCaching, routes=Routes(app))
+    app.add_middleware(CacheHeaders, routes=Routes(app))
     install(app)
     return app
 
@@ -63,7 +63,7 @@ def unguarded(app: FastAPI) -> list[str]:
 async def test_every_get_route_of_the_service_declares_its_caching(app: FastAPI) -> None:
     paths = ", ".join(unguarded(app))
 
-    assert not paths, f"declare public, private or never_stored for {paths}"
+    assert not paths, f"declare public, private or no_store for {paths}"
 
 
 def test_the_guard_sees_a_route_that_declares_nothing() -> None:
@@ -73,7 +73,7 @@ def test_the_guard_sees_a_route_that_declares_nothing() -> None:
     async def nothing_declared() -> None: ...
 
     @router.get("/closed")
-    @never_stored
+    @no_store
     async def declared() -> None: ...
 
     assert unguarded(cached_app(router)) == ["/shelves/open"]
@@ -83,7 +83,7 @@ async def test_a_response_that_sets_a_cookie_is_ones_own() -> None:
     router = APIRouter()
 
     @router.get("/page")
-    @public(cdn_s=60, tags=("page",))
+    @public(s_maxage_s=60, tags=("page",))
     async def page() -> Response:
         return Response("page", headers={"Set-Cookie": "session=secret"})
 
@@ -106,13 +106,16 @@ def test_a_decorator_without_its_parentheses_says_so() -> None:
     ("decorator", "expected"),
     [
         (public(), "public, max-age=0, must-revalidate"),
-        (public(browser_s=5), "public, max-age=5"),
-        (public(cdn_s=60, stale_s=9), "public, max-age=0, s-maxage=60, stale-while-revalidate=9"),
-        (public(browser_s=5, error_s=60), "public, max-age=5, stale-if-error=60"),
-        (public(browser_s=5, immutable=True), "public, max-age=5, immutable"),
+        (public(max_age_s=5), "public, max-age=5"),
+        (
+            public(s_maxage_s=60, stale_while_revalidate_s=9),
+            "public, max-age=0, s-maxage=60, stale-while-revalidate=9",
+        ),
+        (public(max_age_s=5, stale_if_error_s=60), "public, max-age=5, stale-if-error=60"),
+        (public(max_age_s=5, immutable=True), "public, max-age=5, immutable"),
         (private(), "private, max-age=0"),
         (private(30), "private, max-age=30"),
-        (never_stored, "private, no-store"),
+        (no_store, "private, no-store"),
     ],
 )
 def test_what_is_declared_is_said(decorator: Callable[[Any], Any], expected: str) -> None:
@@ -127,21 +130,24 @@ def test_what_is_declared_is_said(decorator: Callable[[Any], Any], expected: str
 @pytest.mark.parametrize(
     ("declare", "message"),
     [
-        (lambda: public(browser_s=-1), "browser_s"),
-        (lambda: public(cdn_s=1, stale_s=float("inf")), "stale_s is inf"),
-        (lambda: private(-1), "browser_s"),
-        (lambda: public(stale_s=5), "stale_s begins when"),
-        (lambda: public(error_s=5), "error_s begins when"),
-        (lambda: public(browser_s=5, missing_s=5), "missing_s is for shared caches"),
-        (lambda: public(cdn_s=5, immutable=True), "immutable"),
-        (lambda: public(browser_s=5, vary=("*",)), "vary"),
-        (lambda: public(browser_s=5, vary=("Cookie",)), "vary"),
-        (lambda: public(browser_s=5, vary=("a b",)), "vary"),
-        (lambda: public(browser_s=5, tags=("a b",)), "tags"),
-        (lambda: public(browser_s=5, tags=("a,b",)), "tags"),
-        (lambda: public(browser_s=5, tags=("a:{0}",)), "tags"),
-        (lambda: public(browser_s=5, tags=("a:{b!r}",)), "tags"),
-        (lambda: never_stored(private()(lambda: None)), "has a caching policy"),
+        (lambda: public(max_age_s=-1), "max_age_s"),
+        (
+            lambda: public(s_maxage_s=1, stale_while_revalidate_s=float("inf")),
+            "stale_while_revalidate_s is inf",
+        ),
+        (lambda: private(-1), "max_age_s"),
+        (lambda: public(stale_while_revalidate_s=5), "stale_while_revalidate_s begins when"),
+        (lambda: public(stale_if_error_s=5), "stale_if_error_s begins when"),
+        (lambda: public(max_age_s=5, negative_ttl_s=5), "negative_ttl_s is for shared caches"),
+        (lambda: public(s_maxage_s=5, immutable=True), "immutable"),
+        (lambda: public(max_age_s=5, vary=("*",)), "vary"),
+        (lambda: public(max_age_s=5, vary=("Cookie",)), "vary"),
+        (lambda: public(max_age_s=5, vary=("a b",)), "vary"),
+        (lambda: public(max_age_s=5, tags=("a b",)), "tags"),
+        (lambda: public(max_age_s=5, tags=("a,b",)), "tags"),
+        (lambda: public(max_age_s=5, tags=("a:{0}",)), "tags"),
+        (lambda: public(max_age_s=5, tags=("a:{b!r}",)), "tags"),
+        (lambda: no_store(private()(lambda: None)), "has a caching policy"),
     ],
 )
 def test_declarations_that_contradict_themselves(
@@ -166,7 +172,7 @@ def test_a_tag_of_another_type_stops_the_start(annotation: Any) -> None:
     router = APIRouter()
 
     @router.get("/shelves")
-    @public(browser_s=5, tags=("shelf:{key}",))
+    @public(max_age_s=5, tags=("shelf:{key}",))
     async def shelves(key: annotation = Query()) -> None: ...  # noqa: B008
 
     with pytest.raises(TypeError, match=r"/shelves: the tag 'shelf:\{key\}' names key"):
@@ -177,7 +183,7 @@ def test_a_tag_of_no_parameter_stops_the_start() -> None:
     router = APIRouter()
 
     @router.get("/shelves")
-    @public(browser_s=5, tags=("shelf:{key}",))
+    @public(max_age_s=5, tags=("shelf:{key}",))
     async def shelves() -> None: ...
 
     with pytest.raises(TypeError, match="no parameter"):
@@ -188,7 +194,7 @@ def test_a_policy_of_another_method_stops_the_start() -> None:
     router = APIRouter()
 
     @router.post("/shelves")
-    @public(browser_s=5)
+    @public(max_age_s=5)
     async def add() -> None: ...
 
     with pytest.raises(TypeError, match="/shelves: only responses to GET are public"):
@@ -202,7 +208,7 @@ def test_a_header_that_is_read_and_not_named_in_vary_stops_the_start() -> None:
         return accept_language
 
     @router.get("/shelves")
-    @public(browser_s=5)
+    @public(max_age_s=5)
     async def shelves(language: Annotated[str, Depends(language)]) -> None: ...
 
     with pytest.raises(TypeError, match="reads the header accept-language: name it in vary"):
@@ -221,23 +227,23 @@ def routes() -> Routes:
     async def change() -> None: ...
 
     @router.get("/users/{user_id}")
-    @public(browser_s=5, tags=("user:{user_id}", "kind:{kind}"))
+    @public(max_age_s=5, tags=("user:{user_id}", "kind:{kind}"))
     async def user(user_id: UUID, kind: Kind = Kind.NEW, other: str = "") -> None: ...
 
     @router.get("/pages/{number}")
-    @public(browser_s=5, tags=("page:{number}",))
+    @public(max_age_s=5, tags=("page:{number}",))
     async def page(number: int) -> None: ...
 
     @router.get("/sides/{side}")
-    @public(browser_s=5, tags=("side:{side}",))
+    @public(max_age_s=5, tags=("side:{side}",))
     async def side(side: Literal["a", "b"]) -> None: ...
 
     @router.get("/books")
-    @public(browser_s=5, tags=("books", "author:{author}"))
+    @public(max_age_s=5, tags=("books", "author:{author}"))
     async def books(params: Annotated[Params, Query()]) -> None: ...
 
     @router.get("/{anything}/late")
-    @public(browser_s=5)
+    @public(max_age_s=5)
     async def late(anything: str) -> None: ...
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -316,12 +322,12 @@ async def site() -> AsyncIterator[AsyncClient]:
     router = APIRouter()
 
     @router.get("/public")
-    @public(browser_s=5, cdn_s=60, vary=("Accept-Language",), tags=("all", "page:{number}"))
+    @public(max_age_s=5, s_maxage_s=60, vary=("Accept-Language",), tags=("all", "page:{number}"))
     async def public_page(number: int = 1) -> dict[str, int]:
         return {"number": number}
 
     @router.get("/free")
-    @public(browser_s=5, ignore_credentials=True)
+    @public(max_age_s=5, ignore_credentials=True)
     async def free() -> str:
         return "free"
 
@@ -335,7 +341,7 @@ async def site() -> AsyncIterator[AsyncClient]:
         return "?"
 
     @router.get("/own")
-    @public(browser_s=5)
+    @public(max_age_s=5)
     async def own() -> Response:
         return Response("own", headers=FRESH | {"ETag": 'W/"own"', "Content-Language": "en"})
 
@@ -344,7 +350,7 @@ async def site() -> AsyncIterator[AsyncClient]:
         return Response("own", headers=FRESH)
 
     @router.get("/stream")
-    @public(browser_s=5)
+    @public(max_age_s=5)
     async def stream() -> StreamingResponse:
         async def pieces() -> AsyncIterator[bytes]:
             yield b"a"
@@ -353,12 +359,12 @@ async def site() -> AsyncIterator[AsyncClient]:
         return StreamingResponse(pieces())
 
     @router.get("/missing")
-    @public(browser_s=5)
+    @public(max_age_s=5)
     async def missing() -> None:
         raise NotFound("There is none.")
 
     @router.get("/missing-for-all")
-    @public(cdn_s=60, missing_s=5, tags=("missing",))
+    @public(s_maxage_s=60, negative_ttl_s=5, tags=("missing",))
     async def missing_for_all() -> None:
         raise NotFound("There is none.")
 
@@ -367,7 +373,7 @@ async def site() -> AsyncIterator[AsyncClient]:
         response.headers["X-Probe"] = "1"
 
     @router.get("/probe")
-    @public(browser_s=5)
+    @public(max_age_s=5)
     async def probe() -> str:
         return "get"
 
@@ -496,7 +502,7 @@ async def test_streams_pass_unbuffered() -> None:
     app = FastAPI()
 
     @app.get("/")
-    @public(browser_s=5)
+    @public(max_age_s=5)
     async def declared() -> None: ...
 
     seen: list[int] = []
@@ -506,7 +512,7 @@ async def test_streams_pass_unbuffered() -> None:
         sent.append(message)
 
     scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
-    await HttpCaching(stream, routes=Routes(app))(scope, None, send)  # type: ignore[arg-type]
+    await CacheHeaders(stream, routes=Routes(app))(scope, None, send)  # type: ignore[arg-type]
 
     assert seen == [2, 3]
     assert [message.get("body") for message in sent] == [None, b"a", b"b", None]
@@ -519,7 +525,7 @@ async def test_other_scopes_pass() -> None:
     async def inner(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope["type"])
 
-    caching: Any = HttpCaching(inner, routes=Routes(FastAPI()))
+    caching: Any = CacheHeaders(inner, routes=Routes(FastAPI()))
     for kind in ("lifespan", "websocket"):
         await caching({"type": kind}, None, None)
 
@@ -530,7 +536,7 @@ async def test_keys_of_the_applications_own_schemes_are_credentials() -> None:
     router = APIRouter()
 
     @router.get("/by-header")
-    @public(browser_s=5)
+    @public(max_age_s=5)
     async def by_header(
         key: Annotated[str | None, Depends(APIKeyHeader(name="X-Team-Key", auto_error=False))],
     ) -> str:

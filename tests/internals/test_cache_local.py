@@ -7,7 +7,7 @@ import pytest
 
 from app.core.cache import near as module
 from app.core.cache.entry import Entry, Freshness, decode, encode
-from app.core.cache.near import ENTRY_BYTES, Near
+from app.core.cache.local import ENTRY_BYTES, LocalCache
 from app.core.operations.capacity import MIB
 from app.settings import get_settings
 
@@ -15,18 +15,18 @@ BODY = b"v" * 750
 
 
 @pytest.fixture
-def near() -> Near:
+def near() -> LocalCache:
     """Room for ten entries with a key of one character and `BODY`."""
-    near = Near()
+    near = LocalCache()
     near.open(max_bytes=10 * (ENTRY_BYTES + 1 + len(BODY)), max_entries=1000)
     return near
 
 
-def put(near: Near, key: str, *tags: str, body: bytes = BODY) -> bool:
+def put(near: LocalCache, key: str, *tags: str, body: bytes = BODY) -> bool:
     return near.put(key, tags, Entry(body, ttl_s=60), near.sequence)
 
 
-def test_what_is_used_least_goes_first(near: Near) -> None:
+def test_what_is_used_least_goes_first(near: LocalCache) -> None:
     for key in "abcdefghij":
         assert put(near, key)
     assert near.get("a", ())
@@ -35,7 +35,7 @@ def test_what_is_used_least_goes_first(near: Near) -> None:
     assert [key for key in "abcdefghijk" if near.get(key, ())] == list("acdefghijk")
 
 
-def test_the_number_of_entries_is_limited_too(near: Near) -> None:
+def test_the_number_of_entries_is_limited_too(near: LocalCache) -> None:
     near.open(max_bytes=10**6, max_entries=3)
     for key in "abcdef":
         put(near, key, body=b"")
@@ -43,7 +43,7 @@ def test_the_number_of_entries_is_limited_too(near: Near) -> None:
     assert [key for key in "abcdef" if near.get(key, ())] == list("def")
 
 
-def test_what_is_too_large_is_not_kept_and_displaces_nothing(near: Near) -> None:
+def test_what_is_too_large_is_not_kept_and_displaces_nothing(near: LocalCache) -> None:
     put(near, "a")
 
     assert not put(near, "b", body=BODY * 100)
@@ -51,7 +51,7 @@ def test_what_is_too_large_is_not_kept_and_displaces_nothing(near: Near) -> None
     assert near.get("b", ()) is None
 
 
-def test_replacing_and_invalidating_give_their_room_back(near: Near) -> None:
+def test_replacing_and_invalidating_give_their_room_back(near: LocalCache) -> None:
     for _ in range(100):
         put(near, "a", "tag")
     near.invalidate(["tag"])
@@ -62,7 +62,7 @@ def test_replacing_and_invalidating_give_their_room_back(near: Near) -> None:
     assert all(near.get(key, ()) for key in "abcdefghij")
 
 
-def test_an_invalidation_hides_what_began_before_it(near: Near) -> None:
+def test_an_invalidation_hides_what_began_before_it(near: LocalCache) -> None:
     began = near.sequence
     near.invalidate(["book:1", "books"])
 
@@ -74,7 +74,7 @@ def test_an_invalidation_hides_what_began_before_it(near: Near) -> None:
 
 
 def test_forgotten_invalidations_hide_all_that_is_as_old(
-    near: Near, monkeypatch: pytest.MonkeyPatch
+    near: LocalCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_INVALIDATIONS", 2)
     put(near, "old", "unconcerned")
@@ -87,7 +87,7 @@ def test_forgotten_invalidations_hide_all_that_is_as_old(
     assert put(near, "new", "unconcerned")
 
 
-def test_clearing_hides_everything_also_what_is_on_its_way(near: Near) -> None:
+def test_clearing_hides_everything_also_what_is_on_its_way(near: LocalCache) -> None:
     put(near, "a")
     began = near.sequence
     near.clear()
@@ -96,7 +96,7 @@ def test_clearing_hides_everything_also_what_is_on_its_way(near: Near) -> None:
     assert not near.put("late", (), Entry(b"", ttl_s=60), began)
 
 
-def test_what_may_be_out_of_date_is_neither_shown_nor_kept(near: Near) -> None:
+def test_what_may_be_out_of_date_is_neither_shown_nor_kept(near: LocalCache) -> None:
     put(near, "a")
     near.trusted_until = monotonic()
 
@@ -107,27 +107,41 @@ def test_what_may_be_out_of_date_is_neither_shown_nor_kept(near: Near) -> None:
 
 
 def test_an_entry_ages() -> None:
-    entry = Entry(b"", ttl_s=10, stale_s=5, error_s=20, stored_at=1000)
+    entry = Entry(b"", ttl_s=10, stale_while_revalidate_s=5, stale_if_error_s=20, loaded_at=1000)
 
     ages = {990: "fresh", 1009: "fresh", 1010: "stale", 1014: "stale", 1015: "spare", 1029: "spare"}
     assert {now: entry.freshness(now).value for now in ages} == ages
-    assert entry.freshness(1030) is Freshness.DEAD
+    assert entry.freshness(1030) is Freshness.EXPIRED
     assert (entry.lifetime_s, entry.age_s(990), entry.age_s(1003)) == (30, 0, 3)
 
 
-def test_a_dead_entry_is_gone(near: Near) -> None:
-    near.put("a", (), Entry(b"", ttl_s=1, stored_at=time() - 2), near.sequence)
+def test_a_dead_entry_is_gone(near: LocalCache) -> None:
+    near.put("a", (), Entry(b"", ttl_s=1, loaded_at=time() - 2), near.sequence)
 
     assert near.get("a", ()) is None
 
 
 @pytest.mark.parametrize("meta", [b"", b"meta"])
 def test_an_entry_survives_the_wire(meta: bytes) -> None:
-    entry = Entry(b"body", ttl_s=1.5, meta=meta, stale_s=2.5, error_s=3.5, stored_at=1000.25)
+    entry = Entry(
+        b"body",
+        ttl_s=1.5,
+        meta=meta,
+        stale_while_revalidate_s=2.5,
+        stale_if_error_s=3.5,
+        loaded_at=1000.25,
+    )
     back = decode(encode(entry))
 
     assert back
-    for name in ("body", "meta", "stored_at", "ttl_s", "stale_s", "error_s"):
+    for name in (
+        "body",
+        "meta",
+        "loaded_at",
+        "ttl_s",
+        "stale_while_revalidate_s",
+        "stale_if_error_s",
+    ):
         assert getattr(back, name) == getattr(entry, name)
 
 

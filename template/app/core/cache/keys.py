@@ -1,0 +1,279 @@
+"""Keys of responses: one key for all requests that mean the same.
+
+A request belongs to the first route that matches it, as in the router.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlencode
+
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import RouteContext, iter_route_contexts
+from fastapi.security import APIKeyQuery
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from starlette.routing import WebSocketRoute
+
+from app.core.cache.conditional import declare, flat
+from app.core.cache.parameters import (
+    NotCacheable,
+    Parameter,
+    model_of,
+    parse_query,
+    query_parameters,
+)
+from app.core.cache.policy import NO_STORE, policy_of
+from app.core.cache.tags import canonical, field_names
+
+# Keys that one worker remembers by path and query, and the longest of these.
+MAX_REMEMBERED = 4096
+MAX_REMEMBERED_CHARS = 512
+
+
+class ResponseKey(NamedTuple):
+    """A GET in canonical form.
+
+    Attributes:
+        text: the route's template with the values of the path, and the query.
+    """
+
+    route: "KeyedRoute"
+    text: str
+    tags: tuple[str, ...]
+    path: str
+    query: bytes
+
+
+class Route:
+    """A route as the router matches it; `keyed` is None when its responses have no key."""
+
+    def __init__(self, context: RouteContext) -> None:
+        self.path: str = context.path or ""
+        self.regex: re.Pattern[str] | None = getattr(context, "path_regex", None)
+        self.methods = context.methods
+        self.is_static = "{" not in self.path and isinstance(self.methods, set)
+        policy = policy_of(context.endpoint) or NO_STORE
+        self.keyed = KeyedRoute(context, self) if policy.ttl_s or policy.tags else None
+
+    def allows(self, method: str) -> bool:
+        """Return whether the route answers the method; a mount answers all."""
+        return not self.methods or method in self.methods
+
+
+class KeyedRoute:
+    """A route whose policy has a `ttl_s` or tags.
+
+    Raises:
+        TypeError: when a tag names a parameter that the route does not have.
+    """
+
+    def __init__(self, context: RouteContext, matched: Route) -> None:
+        dependant: Dependant | None = getattr(context, "dependant", None)
+        self.template = matched.path
+        self.format: str = context.path_format or ""
+        # For telemetry, which reads the whole path: an included route only knows its end.
+        is_whole = getattr(context.route, "path", None) == matched.path
+        self.route = context.route if is_whole else context
+        self.declaration = declare(policy_of(context.endpoint) or NO_STORE, dependant)
+        self.policy = self.declaration.policy
+        self.vary = tuple(name.encode() for name in self.policy.vary)
+        if dependant is None:
+            raise TypeError(f"{self.template}: a key or tag needs a path operation of FastAPI")
+        self._matched = matched
+        self._in_path: dict[str, Parameter] = {}
+        # In the order of their declaration.
+        self._in_query: list[Parameter] = []
+        # API keys in the query: such a request has no key.
+        self._secrets: set[str] = set()
+        # Whether parameters that are not declared are refused, or are part of the response.
+        self._is_closed = False
+        self._read(dependant)
+        self._names = {name for parameter in self._in_query for name in parameter.names}
+        by_name = {parameter.name: parameter for parameter in self._in_query} | self._in_path
+        self._defaults = self._check_tags(by_name)
+
+    def key(self, path: str, query: bytes) -> ResponseKey:
+        """Return the key of a GET of this route.
+
+        Raises:
+            NotCacheable: when the application has to answer.
+        """
+        found = self._matched.regex.match(path) if self._matched.regex else None
+        sent = found.groupdict() if found else {}
+        values = {name: self._in_path[name].canonical(value) for name, value in sent.items()}
+        text = " ".join([self.template, *values.values()])
+        pairs = []
+        if query:
+            by_name: dict[str, list[str]] = {}
+            for name, value in parse_query(query):
+                by_name.setdefault(name, []).append(value)
+            self._check_query(by_name.keys())
+            for parameter, name, value in self._declared(by_name):
+                pairs.append((name, _as_sent(parameter, value)))
+                if parameter.taggable:
+                    values.setdefault(parameter.name, parameter.canonical(value))
+        canonical_query = urlencode(pairs)
+        if pairs:
+            text = f"{text}?{canonical_query}"
+        if sent:
+            path = self.format.format_map(
+                {name: _as_sent(self._in_path[name], value) for name, value in sent.items()}
+            )
+        values = self._defaults | values
+        # A tag without a value for each of its names is left out.
+        tags = tuple(
+            template.format_map(values)
+            for template in self.policy.tags
+            if values.keys() >= set(field_names(template))
+        )
+        return ResponseKey(self, text, tags, path, canonical_query.encode())
+
+    def _declared(self, sent: dict[str, list[str]]) -> Iterator[tuple[Parameter, str, str]]:
+        """Yield the declared parameters in their order, each with a name and a value as sent."""
+        for parameter in self._in_query:
+            for name in parameter.names:
+                values = sent.get(name, [])
+                # Of a parameter that does not repeat, the last value counts.
+                for value in values if parameter.repeats else values[-1:]:
+                    yield parameter, name, value
+
+    def _read(self, dependant: Dependant) -> None:
+        for owner in flat(dependant):
+            for field in owner.path_params:
+                parameter = Parameter(field.alias, [field.alias], field.field_info)
+                self._in_path[field.alias] = parameter
+            for field in owner.query_params:
+                self._in_query += query_parameters(field)
+                model = model_of(field)
+                if model and model.model_config.get("extra") in ("forbid", "allow"):
+                    self._is_closed = True
+            if isinstance(owner.call, APIKeyQuery):
+                self._secrets.add(owner.call.model.name)
+        for name in self._matched.regex.groupindex if self._matched.regex else ():
+            # In the path, but no argument of the endpoint.
+            self._in_path.setdefault(name, Parameter(name, [name], FieldInfo(annotation=str)))
+
+    def _check_tags(self, by_name: dict[str, Parameter]) -> dict[str, str]:
+        """Return the defaults of the parameters in tags, in canonical form."""
+        defaults = {}
+        for template in self.policy.tags:
+            for name in field_names(template):
+                parameter = by_name.get(name)
+                if parameter is None:
+                    raise TypeError(
+                        f"{self.template}: the tag {template!r} names {name}, which is no "
+                        "parameter of its path or query"
+                    )
+                if not parameter.taggable:
+                    raise TypeError(
+                        f"{self.template}: the tag {template!r} names {name}, which is neither a "
+                        "UUID, an int, a str, an enum nor a Literal"
+                    )
+                if parameter.default not in (None, PydanticUndefined):
+                    defaults[name] = canonical(parameter.default)
+        return defaults
+
+    def _check_query(self, names: Any) -> None:
+        """Raise NotCacheable for a parameter that is not part of the key."""
+        if not self._secrets.isdisjoint(names):
+            raise NotCacheable
+        if self._is_closed and not self._names.issuperset(names):
+            raise NotCacheable
+
+
+class RouteTable:
+    """The routes of an application, for lookups before the router; compiled at its start."""
+
+    def __init__(self) -> None:
+        self.is_compiled = False
+        # Request headers that some keyed route reads, as names in `vary` or credentials.
+        self.headers: frozenset[bytes] = frozenset()
+        self._buckets: dict[str, list[Route]] = {}
+        # Routes whose first segment is a parameter, in the order of the router.
+        self._dynamic: list[Route] = []
+        self._keys: dict[tuple[str, bytes], ResponseKey] = {}
+
+    def compile(self, app: FastAPI) -> None:
+        """Read the routes of the application; it must not get more of them.
+
+        Raises:
+            TypeError: when the policy of a route cannot hold, with the path of the route.
+        """
+        routes = [
+            Route(context)
+            for context in iter_route_contexts(app.router.routes)
+            if not isinstance(context.original_route, WebSocketRoute)
+        ]
+        firsts = {first for route in routes if (first := _first(route.path)) is not None}
+        self._buckets = {
+            first: [route for route in routes if _first(route.path) in (first, None)]
+            for first in firsts
+        }
+        self._dynamic = [route for route in routes if _first(route.path) is None]
+        keyed = [route.keyed for route in routes if route.keyed]
+        self.headers = frozenset(
+            name for route in keyed for name in (*route.vary, *route.declaration.credentials)
+        )
+        self._keys.clear()
+        self.is_compiled = True
+
+    def find(self, method: str, path: str) -> Route | None:
+        """Return the route that answers the request; None when there is none."""
+        end = path.find("/", 1)
+        first = path[1:] if end < 0 else path[1:end]
+        # The end of a regular expression also matches before a line feed.
+        is_plain = "\n" not in path
+        for route in self._buckets.get(first, self._dynamic):
+            if route.is_static and is_plain:
+                if route.path != path:
+                    continue
+            elif route.regex is not None and route.regex.match(path) is None:
+                continue
+            if route.allows(method):
+                return route
+        return None
+
+    def remembered(self, path: str, query: bytes) -> ResponseKey | None:
+        """Return the key that `key` made recently for the same path and query."""
+        return self._keys.get((path, query))
+
+    def key(self, route: KeyedRoute, path: str, query: bytes) -> ResponseKey:
+        """Return the key of a GET of the route, and remember it.
+
+        Raises:
+            NotCacheable: when the application has to answer.
+        """
+        key = route.key(path, query)
+        if key.path != path:
+            # The canonical path may belong to another route.
+            canonical_route = self.find("GET", key.path)
+            if canonical_route is None or canonical_route.keyed is not route:
+                raise NotCacheable
+        if len(path) + len(query) <= MAX_REMEMBERED_CHARS:
+            if len(self._keys) >= MAX_REMEMBERED:
+                self._keys.clear()
+            self._keys[path, query] = key
+        return key
+
+
+def route_path(scope: Any) -> str:
+    """Return the path below the application's root, as the router matches it."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
+        return path[len(root) :]
+    return path
+
+
+def _first(path: str) -> str | None:
+    """Return the first segment; None when it is not the same for all paths of the route."""
+    segment = path[1:].partition("/")[0]
+    # A mount at the root has an empty path.
+    return None if not path or "{" in segment else segment
+
+
+def _as_sent(parameter: Parameter, value: str) -> str:
+    """Return the value in the form in which the application receives it."""
+    return value if parameter.validate is None else unquote(parameter.canonical(value))

@@ -1,0 +1,150 @@
+"""Runs the application once for a response that the cache may store, and records the response.
+
+A response that is for one client only, or a stream, goes to the client of the run instead.
+"""
+
+import asyncio
+from collections.abc import Callable
+from logging import getLogger
+from typing import NamedTuple
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.core.cache.headers import Headers
+from app.core.cache.store import NotShareable
+
+logger = getLogger(__name__)
+
+
+class Recorded(NamedTuple):
+    """A whole response, with the headers of the endpoint."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class Client(NamedTuple):
+    """The client of a run; `send` completes the headers of a response that is not recorded."""
+
+    receive: Receive
+    send: Send
+
+
+class Recorder:
+    """One run of the application.
+
+    Args:
+        scope: the request, reduced to the parts that are in the key.
+        is_shareable: whether a response with this status and these headers may be recorded.
+        max_bytes: a larger body is not recorded.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        scope: Scope,
+        client: Client,
+        *,
+        is_shareable: Callable[[int, Headers], bool],
+        max_bytes: int,
+    ) -> None:
+        self._app = app
+        self._scope = scope
+        self._client: Client | None = client
+        self._is_shareable = is_shareable
+        self._max_bytes = max_bytes
+        self._has_sent_request = False
+        self._start: Message | None = None
+        self._is_passing = False
+        self._passes = asyncio.Event()
+        self._recorded: asyncio.Future[Recorded] | None = None
+        self._run: asyncio.Task[None] | None = None
+
+    async def record(self) -> Recorded:
+        """Return the response once it is complete; background work after it is not awaited.
+
+        Raises:
+            NotShareable: when the response goes to the client, or when the client has left.
+        """
+        self._recorded = asyncio.get_running_loop().create_future()
+        self._run = asyncio.create_task(self._call())
+        self._run.add_done_callback(self._on_end)
+        try:
+            return await self._recorded
+        except asyncio.CancelledError:
+            self._run.cancel()
+            raise
+
+    async def finish(self) -> None:
+        """Wait until the client has its whole response; raise the application's error here."""
+        if self._run is not None:
+            await self._run
+
+    def leave(self) -> None:
+        """Forget the client, unless a response is on its way to it."""
+        if not self._is_passing:
+            self._client = None
+
+    async def _call(self) -> None:
+        await self._app(self._scope, self._receive, self._send)
+
+    async def _receive(self) -> Message:
+        if not self._has_sent_request:
+            self._has_sent_request = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        # A client can only leave a response that goes to it.
+        await self._passes.wait()
+        assert self._client is not None
+        while (message := await self._client.receive())["type"] != "http.disconnect":
+            pass
+        return message
+
+    async def _send(self, message: Message) -> None:
+        """Record the message, or pass it to the client."""
+        assert self._recorded is not None
+        if self._is_passing:
+            assert self._client is not None
+            await self._client.send(message)
+        elif message["type"] == "http.response.start":
+            headers = [(name.lower(), value) for name, value in message.get("headers", ())]
+            self._start = {**message, "headers": headers}
+        elif self._start is not None and not self._recorded.done():
+            status, headers = self._start["status"], self._start["headers"]
+            body = message.get("body", b"")
+            if (
+                message["type"] == "http.response.body"
+                and not message.get("more_body")
+                and len(body) <= self._max_bytes
+                and self._is_shareable(status, headers)
+            ):
+                self._recorded.set_result(Recorded(status, headers, body))
+            else:
+                await self._pass(self._start, message)
+
+    async def _pass(self, start: Message, message: Message) -> None:
+        """Send the response to the client from now on, in this task."""
+        assert self._recorded is not None
+        assert self._run is not None
+        client = self._client
+        self._is_passing = client is not None
+        self._recorded.set_exception(NotShareable())
+        if client is None:
+            # A stream may have no end.
+            self._run.cancel()
+            return
+        self._passes.set()
+        await client.send(start)
+        await client.send(message)
+
+    def _on_end(self, run: asyncio.Task[None]) -> None:
+        assert self._recorded is not None
+        error = None if run.cancelled() else run.exception()
+        if not self._recorded.done():
+            if run.cancelled():
+                self._recorded.cancel()
+            else:
+                no_response = RuntimeError("The application did not answer.")
+                self._recorded.set_exception(error or no_response)
+        elif error is not None and not self._is_passing:
+            logger.error("after the response: %r", error, exc_info=error)
