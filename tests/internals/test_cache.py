@@ -35,7 +35,7 @@ async def test_the_second_read_is_a_hit(name: str) -> None:
 
     assert (first.entry.body, first.outcome) == (f"hello {name}".encode(), "miss")
     assert (second.entry.body, second.outcome) == (first.entry.body, "hit")
-    assert (first.stored, second.stored) == (True, True)
+    assert (first.is_stored, second.is_stored) == (True, True)
     assert await greet("hello", name) == first.entry.body
     assert loaded == [name]
 
@@ -96,7 +96,7 @@ async def test_what_is_not_committed_is_not_kept(name: str) -> None:
 
     async with WriteSession() as session:
         found = await read.read(session, name)
-    assert (found.entry.body, found.outcome, found.stored) == (b"uncommitted", "miss", False)
+    assert (found.entry.body, found.outcome, found.is_stored) == (b"uncommitted", "miss", False)
     assert await read(ReadSession(), name) == b"committed"
 
 

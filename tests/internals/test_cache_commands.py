@@ -15,8 +15,7 @@ from app.core.cache.commands import FAILURE, USAGE
 from app.core.cache.entry import Entry
 from app.core.cache.keys import RouteTable
 from app.core.cache.middleware import ResponseCache
-from app.core.cache.store import Loaded
-from app.core.cache.valkey import Cache
+from app.core.cache.store import Cache, Loaded
 from app.settings import get_settings
 from dev.serving import free_port
 from tests.internals.valkey_server import trusted
@@ -61,10 +60,10 @@ async def test_an_entry_is_shown(cache: Cache) -> None:
     code, output = await command("show", KEY)
 
     assert code == 0
-    assert output.startswith("fresh, unless invalidated since it was loaded ")
+    assert output.startswith("fresh, unless it was invalidated; loaded ")
     assert "13 bytes of body:" in output
     assert '{"name": "x"}' in output
-    assert await command("show", "nothing") == (1, "cache: there is nothing under 'nothing'.\n")
+    assert await command("show", "nothing") == (1, "cache: no entry under 'nothing'.\n")
 
 
 async def test_the_help_shows_the_forms_of_keys(
@@ -78,7 +77,7 @@ async def test_the_help_shows_the_forms_of_keys(
     async def read_order(order_id: int, page: int = 1) -> str:
         return f"page {page} of {order_id}"
 
-    app.add_middleware(ResponseCache, routes=RouteTable(app), store=cache)
+    app.add_middleware(ResponseCache, routes=RouteTable(), store=cache)
     async with AsyncClient(transport=ASGITransport(app), base_url=SERVER) as client:
         await client.get("/orders/07?page=02")
     await cached_total(order_id=7)
@@ -94,28 +93,28 @@ async def test_the_help_shows_the_forms_of_keys(
 
 async def test_what_is_invalidated_is_loaded_again(cache: Cache) -> None:
     await cache.read(KEY, TAGS, load)
-    assert (await cache.find(KEY, TAGS)).entry is not None
+    assert (await cache.shared.find(KEY, TAGS)).entry is not None
 
     said = f"invalidated for all workers: another:1, {TAGS[0]}\n"
     assert await command("invalidate", "another:1", *TAGS) == (0, said)
 
-    assert (await cache.find(KEY, TAGS)).entry is None
+    assert (await cache.shared.find(KEY, TAGS)).entry is None
 
 
 async def test_hit_ratios_are_those_of_all_workers(cache: Cache) -> None:
-    before = await cache.counted()
+    before = await cache.shared.total_counts()
     for _ in range(4):
         await cache.read(KEY, TAGS, load)
     async with asyncio.timeout(5):
-        while (counts := await cache.counted()) == before:
+        while (counts := await cache.shared.total_counts()) == before:
             await asyncio.sleep(0.05)
 
     code, output = await command("stats")
 
     reads = sum(count for name, count in counts.items() if name != FAILURE)
-    hits = counts["near hit"]
+    hits = counts["local hit"]
     assert code == 0
-    assert f"near hit: {hits} ({hits / reads:.1%})" in output.splitlines()
+    assert f"local hit: {hits} ({hits / reads:.1%})" in output.splitlines()
 
 
 async def test_check_says_that_releases_share_what_is_kept() -> None:

@@ -52,7 +52,7 @@ def heard() -> Heard:
 @asynccontextmanager
 async def opened(url: str, heard: Heard) -> AsyncIterator[MultiplexedConnection]:
     connection = MultiplexedConnection(
-        url, "news", timeout_s=LIMIT_S, told=heard.messages.append, lost=heard.lost
+        url, "news", timeout_s=LIMIT_S, on_message=heard.messages.append, on_loss=heard.lost
     )
     try:
         yield connection

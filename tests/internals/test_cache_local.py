@@ -5,7 +5,7 @@ from time import monotonic, time
 
 import pytest
 
-from app.core.cache import near as module
+from app.core.cache import local as module
 from app.core.cache.entry import Entry, Freshness, decode, encode
 from app.core.cache.local import ENTRY_BYTES, LocalCache
 from app.core.operations.capacity import MIB
@@ -15,110 +15,111 @@ BODY = b"v" * 750
 
 
 @pytest.fixture
-def near() -> LocalCache:
+def local() -> LocalCache:
     """Room for ten entries with a key of one character and `BODY`."""
-    near = LocalCache()
-    near.open(max_bytes=10 * (ENTRY_BYTES + 1 + len(BODY)), max_entries=1000)
-    return near
+    local = LocalCache()
+    local.open(max_bytes=10 * (ENTRY_BYTES + 1 + len(BODY)), max_entries=1000)
+    return local
 
 
-def put(near: LocalCache, key: str, *tags: str, body: bytes = BODY) -> bool:
-    return near.put(key, tags, Entry(body, ttl_s=60), near.sequence)
+def put(local: LocalCache, key: str, *tags: str, body: bytes = BODY) -> bool:
+    return local.put(key, tags, Entry(body, ttl_s=60), local.invalidations)
 
 
-def test_what_is_used_least_goes_first(near: LocalCache) -> None:
+def test_what_is_used_least_goes_first(local: LocalCache) -> None:
     for key in "abcdefghij":
-        assert put(near, key)
-    assert near.get("a", ())
-    assert put(near, "k")
+        assert put(local, key)
+    assert local.get("a", ())
+    assert put(local, "k")
 
-    assert [key for key in "abcdefghijk" if near.get(key, ())] == list("acdefghijk")
+    assert [key for key in "abcdefghijk" if local.get(key, ())] == list("acdefghijk")
 
 
-def test_the_number_of_entries_is_limited_too(near: LocalCache) -> None:
-    near.open(max_bytes=10**6, max_entries=3)
+def test_the_number_of_entries_is_limited_too(local: LocalCache) -> None:
+    local.open(max_bytes=10**6, max_entries=3)
     for key in "abcdef":
-        put(near, key, body=b"")
+        put(local, key, body=b"")
 
-    assert [key for key in "abcdef" if near.get(key, ())] == list("def")
-
-
-def test_what_is_too_large_is_not_kept_and_displaces_nothing(near: LocalCache) -> None:
-    put(near, "a")
-
-    assert not put(near, "b", body=BODY * 100)
-    assert near.get("a", ())
-    assert near.get("b", ()) is None
+    assert [key for key in "abcdef" if local.get(key, ())] == list("def")
 
 
-def test_replacing_and_invalidating_give_their_room_back(near: LocalCache) -> None:
+def test_what_is_too_large_is_not_kept_and_displaces_nothing(local: LocalCache) -> None:
+    put(local, "a")
+
+    assert not put(local, "b", body=BODY * 100)
+    assert local.get("a", ())
+    assert local.get("b", ()) is None
+
+
+def test_replacing_and_invalidating_give_their_room_back(local: LocalCache) -> None:
     for _ in range(100):
-        put(near, "a", "tag")
-    near.invalidate(["tag"])
-    assert near.get("a", ["tag"]) is None
+        put(local, "a", "tag")
+    local.invalidate(["tag"])
+    assert local.get("a", ["tag"]) is None
     for key in "abcdefghij":
-        put(near, key)
+        put(local, key)
 
-    assert all(near.get(key, ()) for key in "abcdefghij")
+    assert all(local.get(key, ()) for key in "abcdefghij")
 
 
-def test_an_invalidation_hides_what_began_before_it(near: LocalCache) -> None:
-    began = near.sequence
-    near.invalidate(["book:1", "books"])
+def test_an_invalidation_hides_what_began_before_it(local: LocalCache) -> None:
+    began = local.invalidations
+    local.invalidate(["book:1", "books"])
 
     for tags in (["book:1"], ["shelf", "books"]):
-        assert not near.put("late", tags, Entry(b"old", ttl_s=60), began)
-        assert near.put("new", tags, Entry(b"new", ttl_s=60), near.sequence)
-    assert near.put("other", ["book:2"], Entry(b"other", ttl_s=60), began)
-    assert near.get("other", ["book:2"])
+        assert not local.put("late", tags, Entry(b"old", ttl_s=60), began)
+        assert local.put("new", tags, Entry(b"new", ttl_s=60), local.invalidations)
+    assert local.put("other", ["book:2"], Entry(b"other", ttl_s=60), began)
+    assert local.get("other", ["book:2"])
 
 
 def test_forgotten_invalidations_hide_all_that_is_as_old(
-    near: LocalCache, monkeypatch: pytest.MonkeyPatch
+    local: LocalCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_INVALIDATIONS", 2)
-    put(near, "old", "unconcerned")
-    began = near.sequence
+    put(local, "old", "unconcerned")
+    began = local.invalidations
     for number in range(3):
-        near.invalidate([f"tag {number}"])
+        local.invalidate([f"tag {number}"])
 
-    assert near.get("old", ["unconcerned"]) is None
-    assert not near.put("late", ["tag 0"], Entry(b"", ttl_s=60), began)
-    assert put(near, "new", "unconcerned")
-
-
-def test_clearing_hides_everything_also_what_is_on_its_way(near: LocalCache) -> None:
-    put(near, "a")
-    began = near.sequence
-    near.clear()
-
-    assert near.get("a", ()) is None
-    assert not near.put("late", (), Entry(b"", ttl_s=60), began)
+    assert local.get("old", ["unconcerned"]) is None
+    assert not local.put("late", ["tag 0"], Entry(b"", ttl_s=60), began)
+    assert put(local, "new", "unconcerned")
 
 
-def test_what_may_be_out_of_date_is_neither_shown_nor_kept(near: LocalCache) -> None:
-    put(near, "a")
-    near.trusted_until = monotonic()
+def test_clearing_hides_everything_also_what_is_on_its_way(local: LocalCache) -> None:
+    put(local, "a")
+    began = local.invalidations
+    local.clear()
 
-    assert near.get("a", ()) is None
-    assert not put(near, "b")
-    near.trusted_until = inf
-    assert near.get("a", ())
+    assert local.get("a", ()) is None
+    assert not local.put("late", (), Entry(b"", ttl_s=60), began)
+
+
+def test_what_may_be_out_of_date_is_neither_shown_nor_kept(local: LocalCache) -> None:
+    put(local, "a")
+    local.trusted_until = monotonic()
+
+    assert local.get("a", ()) is None
+    assert not put(local, "b")
+    local.trusted_until = inf
+    assert local.get("a", ())
 
 
 def test_an_entry_ages() -> None:
     entry = Entry(b"", ttl_s=10, stale_while_revalidate_s=5, stale_if_error_s=20, loaded_at=1000)
 
-    ages = {990: "fresh", 1009: "fresh", 1010: "stale", 1014: "stale", 1015: "spare", 1029: "spare"}
+    stale, spare = "stale-while-revalidate", "stale-if-error"
+    ages = {990: "fresh", 1009: "fresh", 1010: stale, 1014: stale, 1015: spare, 1029: spare}
     assert {now: entry.freshness(now).value for now in ages} == ages
     assert entry.freshness(1030) is Freshness.EXPIRED
     assert (entry.lifetime_s, entry.age_s(990), entry.age_s(1003)) == (30, 0, 3)
 
 
-def test_a_dead_entry_is_gone(near: LocalCache) -> None:
-    near.put("a", (), Entry(b"", ttl_s=1, loaded_at=time() - 2), near.sequence)
+def test_a_dead_entry_is_gone(local: LocalCache) -> None:
+    local.put("a", (), Entry(b"", ttl_s=1, loaded_at=time() - 2), local.invalidations)
 
-    assert near.get("a", ()) is None
+    assert local.get("a", ()) is None
 
 
 @pytest.mark.parametrize("meta", [b"", b"meta"])

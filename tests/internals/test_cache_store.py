@@ -123,7 +123,7 @@ async def test_what_is_not_to_be_kept_is_shared_and_forgotten(store: Cache, key:
     load = Loading()
     found = await asyncio.gather(*(store.read(key, (key,), load, keep=False) for _ in range(3)))
 
-    assert [(one.entry.body, one.stored) for one in found] == [(b"1", False)] * 3
+    assert [(one.entry.body, one.is_stored) for one in found] == [(b"1", False)] * 3
     assert await read(store, key, load) == (b"2", "miss")
 
 

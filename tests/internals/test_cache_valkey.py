@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
 from uuid import uuid4
 
 import pytest
@@ -16,8 +16,8 @@ from sqlalchemy import make_url
 
 from app.core.cache.connection import DRIVER
 from app.core.cache.entry import Entry
-from app.core.cache.store import Loaded, Outcome
-from app.core.cache.valkey import TRUST_S, Cache
+from app.core.cache.store import Cache, Loaded, Outcome
+from app.core.cache.valkey import TRUST_S
 from app.settings import get_settings
 from dev.serving import free_port
 from tests.core.serving import serving
@@ -275,7 +275,7 @@ async def test_hit_ratios_are_added_up_in_the_server(workers: list[Cache], row: 
         await row.read(cache)
 
     async with asyncio.timeout(RECOVERED_S):
-        while (counts := await workers[0].counted()).get("near hit") != 4:
+        while (counts := await workers[0].shared.total_counts()).get("local hit") != 4:
             await asyncio.sleep(0.05)
     assert (counts["load miss"], counts["shared hit"]) == (1, 3)
 
@@ -304,7 +304,7 @@ async def test_a_hung_server_costs_a_moment_and_is_found_again(
         assert await row.read(cache) == (2, "miss")
         for number in range(100):
             await row.read(cache, f"other {number}")
-        assert not await cache.ping()
+        assert not await cache.shared.ping()
         assert time.monotonic() - started < BRIEF_S
         # The others cannot hear of the write, and know that they do not.
         await asyncio.sleep(TRUST_S + 0.1)

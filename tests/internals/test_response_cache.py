@@ -59,7 +59,7 @@ class Site:
         if not self.app.user_middleware:
             install(self.app)
             self.app.add_middleware(
-                ResponseCache, routes=RouteTable(self.app), store=self.store, **self.options
+                ResponseCache, routes=RouteTable(), store=self.store, **self.options
             )
         transport = ASGITransport(self.app, raise_app_exceptions=False)
         return AsyncClient(transport=transport, base_url="http://test")

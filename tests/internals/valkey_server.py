@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.core.cache.valkey import ValkeyCache
+from app.core.cache.store import Cache
 from dev.valkey import valkey
 from dev.workspace import workspace
 
@@ -21,7 +21,7 @@ def own_server() -> Iterator[str]:
         yield url
 
 
-async def trusted(cache: ValkeyCache) -> None:
+async def trusted(cache: Cache) -> None:
     async with asyncio.timeout(RECOVERED_S):
-        while time.monotonic() >= cache.near.trusted_until:
+        while time.monotonic() >= cache.local.trusted_until:
             await asyncio.sleep(0.005)
