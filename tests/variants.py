@@ -101,13 +101,17 @@ VARIANTS: dict[str, Answers] = {
 # matter), and the answers with which it may, and must, occur.
 TRACES: dict[str, Callable[[Answers], bool]] = {
     r"redis|valkey": lambda answers: answers["cache_backend"] == "valkey" or answers["background_jobs"] == "celery",
-    r"cache_url|cache_prefix|valkeycache|allkeys-lfu`|cache/valkey": lambda answers: (
+    r"cache_url|cache_prefix|sharedcache|allkeys-lfu`|cache/valkey": lambda answers: (
         answers["cache_backend"] == "valkey"
     ),
     r"cache of its own": lambda answers: answers["cache_backend"] == "memory",
-    # Not what every service says of its answers: Cache-Control and app.core.http_caching.
-    r"core[./]cache\b|\bcached\b|cache_(ttl|max|version)": lambda answers: answers["cache_backend"] != "none",
-    r"cachesettings|responsecache|(?<!py)test_(response_)?cache": lambda answers: answers["cache_backend"] != "none",
+    # Every service declares policies with app.core.cache, and sends Cache-Control.
+    r"cache/(store|valkey|local|keys|entry)|\bcached\b|cache_(ttl|max|version)|invalidate_after": lambda answers: (
+        answers["cache_backend"] != "none"
+    ),
+    r"cachesettings|responsecache|(?<!py)test_(response_)?cache|\bttl_s\b": lambda answers: (
+        answers["cache_backend"] != "none"
+    ),
     r"celery|broker|kombu|job_queue|job_process|job_worker": lambda answers: answers["background_jobs"] == "celery",
     r"background_tasks|backgroundtasks|job_concurrency|job_drain": lambda answers: (
         answers["background_jobs"] == "background_tasks"

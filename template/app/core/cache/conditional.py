@@ -3,9 +3,10 @@
 A response in one piece gets an `ETag`; a stream passes as it comes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fastapi.dependencies.models import Dependant
 from fastapi.security import APIKeyHeader
@@ -43,20 +44,42 @@ class CacheHeaders:
         elif scope["method"] == "HEAD":
             await self._head(scope, receive, send)
         else:
-            responder = _DeclaredResponder(self, scope, scope, send)
-            await self.app(scope, receive, responder.send)
+            complete = partial(self._complete, scope, scope)
+            await self.app(scope, receive, Responder(scope, send, complete).send)
 
     async def _head(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer HEAD by a route of its own, else as GET without a body."""
-        own = _OwnHead(_DeclaredResponder(self, scope, scope, send).send)
-        await self.app(scope, receive, own.send)
-        if own.is_refused:
+        responder = Responder(scope, send, partial(self._complete, scope, scope))
+        is_refused = False
+
+        async def send_unless_refused(message: Message) -> None:
+            nonlocal is_refused
+            if message["type"] == "http.response.start":
+                is_refused = message["status"] == HTTPStatus.METHOD_NOT_ALLOWED
+            if not is_refused:
+                await responder.send(message)
+
+        await self.app(scope, receive, send_unless_refused)
+        if is_refused:
             # Without extensions, which would send a body past `send`.
             get = {**scope, "method": "GET", "extensions": {}}
-            await self.app(get, receive, _DeclaredResponder(self, get, scope, send).send)
+            complete = partial(self._complete, get, scope)
+            await self.app(get, receive, Responder(scope, send, complete).send)
 
-    def declaration(self, scope: Scope) -> Declaration | None:
-        """Return the declaration of the route that answers a GET; None when it has none."""
+    def _complete(
+        self, scope: Scope, client_scope: Scope, status: int, headers: h.Headers
+    ) -> h.Headers:
+        """Return the headers with those of the policy of the route that the router has chosen."""
+        declaration = self._declaration(scope)
+        if declaration is None or not declaration.policy.is_storable:
+            if h.get(headers, b"cache-control") is None:
+                return [*headers, (b"cache-control", NO_STORE.cache_control)]
+            return headers
+        names = declaration.credentials
+        has_credentials = any(name in names for name, _ in client_scope["headers"])
+        return declared(declaration, status, headers, has_credentials=has_credentials)
+
+    def _declaration(self, scope: Scope) -> Declaration | None:
         endpoint = scope.get("endpoint")
         if endpoint is None or scope["method"] != "GET":
             return None
@@ -69,87 +92,44 @@ class CacheHeaders:
 
 
 class Responder:
-    """Sends a response on; a whole 200 may become a 304, and HEAD loses the body."""
+    """Sends a response on; a whole 200 may become a 304, and HEAD loses the body.
 
-    def __init__(self, scope: Scope, send: Send, extra: h.Headers) -> None:
+    Args:
+        complete: adds headers to those of the response, by its status.
+    """
+
+    def __init__(
+        self, scope: Scope, send: Send, complete: Callable[[int, h.Headers], h.Headers]
+    ) -> None:
         self._send = send
-        self._extra = extra
+        self._complete = complete
         self._is_head = scope["method"] == "HEAD"
         self._if_none_match = h.get(scope["headers"], b"if-none-match")
-        self._start: Message | None = None
+        self._held: Message | None = None
 
     async def send(self, message: Message) -> None:
-        """Hold the first message until the next one shows whether the response is a stream."""
-        if message["type"] == "http.response.start":
-            self._start = message
-            return
+        """Hold the start of a 200 until the next message shows whether it is a stream."""
         is_body = message["type"] == "http.response.body"
-        if self._start is not None:
-            start, self._start = self._start, None
-            status, headers = start["status"], list(start.get("headers", ()))
-            if status == HTTPStatus.OK and is_body and not message.get("more_body"):
+        if message["type"] == "http.response.start":
+            headers = self._complete(message["status"], list(message.get("headers", ())))
+            message = {**message, "headers": headers}
+            if message["status"] == HTTPStatus.OK:
+                self._held = message
+                return
+        elif self._held is not None:
+            start, self._held = self._held, None
+            if is_body and not message.get("more_body"):
                 await respond(
                     self._send,
-                    status,
-                    headers,
+                    start["status"],
+                    start["headers"],
                     message.get("body", b""),
                     self._if_none_match,
-                    self._extra,
                     is_head=self._is_head,
                 )
                 return
-            await self._send({**start, "headers": [*headers, *self._extra]})
+            await self._send(start)
         await self._send({**message, "body": b""} if self._is_head and is_body else message)
-
-
-class _DeclaredResponder:
-    """Adds the declared headers; a response without a policy passes unheld, as `no-store`.
-
-    Args:
-        scope: of the application, in which the router sets the route.
-        client_scope: of the client's request.
-    """
-
-    def __init__(self, owner: CacheHeaders, scope: Scope, client_scope: Scope, send: Send) -> None:
-        self._owner = owner
-        self._scope = scope
-        self._client_scope = client_scope
-        self._send = send
-        self._responder: Responder | None = None
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            declaration = self._owner.declaration(self._scope)
-            headers: h.Headers = message.get("headers", [])
-            if declaration is None or not declaration.policy.is_storable:
-                if all(name != b"cache-control" for name, _ in headers):
-                    headers = [*headers, (b"cache-control", NO_STORE.cache_control)]
-                if self._client_scope["method"] != "HEAD":
-                    await self._send({**message, "headers": headers})
-                    return
-            else:
-                names = declaration.credentials
-                has_credentials = any(name in names for name, _ in self._client_scope["headers"])
-                headers = declared(
-                    declaration, message["status"], list(headers), has_credentials=has_credentials
-                )
-            self._responder = Responder(self._client_scope, self._send, [])
-            message = {**message, "headers": headers}
-        await (self._responder.send if self._responder else self._send)(message)
-
-
-class _OwnHead:
-    """Passes the response to a HEAD on, unless the router refuses the method."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.is_refused = False
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.is_refused = message["status"] == HTTPStatus.METHOD_NOT_ALLOWED
-        if not self.is_refused:
-            await self._send(message)
 
 
 def declare(policy: Policy, dependant: Dependant | None) -> Declaration:
@@ -197,7 +177,6 @@ async def respond(
     headers: h.Headers,
     body: bytes,
     if_none_match: bytes | None,
-    extra: h.Headers,
     *,
     is_head: bool,
 ) -> None:
@@ -209,8 +188,7 @@ async def respond(
             headers = [*headers, (b"etag", etag)]
         if if_none_match is not None and etag is not None and h.matches(if_none_match, etag):
             status, headers, body = HTTPStatus.NOT_MODIFIED, h.of_304(headers), b""
-    start: dict[str, Any] = {"type": "http.response.start", "status": int(status)}
-    await send({**start, "headers": [*headers, *extra]})
+    await send({"type": "http.response.start", "status": int(status), "headers": headers})
     await send({"type": "http.response.body", "body": b"" if is_head else body})
 
 
