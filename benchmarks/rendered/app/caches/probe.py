@@ -2,7 +2,7 @@
 
 - `middleware_us`: CPU time that the caching middleware adds to a request of a route that is not
   cached; each value is the difference of two series, one after the other.
-- `entries_bytes`: memory of ENTRIES responses in the near cache, as Python's allocators count it.
+- `entries_bytes`: memory of ENTRIES responses in the local cache, as Python's allocators count it.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any
 
 import uvloop
 from app.core.cache import cache
-from app.core.cache import CacheHeaders
+from app.core.cache.middleware import ResponseCache
 from app.main import app
 
 # Short and many: what else the machine does meets a few of them.
@@ -27,7 +27,7 @@ ENTRIES = 10_000
 def stack(*, caching: bool) -> Any:
     """The application with all of its middleware, or without that which caches."""
     every = app.user_middleware
-    kept = [one for one in every if caching or not issubclass(one.cls, CacheHeaders)]
+    kept = [one for one in every if caching or not issubclass(one.cls, ResponseCache)]
     if not caching and len(kept) != len(every) - 1:
         raise SystemExit("one middleware of the application was to be the one that caches")
     app.user_middleware = kept

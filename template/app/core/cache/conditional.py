@@ -13,7 +13,7 @@ from fastapi.security import APIKeyHeader
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.cache import headers as h
-from app.core.cache.policy import CREDENTIALS, NO_STORE, Audience, Policy, policy_of
+from app.core.cache.policy import CREDENTIALS, Audience, Policy, no_store, policy_of
 
 CREDENTIAL_HEADERS = frozenset(name.encode() for name in CREDENTIALS)
 # The response to a request with credentials on a public route, and every response with a cookie.
@@ -73,7 +73,7 @@ class CacheHeaders:
         declaration = self._declaration(scope)
         if declaration is None or not declaration.policy.is_storable:
             if h.get(headers, b"cache-control") is None:
-                return [*headers, (b"cache-control", NO_STORE.cache_control)]
+                return [*headers, (b"cache-control", no_store.cache_control)]
             return headers
         names = declaration.credentials
         has_credentials = any(name in names for name, _ in client_scope["headers"])
@@ -86,7 +86,7 @@ class CacheHeaders:
         declaration = self._declarations.get(endpoint)
         if declaration is None:
             dependant = getattr(scope.get("route"), "dependant", None)
-            declaration = declare(policy_of(endpoint) or NO_STORE, dependant)
+            declaration = declare(policy_of(endpoint) or no_store, dependant)
             self._declarations[endpoint] = declaration
         return declaration
 

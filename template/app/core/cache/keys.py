@@ -24,7 +24,7 @@ from app.core.cache.parameters import (
     parse_query,
     query_parameters,
 )
-from app.core.cache.policy import NO_STORE, policy_of
+from app.core.cache.policy import no_store, policy_of
 from app.core.cache.tags import canonical, field_names
 
 # Keys that one worker remembers by path and query, and the longest of these.
@@ -54,7 +54,7 @@ class Route:
         self.regex: re.Pattern[str] | None = getattr(context, "path_regex", None)
         self.methods = context.methods
         self.is_static = "{" not in self.path and isinstance(self.methods, set)
-        policy = policy_of(context.endpoint) or NO_STORE
+        policy = policy_of(context.endpoint) or no_store
         self.keyed = KeyedRoute(context, self) if policy.ttl_s or policy.tags else None
 
     def allows(self, method: str) -> bool:
@@ -76,7 +76,7 @@ class KeyedRoute:
         # For telemetry, which reads the whole path: an included route only knows its end.
         is_whole = getattr(context.route, "path", None) == matched.path
         self.route = context.route if is_whole else context
-        self.declaration = declare(policy_of(context.endpoint) or NO_STORE, dependant)
+        self.declaration = declare(policy_of(context.endpoint) or no_store, dependant)
         self.policy = self.declaration.policy
         self.vary = tuple(name.encode() for name in self.policy.vary)
         if dependant is None:
