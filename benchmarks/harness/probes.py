@@ -80,7 +80,7 @@ def in_process(environment: Environment) -> list[Probe]:
         ),
         Probe(
             "memory",
-            f"memory of {ENTRIES:,} responses of 300 bytes in the near cache",
+            f"memory of {ENTRIES:,} responses of 300 bytes in the local cache",
             "MB",
             (found["entries_bytes"] / 1e6,),
         ),

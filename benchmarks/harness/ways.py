@@ -83,9 +83,9 @@ CACHES = Comparison(
         "/caches",
         {
             "uncached": "a way of rendered: a prepared statement for each request, declared `no_store`",
-            "near": "the same route in the response cache: hits in the worker's own memory",
-            "shared": "like near, with hits that come from Valkey: the worker itself keeps nothing",
-            "miss": "like near, with responses that live for no time: each request looks in Valkey, takes a lease, "
+            "local": "the same route in the response cache: hits in the worker's own memory",
+            "shared": "like local, with hits that come from Valkey: the worker itself keeps nothing",
+            "miss": "like local, with responses that live for no time: each request looks in Valkey, takes a lease, "
             "reads the database and stores",
             "function": "`@cached` inside of the route: hits in the worker's own memory",
             "cashews": "the decorator of cashews inside of the route, on Redis, as its README recommends",
@@ -95,7 +95,7 @@ CACHES = Comparison(
     # Of a key that is asked for by many at once only the first misses, so misses are of any user. There is no limit
     # beside them: a dict would not miss.
     of={
-        "user-popular": ("uncached", "near", "shared", "function", "cashews", "redis-in-route", LIMIT),
+        "user-popular": ("uncached", "local", "shared", "function", "cashews", "redis-in-route", LIMIT),
         "user": ("uncached", "miss"),
     },
 )

@@ -39,7 +39,7 @@ LANE_SPEEDS = {
 CACHE_SPEEDS = {
     "user-popular": {
         "uncached": 3_800,
-        "near": 13_400,
+        "local": 13_400,
         "shared": 2_800,
         "function": 4_300,
         "cashews": 2_700,

@@ -151,7 +151,7 @@ def test_each_comparison_is_one_table(whole: str, heading: str, way: str, speeds
 def test_a_way_to_a_cache_is_compared_with_none(whole: str) -> None:
     rows = {(row["scenario"], row["way"]): row for row in table(part(whole, "## Caches"))}
     assert rows["user-popular", "uncached"]["of uncached"] == "1.0x"
-    assert rows["user-popular", "near"]["of uncached"].startswith("3.")
+    assert rows["user-popular", "local"]["of uncached"].startswith("3.")
     assert rows["user-popular", "raw"]["of raw"] == "100 %"
     assert rows["user", "miss"]["of raw"] == "-"
 
