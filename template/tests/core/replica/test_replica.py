@@ -94,7 +94,7 @@ def settings(servers: tuple[Server, Server]) -> CoreSettings:
 async def primary(settings: CoreSettings) -> AsyncIterator[Database]:
     database = Database()
     database.open(settings, pool_size=POOL_SIZE)
-    async with database.writer.begin() as connection:
+    async with database.engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     yield database
     await database.close()
@@ -199,7 +199,7 @@ async def administration(server: Server) -> AsyncIterator[Callable[[str], Awaita
     database.open(get_settings().model_copy(update=settings), pool_size=1)
 
     async def execute(statement: str) -> object:
-        async with database.reader.connect() as connection:
+        async with database.autocommit_engine.connect() as connection:
             result = await connection.execute(text(statement))
             return result.scalar() if result.returns_rows else None
 

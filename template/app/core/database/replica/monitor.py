@@ -94,7 +94,7 @@ class Monitor:
         database = Database()
         database.open(settings, pool_size=pool_size)
 
-        @event.listens_for(database.writer.sync_engine, "connect")
+        @event.listens_for(database.engine.sync_engine, "connect")
         def opened(dbapi: Any, _: object) -> None:
             self._connections.add(dbapi.driver_connection)
 
