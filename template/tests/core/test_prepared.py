@@ -45,11 +45,12 @@ from app.core.database import (
     PreparedWrite,
     ReadSession,
     WriteSession,
+    columns_of,
     database,
     violated_constraint,
 )
 from app.core.http.problems import Unavailable
-from app.core.http.serialization import to_json
+from app.core.http.serialization import json_bytes
 from app.settings import get_settings
 
 
@@ -264,6 +265,38 @@ async def test_dots_in_names_make_objects_and_no_object_is_null() -> None:
     assert list(rows[0]) == ["id", "maker", "fine"]
 
 
+class MakerRead(BaseModel):
+    id: int
+    name: str
+
+
+class ThingRead(BaseModel):
+    id: UUID
+    maker: MakerRead | None
+    heavy: bool | None
+    data: Any
+
+
+async def test_columns_are_those_of_the_schema() -> None:
+    columns = columns_of(ThingRead, Thing, heavy=Thing.weight > 1)
+    statement = PreparedRead(select(*columns).join(Thing.maker, isouter=True).order_by(Thing.fine))
+
+    rows = await ReadSession().fetch(statement)
+
+    assert [ThingRead.model_validate(row).model_dump() for row in rows] == rows
+    assert [(row["maker"], row["heavy"]) for row in rows] == [
+        ({"id": 1, "name": "Ada"}, False),
+        (None, None),
+    ]
+
+
+def test_columns_that_do_not_match_the_schema_are_named() -> None:
+    with pytest.raises(ValueError, match=r"ThingRead\.heavy is no column of Thing"):
+        columns_of(ThingRead, Thing)
+    with pytest.raises(ValueError, match="MakerRead has no field age"):
+        columns_of(MakerRead, Maker, age=func.now())
+
+
 async def test_json_is_what_pydantic_writes() -> None:
     class Shown(BaseModel):
         id: UUID
@@ -280,11 +313,11 @@ async def test_json_is_what_pydantic_writes() -> None:
     statement = select(*(getattr(Thing, name) for name in Shown.model_fields)).order_by(Thing.id)
     rows = await ReadSession().fetch(PreparedRead(statement))
 
-    assert orjson.loads(to_json(rows)) == [
+    assert orjson.loads(json_bytes(rows)) == [
         orjson.loads(Shown.model_validate(row).model_dump_json()) for row in rows
     ]
     with pytest.raises(TypeError, match="not JSON serializable"):
-        to_json(timedelta(1))
+        json_bytes(timedelta(1))
 
 
 @pytest.mark.parametrize(

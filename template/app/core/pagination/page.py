@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import UnaryExpression
 
-from app.core.http.serialization import JSON, to_json
+from app.core.http.serialization import json_response
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
@@ -54,5 +54,5 @@ class ListParams(BaseModel):
 
 def page_response(params: ListParams, page: Page[Any]) -> Response:
     """The answer of a list: the page as JSON, and its neighbours as links."""
-    body = to_json({"items": page.items, "next": page.next, "prev": page.prev})
-    return Response(body, media_type=JSON, headers=params.links(page))
+    body = {"items": page.items, "next": page.next, "prev": page.prev}
+    return json_response(body, headers=params.links(page))
