@@ -27,6 +27,8 @@ READY_POLL_S = 0.3
 OVERLAY = ROOT / "benchmarks" / "rendered"
 # The domains in it, whose routes come last: no other request is matched against them.
 OVERLAY_DOMAINS = ("reports", "lanes")
+# The example's domain whose router is replaced by one in the prepared lane.
+REPLACED_DOMAIN = "users"
 # The one that needs a cache.
 CACHED_DOMAIN = "caches"
 # Signs the cursors of the rendered service, here and there.
@@ -205,6 +207,7 @@ def render_service(template: Path, destination: Path, *, cached: bool) -> Path:
     domains = (*OVERLAY_DOMAINS, CACHED_DOMAIN) if cached else OVERLAY_DOMAINS
     for domain in domains:
         shutil.copytree(OVERLAY / "app" / domain, destination / "app" / domain)
+    shutil.copytree(OVERLAY / "app" / REPLACED_DOMAIN, destination / "app" / REPLACED_DOMAIN, dirs_exist_ok=True)
     routers = destination / "app" / "api.py"
     lines = routers.read_text().splitlines()
     first_import = next(number for number, line in enumerate(lines) if line.startswith("from app."))

@@ -24,7 +24,7 @@ Name = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=100),
     Field(examples=["Ada Lovelace"]),
 ]
-Bio = Annotated[str, StringConstraints(max_length=500), Field(examples=["Wrote the first program."])]
+Bio = Annotated[str, StringConstraints(max_length=500), Field(examples=["Wrote a program."])]
 
 
 class UserCreate(BaseModel):

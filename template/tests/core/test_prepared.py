@@ -290,7 +290,7 @@ async def test_columns_are_those_of_the_schema() -> None:
     ]
 
 
-def test_columns_that_do_not_match_the_schema_are_named() -> None:
+async def test_columns_that_do_not_match_the_schema_are_named() -> None:
     with pytest.raises(ValueError, match=r"ThingRead\.heavy is no column of Thing"):
         columns_of(ThingRead, Thing)
     with pytest.raises(ValueError, match="MakerRead has no field age"):
