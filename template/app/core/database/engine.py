@@ -172,7 +172,7 @@ def _replace_dead_and_old(engine: AsyncEngine, *, lifetime_s: float) -> None:
             raise DisconnectionError  # The pool connects anew.
 
 
-def _before_execute(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
+def _before_execute(_connection: Any, _dbapi: Any, sql: str, *_: Any) -> None:
     collect_statement(sql)
 
 

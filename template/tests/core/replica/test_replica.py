@@ -718,7 +718,7 @@ async def test_a_commit_whose_position_cannot_be_read_stands(
 
 @pytest.mark.parametrize(
     ("which", "problem"),
-    [("primary", "it does not follow the primary"), ("other", "it is no copy of this database")],
+    [("primary", "it does not follow the primary"), ("other", "it is not a copy of this database")],
 )
 async def test_a_server_that_is_no_replica_of_the_primary_is_left_out(
     which: str,
@@ -807,7 +807,7 @@ async def test_the_service_serves_and_stops_whatever_its_replica_does(
         ({"DATABASE_REPLICA_MAX_LAG_S": "0"}, "DATABASE_REPLICA_MAX_LAG_S: "),
         (
             {"DATABASE_REPLICA_URL": "postgresql://x/y", "DATABASE_POOL_SIZE": "1"},
-            "DATABASE_REPLICA_URL needs two connections for each worker",
+            "DATABASE_REPLICA_URL needs at least two connections for each worker",
         ),
     ],
 )
