@@ -60,7 +60,7 @@ class Signer:
             RuntimeError: when the signer is not open.
         """
         if self._key is None:
-            raise RuntimeError("Cursors cannot be signed yet: use `async with lifecycle.resources(...)`.")
+            raise RuntimeError("Cursors have no secret: use `async with lifecycle.resources(...)`.")
         return hmac.digest(self._key, payload, hashlib.sha256)[:SIGNATURE_BYTES]
 
 
@@ -112,7 +112,7 @@ class PreparedList:
     """A list in the prepared lane, declared once at import; its items are rows.
 
     Raises:
-        ValueError: when `order_by` has a column that is not selected, or the SQL cannot be prepared.
+        ValueError: when a column of `order_by` is not selected, or the SQL cannot be prepared.
     """
 
     def __init__(self, statement: Select[*tuple[Any, ...]], *, order_by: OrderBy) -> None:
@@ -157,8 +157,7 @@ class PreparedList:
         nulls = tuple(value is None for value in cursor.values) if cursor else ()
         key = (backward, nulls, usual_limit)
         if key not in self._prepared:
-            # A LIMIT that is a parameter makes PostgreSQL plan at every call: the default is a
-            # constant.
+            # PostgreSQL plans a LIMIT that is a parameter at every call: the default is a constant.
             limit = DEFAULT_LIMIT + 1 if usual_limit else bindparam("page_rows", type_=Integer)
             keyset = self._keyset.reversed() if backward else self._keyset
             statement = self._statement.order_by(*keyset.ordering()).limit(limit)

@@ -63,7 +63,7 @@ class PreparedList:
     def __init__(self, statement: Select[*tuple[Any, ...]], *, order_by: OrderBy) -> None:
         """Take `statement` and `order_by` as for `paginate`; parameters are `bindparam`s."""
         ordered = statement.order_by(*order_by).offset(bindparam("page_offset", type_=Integer))
-        # A LIMIT that is a parameter makes PostgreSQL plan at every call: the default is a constant.
+        # PostgreSQL plans a LIMIT that is a parameter at every call: the default is a constant.
         self._usual = PreparedRead(ordered.limit(DEFAULT_LIMIT + 1))
         self._any = PreparedRead(ordered.limit(bindparam("page_rows", type_=Integer)))
 

@@ -27,12 +27,12 @@ class Page(BaseModel, Generic[Item]):
 
 
 class ListParams(BaseModel):
-    """The query parameters of every list; `position` is the name of the one that selects the page."""
+    """The query parameters of every list; `position` names the one that selects the page."""
 
     model_config = ConfigDict(extra="forbid")
     position: ClassVar[str]
 
-    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Maximum number of items on the page.")
+    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Maximum number of items.")
 
     def links(self, page: Page[Any]) -> dict[str, str]:
         """Return the `Link` header (RFC 8288) with the neighbouring pages, if there are any.

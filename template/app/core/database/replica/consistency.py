@@ -72,7 +72,7 @@ def fresh(load: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
 
 
 class CommitTokens:
-    """ASGI middleware that reads the client's token, and sends the token of the request's commit."""
+    """ASGI middleware that reads the client's token, and sends that of the request's commit."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -32,7 +32,7 @@ _POSITION_TIMEOUT_S = 1.0
 
 
 class Pair(NamedTuple):
-    """A primary, its replica, and the gate of reads that the primary takes over from the replica."""
+    """A primary, its replica, and the gate of the replica's reads that the primary takes over."""
 
     primary: Database
     monitor: Monitor
@@ -113,7 +113,7 @@ class Replica:
             return await on_primary()
 
     async def committed(self, primary: Database, driver: asyncpg.Connection) -> None:
-        """Note that this request has committed on `driver`, and the LSN of the commit; never raises."""
+        """Note that this request has committed on `driver`, and the commit's LSN; never raises."""
         if self._pair is None or primary is not self._pair.primary:
             return
         consistency = current()
