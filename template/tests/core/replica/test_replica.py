@@ -713,7 +713,7 @@ async def test_a_commit_whose_position_cannot_be_read_stands(
         return await look(primary)
 
     assert await request(commit_and_look()) == (False, 0)
-    assert "without its token" in caplog.text
+    assert "has no commit token" in caplog.text
 
 
 @pytest.mark.parametrize(
