@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -19,6 +19,8 @@ from app.core.database.queries import collect_statement
 from app.core.database.settings import DatabaseSettings
 
 Part = TypeVar("Part")
+# Runs with the driver's connection, when the statement has committed.
+AfterCommit = Callable[[Any], Awaitable[None]]
 
 SETTLE_TIMEOUT_S = 0.5
 
@@ -76,19 +78,24 @@ class Database:
     def autocommit_engine(self) -> AsyncEngine:
         return _opened(self._autocommit_engine)
 
-    async def fetch(self, statement: Prepared, values: Mapping[str, Any]) -> list[Row]:
-        """Run a statement as a transaction of its own, then return the connection to the pool."""
+    async def fetch(
+        self, statement: Prepared, values: Mapping[str, Any], then: AfterCommit | None = None
+    ) -> list[Row]:
+        """Run a statement as a transaction of its own, and `then` on the same connection."""
         async with self.gate:
-            connection = await self.check_out()
+            connection = await self._check_out()
             try:
-                return await run(statement, connection, values, self.engine)
+                rows = await run(statement, connection, values, self.engine)
+                if then is not None:
+                    await then(connection.driver_connection)
+                return rows
             except (asyncio.CancelledError, TimeoutError):
                 await settle(connection)
                 raise
             finally:
                 connection.close()
 
-    async def check_out(self) -> PoolProxiedConnection:
+    async def _check_out(self) -> PoolProxiedConnection:
         """Take a connection from the pool; `close()` returns it.
 
         The caller holds a slot of the gate.
@@ -102,10 +109,10 @@ class Database:
             return (await greenlet_spawn(engine.connect)).connection
 
     async def ping(self) -> None:
-        """Run an empty query.
+        """Run `SELECT 1`.
 
         Raises:
-            Unavailable: when the database does not answer it.
+            Unavailable: when the database does not answer.
         """
         with translated():
             async with self.gate, self.autocommit_engine.connect() as connection:
@@ -158,7 +165,7 @@ def _replace_dead_and_old(engine: AsyncEngine, *, lifetime_s: float) -> None:
 
     @event.listens_for(engine.sync_engine, "do_connect")
     def before_connect(*_: Any) -> None:
-        # `check_out` catches this. asyncpg would raise it too, but leave a coroutine unawaited.
+        # `_check_out` catches this. asyncpg would raise it too, but leave a coroutine unawaited.
         if not in_greenlet():
             raise MissingGreenlet
 

@@ -1,6 +1,5 @@
 """Routes each read to the replica or the primary; a read that fails on the replica is repeated."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,9 +9,8 @@ from typing import NamedTuple, TypeVar
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import PoolProxiedConnection
 
-from app.core.database.engine import Database, settle
+from app.core.database.engine import Database
 from app.core.database.errors import again_if_disconnected, translated
 from app.core.database.gate import Gate
 from app.core.database.queries import collect_statement
@@ -124,20 +122,6 @@ class Replica:
         except Exception as error:
             # The write is committed. The client's next read may not see it yet.
             logger.warning("A response has no commit token: %r", error)
-
-
-@asynccontextmanager
-async def lent(database: Database) -> AsyncIterator[PoolProxiedConnection]:
-    """Lend a connection for several statements, each of which commits by itself."""
-    async with database.gate:
-        connection = await database.check_out()
-        try:
-            yield connection
-        except (asyncio.CancelledError, TimeoutError):
-            await settle(connection)
-            raise
-        finally:
-            connection.close()
 
 
 replica = Replica()
