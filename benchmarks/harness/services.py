@@ -27,6 +27,8 @@ READY_POLL_S = 0.3
 OVERLAY = ROOT / "benchmarks" / "rendered"
 # The domains in it, whose routes come last: no other request is matched against them.
 OVERLAY_DOMAINS = ("reports", "lanes")
+# The example's domain whose router is replaced by one in the prepared lane.
+REPLACED_DOMAIN = "users"
 # The one that needs a cache.
 CACHED_DOMAIN = "caches"
 # Signs the cursors of the rendered service, here and there.
@@ -122,7 +124,8 @@ def by_cursor(rows: Rows, directory: Path) -> str:
     """The rendered service's own cursor, made by its own code."""
     script = (
         "import sys; from datetime import datetime\n"
-        "from app.core.pagination.cursor import Keyset, encode; from app.posts.models import Post\n"
+        "from app.core.pagination.cursor import Keyset, encode, signer; from app.posts.models import Post\n"
+        "from app.settings import get_settings; signer.open(get_settings())\n"
         "values = datetime.fromisoformat(sys.argv[2]), sys.argv[1]\n"
         "print(encode(values, Keyset.of((Post.created_at.desc(), Post.id.desc())), backward=False))"
     )
@@ -205,6 +208,7 @@ def render_service(template: Path, destination: Path, *, cached: bool) -> Path:
     domains = (*OVERLAY_DOMAINS, CACHED_DOMAIN) if cached else OVERLAY_DOMAINS
     for domain in domains:
         shutil.copytree(OVERLAY / "app" / domain, destination / "app" / domain)
+    shutil.copytree(OVERLAY / "app" / REPLACED_DOMAIN, destination / "app" / REPLACED_DOMAIN, dirs_exist_ok=True)
     routers = destination / "app" / "api.py"
     lines = routers.read_text().splitlines()
     first_import = next(number for number, line in enumerate(lines) if line.startswith("from app."))

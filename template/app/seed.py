@@ -1,4 +1,4 @@
-"""Rows to begin with in development: `python -m dev` runs this after the migrations."""
+"""Sample rows for development; `python -m dev` adds them after the migrations."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ PEOPLE = {
 
 
 async def seed() -> None:
-    """Add the people and a post of each, unless somebody is there already."""
+    """Add the users with one post each, unless the database has users already."""
     async with resources(get_settings(), pool_size=1):
         if (await users.list_users(ReadSession(), PageParams(limit=1))).items:
             return

@@ -48,8 +48,8 @@ Index("ix_test_books_title_rating_id", Book.title, Book.rating.desc().nulls_last
 @asynccontextmanager
 async def tables() -> AsyncIterator[None]:
     """The tables, while the block runs."""
-    async with database.writer.begin() as connection:
+    async with database.engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     yield
-    async with database.writer.begin() as connection:
+    async with database.engine.begin() as connection:
         await connection.run_sync(Base.metadata.drop_all)

@@ -31,7 +31,7 @@ async def test_a_service_that_is_busy_is_not_taken_away(client: AsyncClient) -> 
     async with AsyncExitStack() as stack:
         with pytest.raises(PoolTimeoutError):
             while True:
-                await stack.enter_async_context(database.writer.connect())
+                await stack.enter_async_context(database.engine.connect())
 
         response = await client.get("/readyz")
 

@@ -129,7 +129,7 @@ async def test_an_empty_list_has_no_neighbours(books: Books) -> None:
 
 
 def literal_sql(statement: Select[Any]) -> str:
-    engine = database.writer.sync_engine
+    engine = database.engine.sync_engine
     return str(statement.compile(engine, compile_kwargs={"literal_binds": True}))
 
 
@@ -161,7 +161,7 @@ async def test_a_page_is_a_range_of_the_index(
 
 
 async def test_without_its_index_a_page_is_no_range() -> None:
-    async with database.writer.begin() as connection:
+    async with database.engine.begin() as connection:
         await connection.execute(text("DROP INDEX ix_test_books_added_at_id"))
     beyond = Keyset.of(NEWEST_FIRST).ranges([func.now(), func.gen_random_uuid()])[0]
 

@@ -182,7 +182,7 @@ async def test_requests_share_the_server_connections(many: Database) -> None:
 
     await asyncio.gather(*(request(number) for number in range(20 * CLIENTS)))
 
-    pool = many.writer.pool
+    pool = many.engine.pool
     assert isinstance(pool, QueuePool)
     assert pool.checkedin() == CLIENTS
     assert len(backends) == SERVERS
@@ -193,7 +193,7 @@ async def test_a_statement_runs_on_a_server_connection_that_never_saw_it(
     single: Database, many: Database
 ) -> None:
     session = ReadSession(single)
-    async with many.writer.connect() as one, many.writer.connect() as other:
+    async with many.engine.connect() as one, many.engine.connect() as other:
         # A transaction keeps its server connection, so that only the other one is free.
         first = await one.scalar(BACKEND)
         prepared, by_orm = await session.fetch_one(PREPARED_BACKEND), await session.scalar(BACKEND)
@@ -250,7 +250,7 @@ async def test_a_server_connection_that_dies_is_replaced(single: Database) -> No
     assert before
 
     # While another uses it, and while it runs a statement of ours.
-    async with database.reader.connect() as connection:
+    async with database.autocommit_engine.connect() as connection:
         await connection.execute(select(func.pg_terminate_backend(before["pid"])))
     assert await session.fetch_one(PREPARED_BACKEND) not in (None, before)
     hang_up = PreparedRead(select(func.pg_terminate_backend(func.pg_backend_pid()).label("x")))

@@ -45,11 +45,12 @@ from app.core.database import (
     PreparedWrite,
     ReadSession,
     WriteSession,
+    columns_of,
     database,
     violated_constraint,
 )
 from app.core.http.problems import Unavailable
-from app.core.http.serialization import to_json
+from app.core.http.serialization import json_bytes
 from app.settings import get_settings
 
 
@@ -146,17 +147,17 @@ STATEMENTS: list[tuple[Any, dict[str, Any]]] = [
 
 @pytest.fixture(autouse=True)
 async def _tables(app: FastAPI) -> AsyncIterator[None]:
-    async with database.writer.begin() as connection:
+    async with database.engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
         await connection.execute(insert(Maker), [{"id": 1, "name": "Ada"}])
         await connection.execute(insert(Thing), [FULL, EMPTY])
     yield
-    async with database.writer.begin() as connection:
+    async with database.engine.begin() as connection:
         await connection.run_sync(Base.metadata.drop_all)
 
 
 async def by_the_engine(statement: Any, values: dict[str, Any]) -> list[dict[str, Any]]:
-    async with database.reader.connect() as connection:
+    async with database.autocommit_engine.connect() as connection:
         # On a connection and not a session an entity is its columns.
         result = await connection.execute(statement, values)
         return [dict(row) for row in result.mappings()]
@@ -186,7 +187,7 @@ async def test_a_write_takes_what_the_engine_takes(row: dict[str, Any]) -> None:
     async with WriteSession() as session:
         (by_lane,) = await session.write(PreparedWrite(INSERT), **values)
     again = values | {"new_id": uuid4()}
-    async with database.writer.begin() as connection:
+    async with database.engine.begin() as connection:
         by_engine = dict((await connection.execute(INSERT, again)).mappings().one())
 
     assert by_lane | {"id": None} == by_engine | {"id": None}
@@ -207,7 +208,7 @@ BROKEN: list[tuple[Any, dict[str, Any]]] = [
 @pytest.mark.parametrize(("statement", "values"), BROKEN)
 async def test_errors_are_those_of_the_engine(statement: Any, values: dict[str, Any]) -> None:
     with pytest.raises(DBAPIError) as by_engine:
-        async with database.reader.connect() as connection:
+        async with database.autocommit_engine.connect() as connection:
             await connection.execute(statement, values)
 
     with pytest.raises(DBAPIError) as by_lane:
@@ -230,7 +231,7 @@ async def test_an_argument_that_the_driver_refuses_leaves_no_lock() -> None:
             PreparedWrite(delete(Maker).where(Maker.id == bindparam("n"))), {"n": "x"}
         )
 
-    async with database.reader.connect() as connection:
+    async with database.autocommit_engine.connect() as connection:
         locks = text("SELECT count(*) FROM pg_locks WHERE relation = 'test_makers'::regclass")
         assert (await connection.execute(locks)).scalar() == 0
     await single.close()
@@ -245,7 +246,7 @@ async def test_values_of_the_statement_are_part_of_its_text() -> None:
 
 
 def dialect() -> Any:
-    return database.writer.dialect
+    return database.engine.dialect
 
 
 async def test_dots_in_names_make_objects_and_no_object_is_null() -> None:
@@ -264,6 +265,38 @@ async def test_dots_in_names_make_objects_and_no_object_is_null() -> None:
     assert list(rows[0]) == ["id", "maker", "fine"]
 
 
+class MakerRead(BaseModel):
+    id: int
+    name: str
+
+
+class ThingRead(BaseModel):
+    id: UUID
+    maker: MakerRead | None
+    heavy: bool | None
+    data: Any
+
+
+async def test_columns_are_those_of_the_schema() -> None:
+    columns = columns_of(ThingRead, Thing, heavy=Thing.weight > 1)
+    statement = PreparedRead(select(*columns).join(Thing.maker, isouter=True).order_by(Thing.fine))
+
+    rows = await ReadSession().fetch(statement)
+
+    assert [ThingRead.model_validate(row).model_dump() for row in rows] == rows
+    assert [(row["maker"], row["heavy"]) for row in rows] == [
+        ({"id": 1, "name": "Ada"}, False),
+        (None, None),
+    ]
+
+
+async def test_columns_that_do_not_match_the_schema_are_named() -> None:
+    with pytest.raises(ValueError, match=r"ThingRead\.heavy is no column of Thing"):
+        columns_of(ThingRead, Thing)
+    with pytest.raises(ValueError, match="MakerRead has no field age"):
+        columns_of(MakerRead, Maker, age=func.now())
+
+
 async def test_json_is_what_pydantic_writes() -> None:
     class Shown(BaseModel):
         id: UUID
@@ -280,11 +313,11 @@ async def test_json_is_what_pydantic_writes() -> None:
     statement = select(*(getattr(Thing, name) for name in Shown.model_fields)).order_by(Thing.id)
     rows = await ReadSession().fetch(PreparedRead(statement))
 
-    assert orjson.loads(to_json(rows)) == [
+    assert orjson.loads(json_bytes(rows)) == [
         orjson.loads(Shown.model_validate(row).model_dump_json()) for row in rows
     ]
     with pytest.raises(TypeError, match="not JSON serializable"):
-        to_json(timedelta(1))
+        json_bytes(timedelta(1))
 
 
 @pytest.mark.parametrize(
@@ -386,7 +419,7 @@ async def test_a_connection_that_the_server_closed_is_replaced() -> None:
     backend = PreparedRead(select(func.pg_backend_pid().label("pid")))
     (before,) = await session.fetch(backend)
 
-    async with database.reader.connect() as connection:
+    async with database.autocommit_engine.connect() as connection:
         await connection.execute(select(func.pg_terminate_backend(before["pid"])))
     (after,) = await session.fetch(backend)
 
@@ -400,7 +433,7 @@ async def test_a_connection_that_the_server_closed_is_replaced() -> None:
 
 
 async def test_a_server_that_refuses_connections_is_unavailable() -> None:
-    url = database.writer.url.set(
+    url = database.engine.url.set(
         drivername="postgresql",
         username="refused",
         password="x",  # noqa: S106 - of the role made below
@@ -410,7 +443,7 @@ async def test_a_server_that_refuses_connections_is_unavailable() -> None:
     )
     single = Database()
     single.open(settings, pool_size=1)
-    async with database.writer.begin() as connection:
+    async with database.engine.begin() as connection:
         await connection.execute(text("CREATE ROLE refused LOGIN PASSWORD 'x' CONNECTION LIMIT 0"))
     try:
         with pytest.raises(Unavailable):
@@ -420,7 +453,7 @@ async def test_a_server_that_refuses_connections_is_unavailable() -> None:
                 await session.autocommit(ADD, n=2, s="Bob")
     finally:
         await single.close()
-        async with database.writer.begin() as connection:
+        async with database.engine.begin() as connection:
             await connection.execute(text("DROP ROLE refused"))
 
 

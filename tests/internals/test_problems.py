@@ -9,7 +9,6 @@ from httpx2 import ASGITransport, AsyncClient, Response
 from pydantic import BaseModel, ConfigDict
 
 from app.core.application import create_app
-from app.core.http.changes import Changes
 from app.core.http.problems import Conflict, Unavailable
 from app.settings import get_settings
 
@@ -35,18 +34,9 @@ class StrictThing(BaseModel):
     size: int
 
 
-class ThingChanges(Changes):
-    size: int = 0
-
-
 @router.post("/strict")
 async def make_strict_thing(thing: StrictThing) -> StrictThing:
     return thing
-
-
-@router.patch("/things")
-async def change_thing(changes: ThingChanges) -> dict[str, int]:
-    return changes.sent()
 
 
 @pytest.fixture
@@ -134,15 +124,6 @@ async def test_openapi_says_how_errors_look(client: AsyncClient) -> None:
 
     assert set(responses) == {"200", "4XX", "5XX"}
     assert set(responses["4XX"]["content"]) == {"application/problem+json"}
-    changes = document["components"]["schemas"]["ThingChanges"]["properties"]["size"]
-    assert changes == {"title": "Size", "type": "integer"}
-
-
-async def test_changes_are_what_was_sent(client: AsyncClient) -> None:
-    assert (await client.patch("/things", json={"size": 2})).json() == {"size": 2}
-    assert (await client.patch("/things", json={})).json() == {}
-    problem(await client.patch("/things", json={"size": None}), 422)
-    problem(await client.patch("/things", json={"other": 1}), 422)
 
 
 @pytest.mark.parametrize(

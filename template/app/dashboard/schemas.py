@@ -1,4 +1,4 @@
-"""What clients receive."""
+"""The JSON that clients receive."""
 
 from pydantic import BaseModel
 
@@ -11,7 +11,7 @@ class UserCounts(BaseModel):
 
 
 class Dashboard(BaseModel):
-    """A part that could not be read in time is null and named in `missing`."""
+    """A part that fails or takes too long is null, and `missing` names it."""
 
     users: UserCounts | None
     posts: int | None

@@ -1,4 +1,4 @@
-"""The posts' table."""
+"""The tables of posts and their tags."""
 
 from datetime import datetime
 from uuid import UUID
@@ -21,10 +21,10 @@ class Post(Base):
         DateTime(timezone=True), server_default=func.clock_timestamp()
     )
 
-    # Loading by accident is an error and not one query for each post. Say `joinedload` for the one
-    # author, and `selectinload` for the tags: a JOIN would send the whole post once for each.
+    # A relationship that was not loaded raises, instead of sending a query for each post. Load one
+    # object with `joinedload`, and a collection with `selectinload`: a JOIN repeats the post.
     author: Mapped[User] = relationship(lazy="raise_on_sql")
-    tags: Mapped[list["PostTag"]] = relationship(lazy="raise_on_sql", order_by="PostTag.name")
+    tags: Mapped[list["PostTag"]] = relationship(lazy="raise_on_sql")
 
 
 class PostTag(Base):
@@ -34,6 +34,6 @@ class PostTag(Base):
     name: Mapped[str] = mapped_column(String(30), primary_key=True)
 
 
-# One for each order in which posts are listed; the second serves the foreign key as well.
+# One index for each order in which posts are listed; the second serves the foreign key as well.
 Index("ix_posts_created_at_id", Post.created_at, Post.id)
 Index("ix_posts_author_id_created_at_id", Post.author_id, Post.created_at, Post.id)

@@ -1,4 +1,4 @@
-"""What happens after a request of this domain."""
+"""Background jobs of users."""
 
 from logging import getLogger
 from uuid import UUID
@@ -14,7 +14,7 @@ logger = getLogger(__name__)
 
 @job
 async def send_welcome(user_id: UUID) -> None:
-    """Welcome a user once, however often the job runs."""
+    """Welcome a user; a job that runs twice still sends one message."""
     async with WriteSession() as session:
         name = await session.returning(
             update(User)
@@ -23,5 +23,5 @@ async def send_welcome(user_id: UUID) -> None:
             .returning(User.name)
         )
         if name is not None:
-            # A mail provider would be called here, with the user's id as its idempotency key.
+            # Call a mail provider here, with the user's id as the idempotency key.
             logger.info("Welcome, %r!", name)

@@ -1,4 +1,4 @@
-"""The users' table."""
+"""The table of users."""
 
 from datetime import datetime
 from uuid import UUID
@@ -15,11 +15,12 @@ class User(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
     email: Mapped[str] = mapped_column(String(254), unique=True)
     name: Mapped[str] = mapped_column(String(100))
+    bio: Mapped[str | None] = mapped_column(String(500))
     created_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=func.clock_timestamp()
     )
     welcomed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
-# Serves the list: an index is read in either direction.
+# For the list. PostgreSQL reads an index in both directions.
 Index("ix_users_created_at_id", User.created_at, User.id)

@@ -1,15 +1,14 @@
-"""What clients send and receive."""
+"""The JSON that clients send and receive."""
 
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, with_config
+from typing_extensions import TypedDict  # Pydantic needs this one below Python 3.12.
 
-from app.core.http.changes import Changes
-
-# Only a message that arrives proves an address; this catches slips. ASCII, whose lower case is as
-# long.
+# Finds typing errors; only a delivered message proves an address. The pattern allows ASCII only,
+# so that lower case has the same length.
 Email = Annotated[
     str,
     StringConstraints(
@@ -18,20 +17,31 @@ Email = Annotated[
         max_length=254,
         pattern=r"^[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+$",
     ),
+    Field(examples=["ada@example.com"]),
 ]
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=100),
+    Field(examples=["Ada Lovelace"]),
+]
+Bio = Annotated[str, StringConstraints(max_length=500), Field(examples=["Wrote a program."])]
 
 
 class UserCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    email: Email = Field(examples=["ada@example.com"])
-    name: Name = Field(examples=["Ada Lovelace"])
+    email: Email
+    name: Name
+    bio: Bio | None = None
 
 
-class UserUpdate(Changes):
-    email: Email = Field(default="", examples=["ada@example.org"])
-    name: Name = Field(default="", examples=["Ada King"])
+@with_config(ConfigDict(extra="forbid"))
+class UserUpdate(TypedDict, total=False):
+    """The fields to change; absent fields keep their values."""
+
+    email: Email
+    name: Name
+    bio: Bio | None
 
 
 class UserRead(BaseModel):
@@ -40,4 +50,5 @@ class UserRead(BaseModel):
     id: UUID
     email: str
     name: str
+    bio: str | None
     created_at: datetime

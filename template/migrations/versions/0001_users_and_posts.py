@@ -18,6 +18,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Uuid(), server_default=sa.func.gen_random_uuid(), nullable=False),
         sa.Column("email", sa.String(254), nullable=False),
         sa.Column("name", sa.String(100), nullable=False),
+        sa.Column("bio", sa.String(500), nullable=True),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),

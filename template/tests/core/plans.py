@@ -9,7 +9,7 @@ async def plan(sql: str) -> str:
     """The plan that serves any parameters, with indexes wherever there is one that fits."""
     number = max(map(int, re.findall(r"\$(\d+)", sql)), default=0)
     values = f"({', '.join(['NULL'] * number)})" if number else ""
-    async with database.writer.connect() as connection:
+    async with database.engine.connect() as connection:
         # Tables as small as in tests are read whole and sorted unless that is ruled out.
         for setting in ("enable_seqscan", "enable_bitmapscan", "enable_sort"):
             await connection.exec_driver_sql(f"SET LOCAL {setting} = off")

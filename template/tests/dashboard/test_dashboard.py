@@ -32,7 +32,7 @@ async def test_parts_that_hang_are_missing_and_the_rest_answers(
     client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "PART_TIMEOUT_S", 0.2)
-    async with database.writer.begin() as connection:
+    async with database.engine.begin() as connection:
         await connection.execute(text("LOCK TABLE posts"))
         response = await client.get("/dashboard")
 

@@ -53,7 +53,7 @@ def test_route(facts: tuple[bool, bool, bool, bool], expected: Route) -> None:
         (True, True, 5.0, None),
         (True, True, 5.1, "it is more than 5 s behind"),
         (False, True, 0.0, "it does not follow the primary"),
-        (True, False, 0.0, "it is no copy of this database"),
+        (True, False, 0.0, "it is not a copy of this database"),
     ],
 )
 def test_problem(is_replica: bool, same_cluster: bool, lag_s: float, expected: str | None) -> None:

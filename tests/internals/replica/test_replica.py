@@ -94,7 +94,7 @@ def settings(servers: tuple[Server, Server]) -> CoreSettings:
 async def primary(settings: CoreSettings) -> AsyncIterator[Database]:
     database = Database()
     database.open(settings, pool_size=POOL_SIZE)
-    async with database.writer.begin() as connection:
+    async with database.engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     yield database
     await database.close()
@@ -199,7 +199,7 @@ async def administration(server: Server) -> AsyncIterator[Callable[[str], Awaita
     database.open(get_settings().model_copy(update=settings), pool_size=1)
 
     async def execute(statement: str) -> object:
-        async with database.reader.connect() as connection:
+        async with database.autocommit_engine.connect() as connection:
             result = await connection.execute(text(statement))
             return result.scalar() if result.returns_rows else None
 
@@ -713,12 +713,12 @@ async def test_a_commit_whose_position_cannot_be_read_stands(
         return await look(primary)
 
     assert await request(commit_and_look()) == (False, 0)
-    assert "without its token" in caplog.text
+    assert "has no commit token" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("which", "problem"),
-    [("primary", "it does not follow the primary"), ("other", "it is no copy of this database")],
+    [("primary", "it does not follow the primary"), ("other", "it is not a copy of this database")],
 )
 async def test_a_server_that_is_no_replica_of_the_primary_is_left_out(
     which: str,
@@ -807,7 +807,7 @@ async def test_the_service_serves_and_stops_whatever_its_replica_does(
         ({"DATABASE_REPLICA_MAX_LAG_S": "0"}, "DATABASE_REPLICA_MAX_LAG_S: "),
         (
             {"DATABASE_REPLICA_URL": "postgresql://x/y", "DATABASE_POOL_SIZE": "1"},
-            "DATABASE_REPLICA_URL needs two connections for each worker",
+            "DATABASE_REPLICA_URL needs at least two connections for each worker",
         ),
     ],
 )

@@ -10,13 +10,13 @@ from uuid import UUID
 from app.core.database import ReadSession, ReadSessionDep
 from app.core.cache import no_store, public
 from app.core.http.problems import NotFound
-from app.core.http.serialization import JSON, to_json
-from app.users.schemas import UserRead
+from app.core.http.serialization import JSON, json_bytes
 from fastapi import APIRouter, Response
 from sqlalchemy import func, select
 
 from app.caches import ways
 from app.caches.ways import TTL_S, lifespan
+from app.lanes.schemas import UserRead
 
 # Ends before anybody else can ask.
 NO_TIME_S = 1e-6
@@ -62,8 +62,8 @@ async def nothing() -> Response:
 @public(ttl_s=TTL_S, tags=("body:{number}",))
 async def read_body(number: int) -> Response:
     """A body of BODY_BYTES that is no other's, made as the services make theirs."""
-    frame = len(to_json({"text": ""}))
-    return Response(to_json({"text": f"{number:0{BODY_BYTES - frame}}"}), media_type=JSON)
+    frame = len(json_bytes({"text": ""}))
+    return Response(json_bytes({"text": f"{number:0{BODY_BYTES - frame}}"}), media_type=JSON)
 
 
 @router.get("/stampede/{number}")

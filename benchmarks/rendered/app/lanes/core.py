@@ -6,10 +6,9 @@ from app.core.database import ReadSession, WriteSession
 from app.posts.models import Post
 from app.posts.schemas import Author, PostRead
 from app.users.models import User
-from app.users.schemas import UserRead
 from sqlalchemy import select, update
 
-from app.lanes.schemas import POSTS, POSTS_READ, USERS, Posts
+from app.lanes.schemas import POSTS, POSTS_READ, USERS, Posts, UserRead
 
 TABLE = User.metadata.tables["users"]
 COLUMNS = (User.id, User.email, User.name, User.created_at)

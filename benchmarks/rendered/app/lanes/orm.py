@@ -6,12 +6,11 @@ from app.core.database import ReadSession, WriteSession
 from app.posts.models import Post
 from app.posts.schemas import PostRead
 from app.users.models import User
-from app.users.schemas import UserRead
 from sqlalchemy import select
 from sqlalchemy.orm import joinedload, selectinload
 from sqlalchemy.sql.base import ExecutableOption
 
-from app.lanes.schemas import POSTS, POSTS_READ, USERS, Posts
+from app.lanes.schemas import POSTS, POSTS_READ, USERS, Posts, UserRead
 
 
 async def read_user(session: ReadSession, user_id: UUID) -> UserRead | None:

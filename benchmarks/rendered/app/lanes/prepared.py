@@ -2,28 +2,29 @@
 
 from uuid import UUID
 
-from app.core.database import PreparedRead, PreparedWrite, ReadSession, Row, WriteSession
-from app.core.http.serialization import to_json
+from app.core.database import (
+    PreparedRead,
+    PreparedWrite,
+    ReadSession,
+    Row,
+    WriteSession,
+    columns_of,
+)
+from app.core.http.serialization import json_bytes
 from app.posts.models import Post
+from app.posts.schemas import PostRead
 from app.users.models import User
 from sqlalchemy import String, bindparam, select, update
 
-from app.lanes.schemas import POSTS, POSTS_READ, USERS
+from app.lanes.schemas import POSTS, POSTS_READ, USERS, UserRead
 
-COLUMNS = (User.id, User.email, User.name, User.created_at)
+COLUMNS = columns_of(UserRead, User)
 USER = PreparedRead(select(*COLUMNS).where(User.id == bindparam("user_id")))
 NEWEST_USERS = PreparedRead(
     select(*COLUMNS).order_by(User.created_at.desc(), User.id.desc()).limit(USERS)
 )
 NEWEST_POSTS = PreparedRead(
-    select(
-        Post.id,
-        User.id.label("author.id"),
-        User.name.label("author.name"),
-        Post.title,
-        Post.body,
-        Post.created_at,
-    )
+    select(*columns_of(PostRead, Post))
     .join(Post.author)
     .order_by(Post.created_at.desc(), Post.id.desc())
     .limit(POSTS_READ)
@@ -38,15 +39,15 @@ RENAME = PreparedWrite(
 
 async def read_user(session: ReadSession, user_id: UUID) -> bytes | None:
     user = await session.fetch_one(USER, user_id=user_id)
-    return to_json(user) if user else None
+    return json_bytes(user) if user else None
 
 
 async def newest_posts(session: ReadSession) -> bytes:
-    return to_json({"items": (await session.fetch(NEWEST_POSTS))[:POSTS]})
+    return json_bytes({"items": (await session.fetch(NEWEST_POSTS))[:POSTS]})
 
 
 async def newest_users(session: ReadSession) -> bytes:
-    return to_json(await session.fetch(NEWEST_USERS))
+    return json_bytes(await session.fetch(NEWEST_USERS))
 
 
 async def rename_user(session: WriteSession, user_id: UUID, name: str) -> bytes | None:
@@ -58,4 +59,4 @@ async def rename_user_autocommit(session: WriteSession, user_id: UUID, name: str
 
 
 def _changed(rows: list[Row]) -> bytes | None:
-    return to_json(rows[0]) if rows else None
+    return json_bytes(rows[0]) if rows else None

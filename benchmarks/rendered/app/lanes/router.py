@@ -11,11 +11,12 @@ from uuid import UUID
 from app.core.database import ReadSession, ReadSessionDep, WriteSession, WriteSessionDep
 from app.core.http.problems import NotFound
 from app.core.http.serialization import JSON
-from app.users.schemas import UserRead, UserUpdate
+from app.users.schemas import Name
 from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict
 
 from app.lanes import core, orm, prepared
-from app.lanes.schemas import Posts
+from app.lanes.schemas import Posts, UserRead
 
 T = TypeVar("T")
 
@@ -49,6 +50,12 @@ LANES = {
 router = APIRouter(prefix="/lanes/{lane}", tags=["lanes"])
 
 
+class NameChange(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+
+
 @router.get("/users/{user_id}", response_model=UserRead)
 async def read_user(lane: str, user_id: UUID, session: ReadSessionDep) -> UserRead | Response:
     return answer(await LANES[lane].read_user(session, user_id))
@@ -56,7 +63,7 @@ async def read_user(lane: str, user_id: UUID, session: ReadSessionDep) -> UserRe
 
 @router.patch("/users/{user_id}", response_model=UserRead)
 async def rename_user(
-    lane: str, user_id: UUID, data: UserUpdate, session: WriteSessionDep
+    lane: str, user_id: UUID, data: NameChange, session: WriteSessionDep
 ) -> UserRead | Response:
     return answer(await LANES[lane].rename_user(session, user_id, data.name))
 

@@ -4,12 +4,12 @@ from functools import partial
 from importlib.util import find_spec
 from uuid import UUID
 
-from app.core.database import ReadSessionDep
 from app.core.cache import public
-from app.core.http.serialization import JSON
-from app.users.schemas import UserRead
+from app.core.database import ReadSessionDep
+from app.core.http.serialization import json_response
 from fastapi import APIRouter, Response
 
+from app.lanes.schemas import UserRead
 from app.reports import service
 from app.reports.announcements import lifespan
 from app.reports.schemas import AuthorDashboard, AuthorSummary
@@ -27,18 +27,18 @@ router = APIRouter(prefix="/reports", tags=["reports"], lifespan=lifespan)
 @kept()
 async def newest_users(session: ReadSessionDep) -> Response:
     """The 1,000 newest users, the newest first."""
-    return Response(await service.newest_users_json(session), media_type=JSON)
+    return json_response(await service.newest_users(session))
 
 
 @router.get("/authors/{author_id}", response_model=AuthorSummary)
 @kept(tags=("author:{author_id}",))
 async def summarize_author(author_id: UUID, session: ReadSessionDep) -> Response:
     """How much an author has written, and when."""
-    return Response(await service.summary_json(session, author_id), media_type=JSON)
+    return json_response(await service.summary(session, author_id))
 
 
 @router.get("/authors/{author_id}/dashboard", response_model=AuthorDashboard)
 @kept()
 async def read_dashboard(author_id: UUID, session: ReadSessionDep) -> Response:
     """An author's figures and posts beside the latest posts of all."""
-    return Response(await service.dashboard_json(session, author_id), media_type=JSON)
+    return json_response(await service.dashboard(session, author_id))

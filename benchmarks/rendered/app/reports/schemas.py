@@ -4,8 +4,9 @@ from datetime import datetime
 from uuid import UUID
 
 from app.posts.schemas import PostRead
-from app.users.schemas import UserRead
 from pydantic import BaseModel
+
+from app.lanes.schemas import UserRead
 
 
 class AuthorSummary(BaseModel):

@@ -1,25 +1,24 @@
 """Reports about users and what they write."""
 
 import asyncio
+from typing import Any
 from uuid import UUID
 
 from app.core.concurrency import partial_result
-from app.core.database import PreparedRead, ReadSession
+from app.core.database import PreparedRead, ReadSession, Row, columns_of
 from app.core.http.problems import NotFound
-from app.core.http.serialization import to_json
 from app.posts.models import Post
-from app.posts.service import LATEST_POSTS
-from app.users.models import User
-from app.users.service import COLUMNS, USER
+from app.posts.schemas import PostRead
 from sqlalchemy import bindparam, func, select
 
+from app.lanes.prepared import NEWEST_USERS, USER
 from app.reports.announcements import announcements
+from app.reports.schemas import OwnPost
 
-NEWEST_USERS = 1000
 OWN_POSTS = 5
+LATEST = 5
 ANNOUNCEMENT_TIMEOUT_S = 1.0
 
-NEWEST = PreparedRead(select(*COLUMNS).order_by(User.created_at.desc(), User.id.desc()).limit(NEWEST_USERS))
 # The columns of `AuthorSummary`; zeros for somebody who has not written.
 SUMMARY = PreparedRead(
     select(
@@ -29,32 +28,37 @@ SUMMARY = PreparedRead(
         func.max(Post.created_at).label("last_post_at"),
     ).where(Post.author_id == bindparam("author_id"))
 )
-# The columns of `OwnPost`.
 POSTS_OF = PreparedRead(
-    select(Post.id, Post.title, Post.created_at)
+    select(*columns_of(OwnPost, Post))
     .where(Post.author_id == bindparam("author_id"))
     .order_by(Post.created_at.desc(), Post.id.desc())
     .limit(OWN_POSTS)
 )
+LATEST_POSTS = PreparedRead(
+    select(*columns_of(PostRead, Post))
+    .join(Post.author)
+    .order_by(Post.created_at.desc(), Post.id.desc())
+    .limit(LATEST)
+)
 
 
-async def newest_users_json(session: ReadSession) -> bytes:
-    """The newest users as JSON, the newest first."""
-    return to_json(await session.fetch(NEWEST))
+async def newest_users(session: ReadSession) -> list[Row]:
+    """The newest users, the newest first."""
+    return await session.fetch(NEWEST_USERS)
 
 
-async def summary_json(session: ReadSession, author_id: UUID) -> bytes:
+async def summary(session: ReadSession, author_id: UUID) -> Row | None:
     """What an author has written, in numbers; zeros for somebody who has not."""
-    return to_json(await session.fetch_one(SUMMARY, author_id=author_id))
+    return await session.fetch_one(SUMMARY, author_id=author_id)
 
 
-async def dashboard_json(session: ReadSession, author_id: UUID) -> bytes:
+async def dashboard(session: ReadSession, author_id: UUID) -> dict[str, Any]:
     """All parts at once, each read on a connection of its own; an announcement may be missing.
 
     Raises:
         NotFound: when there is no such user.
     """
-    user, summary, own_posts, latest_posts, announcement = await asyncio.gather(
+    user, numbers, own_posts, latest_posts, announcement = await asyncio.gather(
         session.fetch_one(USER, user_id=author_id),
         session.fetch_one(SUMMARY, author_id=author_id),
         session.fetch(POSTS_OF, author_id=author_id),
@@ -63,12 +67,10 @@ async def dashboard_json(session: ReadSession, author_id: UUID) -> bytes:
     )
     if user is None:
         raise NotFound(f"There is no user {author_id}.")
-    return to_json(
-        {
-            "user": user,
-            "summary": summary,
-            "own_posts": own_posts,
-            "latest_posts": latest_posts,
-            "announcement": announcement.value,
-        }
-    )
+    return {
+        "user": user,
+        "summary": numbers,
+        "own_posts": own_posts,
+        "latest_posts": latest_posts,
+        "announcement": announcement.value,
+    }

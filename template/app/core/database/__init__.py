@@ -1,5 +1,6 @@
-"""PostgreSQL: reads take a `ReadSession`, writes a `WriteSession`, models inherit from `Base`."""
+"""PostgreSQL: models inherit from `Base`, reads take a `ReadSession`, writes a `WriteSession`."""
 
+from app.core.database.columns import columns_of
 from app.core.database.engine import Database, database
 from app.core.database.errors import violated_constraint
 from app.core.database.models import Base
@@ -21,6 +22,7 @@ __all__ = [
     "Row",
     "WriteSession",
     "WriteSessionDep",
+    "columns_of",
     "database",
     "violated_constraint",
 ]

@@ -1,8 +1,8 @@
-"""The engine of this process."""
+"""The engine, its connection pool and the gate in front of the pool: one set for each process."""
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -15,97 +15,107 @@ from sqlalchemy.util.concurrency import greenlet_spawn, in_greenlet
 from app.core.database.errors import engine_errors, translated
 from app.core.database.gate import Gate
 from app.core.database.prepared import Prepared, Row
-from app.core.database.queries import record
+from app.core.database.queries import collect_statement
 from app.core.database.settings import DatabaseSettings
 
 Part = TypeVar("Part")
+# Runs with the driver's connection, when the statement has committed.
+AfterCommit = Callable[[Any], Awaitable[None]]
 
 SETTLE_TIMEOUT_S = 0.5
 
 
 class Database:
-    """One engine and its pool; opened by the lifespan, in the event loop that uses it.
+    """One engine with its pool and gate; the lifespan opens it, in the event loop that uses it.
 
-    `reader` shares the pool of `writer` and commits each statement by itself, which saves a read
-    the round trips of BEGIN and ROLLBACK.
+    `autocommit_engine` shares the pool of `engine`. SQLAlchemy sends no BEGIN and no ROLLBACK
+    through it, which saves each read two round trips.
     """
 
     def __init__(self) -> None:
-        self._writer: AsyncEngine | None = None
-        self._reader: AsyncEngine | None = None
+        self._engine: AsyncEngine | None = None
+        self._autocommit_engine: AsyncEngine | None = None
         self._gate: Gate | None = None
 
     def open(self, settings: DatabaseSettings, *, pool_size: int) -> None:
-        """Make the engine; the first statement connects."""
-        self._writer = create_async_engine(
+        """Create the engine; the first statement opens the first connection."""
+        self._engine = create_async_engine(
             settings.sqlalchemy_url(),
             pool_size=pool_size,
-            # Overflow connections are opened and closed all the time under load: 1.5x slower.
+            # Under load, overflow connections are opened and closed all the time: 1.5x slower.
             max_overflow=0,
             pool_timeout=settings.database_pool_timeout_s,
-            # The connection that was used last is the warmest, and the others may idle out.
+            # The connection used last has the warmest caches; the others may idle out.
             pool_use_lifo=True,
             connect_args={
                 "timeout": settings.database_connect_timeout_s,
-                # The client's own clock: it also ends a wait for a server that is gone.
+                # Measured by the client, so it also ends a wait for a server that is gone.
                 "command_timeout": settings.database_statement_timeout_s,
             },
-            # Values are the users' own, and no business of a log.
+            # Values may be personal data, which must not reach the log.
             hide_parameters=True,
         )
-        _replace_dead_and_old(self._writer, lifetime_s=settings.database_connection_lifetime_s)
-        event.listen(self._writer.sync_engine, "before_cursor_execute", _record)
-        self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
+        _replace_dead_and_old(self._engine, lifetime_s=settings.database_connection_lifetime_s)
+        event.listen(self._engine.sync_engine, "before_cursor_execute", _before_execute)
+        self._autocommit_engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._gate = Gate(pool_size, timeout_s=settings.database_pool_timeout_s)
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._writer is not None:
-            await self._writer.dispose()
-        self._writer = self._reader = self._gate = None
+        if self._engine is not None:
+            await self._engine.dispose()
+        self._engine = self._autocommit_engine = self._gate = None
 
     @property
     def gate(self) -> Gate:
         return _opened(self._gate)
 
     @property
-    def writer(self) -> AsyncEngine:
-        return _opened(self._writer)
+    def engine(self) -> AsyncEngine:
+        return _opened(self._engine)
 
     @property
-    def reader(self) -> AsyncEngine:
-        return _opened(self._reader)
+    def autocommit_engine(self) -> AsyncEngine:
+        return _opened(self._autocommit_engine)
 
-    async def fetch(self, statement: Prepared, values: Mapping[str, Any]) -> list[Row]:
-        """Run a statement that commits by itself, on a connection that goes back at once."""
+    async def fetch(
+        self, statement: Prepared, values: Mapping[str, Any], then: AfterCommit | None = None
+    ) -> list[Row]:
+        """Run a statement as a transaction of its own, and `then` on the same connection."""
         async with self.gate:
-            connection = await self.check_out()
+            connection = await self._check_out()
             try:
-                return await run(statement, connection, values, self.writer)
+                rows = await run(statement, connection, values, self.engine)
+                if then is not None:
+                    await then(connection.driver_connection)
+                return rows
             except (asyncio.CancelledError, TimeoutError):
                 await settle(connection)
                 raise
             finally:
                 connection.close()
 
-    async def check_out(self) -> PoolProxiedConnection:
-        """A connection for who has a slot of the gate; closing it gives it back."""
-        engine = self.writer.sync_engine
+    async def _check_out(self) -> PoolProxiedConnection:
+        """Take a connection from the pool; `close()` returns it.
+
+        The caller holds a slot of the gate.
+        """
+        engine = self.engine.sync_engine
         try:
-            # An open connection is taken without awaiting, which saves a third of the time.
+            # An open connection needs no greenlet, which saves a third of the time.
             return engine.pool.connect()
         except MissingGreenlet:
-            # The engine, unlike its pool, wraps the errors of connecting.
+            # The pool has to open one. The engine, unlike its pool, wraps the errors of that.
             return (await greenlet_spawn(engine.connect)).connection
 
     async def ping(self) -> None:
-        """Run a statement.
+        """Run `SELECT 1`.
 
         Raises:
-            Unavailable: when no connection is to be had.
+            Unavailable: when the database does not answer.
         """
         with translated():
-            async with self.gate, self.reader.connect() as connection:
+            async with self.gate, self.autocommit_engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
 
 
@@ -115,24 +125,25 @@ async def run(
     values: Mapping[str, Any],
     engine: AsyncEngine,
 ) -> list[Row]:
-    """Run a prepared statement on the driver's connection; errors are those of the engine.
+    """Run a prepared statement on the driver's connection, and return its rows.
 
     Raises:
-        DBAPIError: what the database refused.
+        DBAPIError: the same errors as the engine raises.
     """
     driver = connection.driver_connection
     assert driver is not None
     compiled = statement.compiled(engine.dialect)
-    record(compiled.sql)
+    collect_statement(compiled.sql)
     with engine_errors(engine.dialect, driver, compiled.sql):
         return await compiled.fetch(driver, values)
 
 
 async def settle(connection: PoolProxiedConnection) -> None:
-    """End a statement that was interrupted, before its connection goes back to the pool.
+    """Clean up after an interrupted statement, before its connection returns to the pool.
 
-    The driver asks the server to cancel it; but one that was only parsed by then stays so, with its
-    locks, until the next one. A server that does not answer loses the connection.
+    The driver asks the server to cancel the statement. If the server had only parsed it, its locks
+    stay until the next statement, so send an empty one. If the server does not answer that in
+    time, close the connection.
     """
     driver = connection.driver_connection
     assert driver is not None
@@ -146,34 +157,35 @@ async def settle(connection: PoolProxiedConnection) -> None:
 
 
 def _replace_dead_and_old(engine: AsyncEngine, *, lifetime_s: float) -> None:
-    """Whoever takes a connection that the server closed, or an old one, gets a new one.
+    """On checkout, replace closed or expired connections.
 
-    No statement is spent on finding out: the driver knows when the server hangs up. Lifetimes
-    differ by a fifth, so that the connections of a fleet do not all move at once.
+    This needs no round trip: the driver notices when the server closes a connection. Lifetimes
+    vary by up to a fifth, so that the connections of a fleet are not all replaced at once.
     """
 
     @event.listens_for(engine.sync_engine, "do_connect")
-    def opens(*_: Any) -> None:
+    def before_connect(*_: Any) -> None:
+        # `_check_out` catches this. asyncpg would raise it too, but leave a coroutine unawaited.
         if not in_greenlet():
-            raise MissingGreenlet  # which `check_out` awaits; before a coroutine is made in vain
+            raise MissingGreenlet
 
     @event.listens_for(engine.sync_engine, "connect")
-    def opened(_: Any, record: ConnectionPoolEntry) -> None:
-        record.info["until"] = monotonic() + lifetime_s * random.uniform(0.8, 1)  # noqa: S311
+    def set_expiry(_: Any, entry: ConnectionPoolEntry) -> None:
+        entry.info["expires_s"] = monotonic() + lifetime_s * random.uniform(0.8, 1)  # noqa: S311
 
     @event.listens_for(engine.sync_engine, "checkout")
-    def taken(dbapi: Any, record: ConnectionPoolEntry, _: PoolProxiedConnection) -> None:
-        if dbapi.driver_connection.is_closed() or monotonic() > record.info["until"]:
-            raise DisconnectionError
+    def check(dbapi: Any, entry: ConnectionPoolEntry, _: PoolProxiedConnection) -> None:
+        if dbapi.driver_connection.is_closed() or monotonic() > entry.info["expires_s"]:
+            raise DisconnectionError  # The pool connects anew.
 
 
-def _record(_connection: Any, _dbapi: Any, sql: str, *_: Any) -> None:
-    record(sql)
+def _before_execute(_connection: Any, _dbapi: Any, sql: str, *_: Any) -> None:
+    collect_statement(sql)
 
 
 def _opened(part: Part | None) -> Part:
     if part is None:
-        raise RuntimeError("The database needs `async with lifecycle.resources(...)`.")
+        raise RuntimeError("The database is not open: use `async with lifecycle.resources(...)`.")
     return part
 
 

@@ -1,4 +1,4 @@
-"""What a database error means to a caller."""
+"""Translates database errors: into problems for clients, and from driver to SQLAlchemy errors."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -15,16 +15,19 @@ Result = TypeVar("Result")
 # SQLSTATE: 08 connection exception, 53 insufficient resources, 57 operator intervention (server
 # stops or starts, query cancelled), 55P03 lock timeout, 40001 and 40P01 serialization and deadlock.
 _UNAVAILABLE = ("08", "53", "57", "55P03", "40001", "40P01")
-# What JSON can carry and a column cannot hold: U+0000, text too long, number out of range.
+# Valid JSON that a column cannot hold: U+0000, text too long, number out of range.
 _UNSTORABLE = ("22021", "22P05", "22001", "22003")
 _OF_DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
-# Classes, because every statement passes through them: `contextmanager` costs three times as much.
+# These are classes because every statement uses them: `contextmanager` costs three times as much.
 
 
 class translated:
-    """Turns errors that are not the caller's into problems; every other one passes unchanged."""
+    """Turn failures of the database, and values it cannot store, into problems.
+
+    Other errors, such as `IntegrityError`, pass unchanged.
+    """
 
     def __enter__(self) -> None:
         return
@@ -42,7 +45,7 @@ class translated:
             case TimeoutError():
                 raise Unavailable("The database did not answer in time.") from error
             case OSError() | asyncpg.InterfaceError() | asyncpg.PostgresError():
-                # asyncpg fails to connect outside SQLAlchemy's wrapping.
+                # SQLAlchemy does not wrap the errors of opening a connection.
                 raise Unavailable("The database cannot be reached.") from error
 
 
@@ -51,24 +54,24 @@ def _raise_translated(error: DBAPIError) -> None:
         raise Unavailable("The database cannot serve the request now.") from error
     if _sqlstate(error) in _UNSTORABLE:
         raise Unprocessable(
-            "A value is too long, or has characters that cannot be stored."
+            "A value is too long, or contains characters that cannot be stored."
         ) from error
 
 
 async def again_if_disconnected(read: Callable[[], Awaitable[Result]]) -> Result:
-    """Run `read`, and once more when the server went away; errors as from `translated`."""
+    """Run `read`, and repeat it once if the connection was lost; errors as from `translated`."""
     with translated():
         try:
             return await read()
         except DBAPIError as error:
             if not error.connection_invalidated:
                 raise
-            # The server went away meanwhile, and a SELECT can be run again on a new connection.
+            # A SELECT can safely be repeated on a new connection.
             return await read()
 
 
 class engine_errors:
-    """Turns errors of asyncpg into what SQLAlchemy's engine would raise; others pass unchanged."""
+    """Turn errors of asyncpg into those of SQLAlchemy's engine; other errors pass unchanged."""
 
     def __init__(
         self, dialect: Dialect, driver: asyncpg.Connection, sql: str | None = None
@@ -89,7 +92,7 @@ class engine_errors:
         kinds = dbapi._asyncpg_error_translate
         wrapper = next(kinds[kind] for kind in type(error).__mro__ if kind in kinds)
         original = wrapper(error.args[0], error)
-        # Where `violated_constraint` and the like look, as they do after the engine.
+        # The engine sets this too; `violated_constraint` reads it.
         original.__cause__ = error
         raise DBAPIError.instance(
             self._sql,
@@ -103,7 +106,7 @@ class engine_errors:
 
 
 def violated_constraint(error: IntegrityError) -> str | None:
-    """The name of the constraint that an INSERT, UPDATE or DELETE violated."""
+    """Return the name of the violated constraint, such as `uq_users_email`."""
     cause = error.orig.__cause__ if error.orig else None
     return getattr(cause, "constraint_name", None)
 

@@ -1,7 +1,8 @@
-"""Admission to the connection pool: whoever waits longest is next, and nobody waits for itself.
+"""FIFO admission to the connection pool; a task that holds a connection may not wait for another.
 
-A pool gives a connection that comes back to whoever asks first, not to whoever waits longest, and
-the unlucky wait hundreds of milliseconds. Behind this gate the pool always has one to give.
+SQLAlchemy's pool is not fair: a new request can take a returned connection before the tasks that
+already wait for one, some of which then wait hundreds of milliseconds. A task that has passed this
+gate always finds a free connection in the pool.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from app.core.http.problems import Busy
 
 
 class Gate:
-    """As many slots as the pool has connections, first come, first served."""
+    """One slot for each connection of the pool, given out in the order of the requests."""
 
     def __init__(self, size: int, *, timeout_s: float) -> None:
         self._free = size
@@ -24,24 +25,24 @@ class Gate:
         """Wait for a slot.
 
         Raises:
-            Busy: when there is none in time.
-            RuntimeError: when the caller's own transaction holds one.
+            Busy: when no slot is free in time.
+            RuntimeError: when this task's own transaction holds a slot.
         """
         self.refuse_holder()
-        # While somebody waits no slot is free: `release` hands it over.
+        # A free slot means that no task waits: `release` hands slots over.
         if self._free:
             self._free -= 1
             return
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         # Not `asyncio.timeout` and `asyncio.Semaphore`, which cost three times as much.
-        timer = loop.call_later(self._timeout_s, self._give_up, turn)
+        timer = loop.call_later(self._timeout_s, self._time_out, turn)
         self._waiting.append(turn)
         try:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled() and turn.exception() is None:
-                # The slot came in the moment of the cancellation.
+                # `release` gave this task the slot just before it was cancelled.
                 self.release()
             elif turn in self._waiting:
                 self._waiting.remove(turn)
@@ -49,26 +50,26 @@ class Gate:
         finally:
             timer.cancel()
 
-    def _give_up(self, turn: asyncio.Future[None]) -> None:
+    def _time_out(self, turn: asyncio.Future[None]) -> None:
         if not turn.done():
             self._waiting.remove(turn)
             turn.set_exception(Busy("All database connections are in use."))
 
     def refuse_holder(self) -> None:
-        """Let nobody who has a connection wait for another: enough such would wait for each other.
+        """Check that this task holds no slot: tasks with one that wait for a second can deadlock.
 
         Raises:
-            RuntimeError: when the caller's own transaction holds a slot.
+            RuntimeError: when this task's own transaction holds a slot.
         """
         holder = _holder.get()
         if holder is not None and holder.holds(self):
             raise RuntimeError(
-                "This task holds a connection in its WriteSession: read through that session, "
-                "it may stand wherever a ReadSession is wanted."
+                "This task's WriteSession holds a connection already: read through that session. "
+                "A WriteSession is accepted wherever a ReadSession is."
             )
 
     def release(self) -> None:
-        """Give the slot to whoever waits longest."""
+        """Hand the slot to the task that has waited longest, or free it."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -89,7 +90,7 @@ class Gate:
 
 
 class Slot:
-    """The slot of a transaction: taken when it first needs a connection, held until it ends."""
+    """The slot of one transaction, held from its first statement to its end."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
@@ -99,10 +100,10 @@ class Slot:
         return self._held and self._gate is gate
 
     async def take(self) -> None:
-        """Take the slot, unless it is held already.
+        """Take a slot of the gate, unless this transaction holds one.
 
         Raises:
-            Busy: when there is none in time.
+            Busy: when no slot is free in time.
         """
         if not self._held:
             await self._gate.acquire()
@@ -110,11 +111,11 @@ class Slot:
             _holder.set(self)
 
     def release(self) -> None:
-        """Give the slot back, if it is held."""
+        """Return the slot, if it is held."""
         if self._held:
             self._held = False
             self._gate.release()
 
 
-# The transaction of this task that took a slot last; tasks that it starts inherit it.
+# The last transaction of this task that took a slot; tasks that it starts inherit it.
 _holder: ContextVar[Slot | None] = ContextVar("holder", default=None)

@@ -1,4 +1,7 @@
-"""The base of all models: constraints get names that migrations and error handling can rely on."""
+"""The base class of all models, with a naming convention for constraints.
+
+Migrations and `violated_constraint` rely on these names.
+"""
 
 from sqlalchemy import MetaData
 from sqlalchemy.orm import DeclarativeBase

@@ -1,12 +1,12 @@
-"""The statements that a request sends: with a count, a query for each row of a list cannot hide."""
+"""The statements that a request sends, collected so that tests and metrics can count them."""
 
 from contextvars import ContextVar
 
 
 class Queries:
-    """The statements of a `with` block, and of the tasks that it starts, as SQL.
+    """The SQL of each statement that a `with` block sends, tasks that it starts included.
 
-    An outer block collects them as well.
+    A nested block adds its statements to the outer block as well.
     """
 
     def __init__(self) -> None:
@@ -29,8 +29,8 @@ class Queries:
 _current: ContextVar[Queries | None] = ContextVar("queries", default=None)
 
 
-def record(sql: str) -> None:
-    """Add a statement that is about to be sent."""
+def collect_statement(sql: str) -> None:
+    """Add a statement that is about to be sent to the current `Queries`, if there is one."""
     queries = _current.get()
     if queries is not None:
         queries.add(sql)

@@ -1,4 +1,4 @@
-"""Where the database is, and how long a request may wait for it."""
+"""Settings of the database: its address, the pool and time limits."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ def _is_postgresql(value: SecretStr) -> SecretStr:
     try:
         url = make_url(value.get_secret_value())
     except (ArgumentError, ValueError):
-        # Their messages quote parts of the URL, the password among them.
+        # The messages of these errors can contain the password.
         url = None
     if url is None or url.get_backend_name() not in {"postgresql", "postgres"} or not url.database:
         raise ValueError("expected postgresql://user:password@host:5432/database")
@@ -54,7 +54,7 @@ class DatabaseSettings(BaseSettings):
     )
 
     def sqlalchemy_url(self) -> URL:
-        """`database_url` for the asyncpg driver, which calls libpq's `sslmode` `ssl`."""
+        """Return `database_url` for asyncpg, whose name for libpq's `sslmode` is `ssl`."""
         url = make_url(self.database_url.get_secret_value()).set(drivername="postgresql+asyncpg")
         if "sslmode" in url.query:
             url = url.set(query={"ssl": url.query["sslmode"]})

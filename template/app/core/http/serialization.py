@@ -1,10 +1,12 @@
-"""JSON bytes for what does not pass through Pydantic."""
+"""JSON for values that do not pass through Pydantic, such as rows of the prepared lane."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import orjson
+from fastapi import Response
 from pydantic import BaseModel
 
 JSON = "application/json"
@@ -12,11 +14,18 @@ JSON = "application/json"
 _TEXT = (UUID, Decimal)
 
 
-def to_json(value: Any) -> bytes:
-    """Rows of the prepared lane, models, dicts and lists as JSON, in the forms of Pydantic.
+def json_response(
+    value: Any, status_code: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a response with `value` as JSON; for values and errors, see `json_bytes`."""
+    return Response(json_bytes(value), status_code, headers, JSON)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return rows, models, dicts and lists as JSON, in the forms that Pydantic writes.
 
     Raises:
-        TypeError: when there is a type in it that JSON has no one form for.
+        TypeError: when a type has no single form in JSON.
     """
     return orjson.dumps(value, default=_as_plain, option=orjson.OPT_UTC_Z)
 
@@ -27,4 +36,4 @@ def _as_plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
-    raise TypeError  # orjson says which type
+    raise TypeError  # orjson's message names the type.

@@ -1,6 +1,6 @@
-"""Keyset pagination: a page starts behind the last row of the one before, come or go what may.
+"""Keyset pagination: a page starts after the last row of the page before, so writes shift nothing.
 
-A cursor is opaque, signed and versioned: a client cannot make one up.
+A cursor is opaque, signed and versioned: clients cannot forge one.
 """
 
 import base64
@@ -39,28 +39,28 @@ class PageParams(ListParams):
     cursor: str | None = Field(
         None,
         max_length=1000,
-        description="`next` or `prev` of another page; none for the first page.",
+        description="`next` or `prev` of another page; absent for the first page.",
     )
 
 
 class Signer:
-    """Signs cursors with the secret of the settings; opened with the process's other resources."""
+    """Signs cursors with the secret of the settings."""
 
     def __init__(self) -> None:
         self._key: bytes | None = None
 
     def open(self, settings: PaginationSettings) -> None:
-        """Sign with the secret of these settings from now on."""
+        """Use the secret of these settings."""
         self._key = settings.cursor_secret.get_secret_value().encode()
 
     def sign(self, payload: bytes) -> bytes:
-        """The first `SIGNATURE_BYTES` of the payload's HMAC-SHA256.
+        """Return the first `SIGNATURE_BYTES` of the payload's HMAC-SHA256.
 
         Raises:
             RuntimeError: when the signer is not open.
         """
         if self._key is None:
-            raise RuntimeError("Cursors need `async with lifecycle.resources(...)`.")
+            raise RuntimeError("Cursors have no secret: use `async with lifecycle.resources(...)`.")
         return hmac.digest(self._key, payload, hashlib.sha256)[:SIGNATURE_BYTES]
 
 
@@ -68,7 +68,7 @@ signer = Signer()
 
 
 class Cursor(NamedTuple):
-    """Behind the row with these values, in the order of the list or against it."""
+    """The position after the row with these values, or before it if `backward`."""
 
     values: Values
     backward: bool
@@ -82,15 +82,15 @@ async def paginate(
     order_by: OrderBy,
     convert: Callable[[T], Item],
 ) -> Page[Item]:
-    """One page of `statement`, a `select(Model)` without ORDER BY and LIMIT.
+    """Return a page of `statement`, a `select(Model)` without ORDER BY and LIMIT.
 
     Args:
-        order_by: columns of the model that are unique together: end with the primary key. An index
-            on them, in these directions, makes every page cost the same.
-        convert: makes an item of the page from a row, such as `BookRead.model_validate`.
+        order_by: columns of the model that are unique together: end with the primary key. With an
+            index on them, in these directions, every page costs the same.
+        convert: makes an item of the page from an entity, such as `BookRead.model_validate`.
 
     Raises:
-        BadRequest: when the cursor is not one that this list gave out.
+        BadRequest: when the cursor is invalid, or belongs to another list.
     """
     keyset = Keyset.of(order_by)
     cursor = decode(params.cursor, keyset)
@@ -109,30 +109,29 @@ async def paginate(
 
 
 class PreparedList:
-    """A list in the prepared lane: declared once, at import; its items are rows, as dicts.
+    """A list in the prepared lane, declared once at import; its items are rows.
 
     Raises:
-        ValueError: when a column of `order_by` is not selected, or the statement cannot be
-            prepared.
+        ValueError: when a column of `order_by` is not selected, or the SQL cannot be prepared.
     """
 
     def __init__(self, statement: Select[*tuple[Any, ...]], *, order_by: OrderBy) -> None:
-        """`statement` and `order_by` are as for `paginate`; parameters are `bindparam`s."""
+        """Take `statement` and `order_by` as for `paginate`; parameters are `bindparam`s."""
         self._statement = statement
         self._keyset = Keyset.of(order_by)
         names = [_name(statement, key.column) for key in self._keyset.keys]
         self._values_of: Callable[[Row], Values] = (
             itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
         )
-        # By direction, which of the values are NULL, and the limit.
+        # The key: backward, which values are NULL, default limit.
         self._prepared: dict[tuple[bool, tuple[bool, ...], bool], list[PreparedRead]] = {}
         self._reads(None, usual_limit=True)
 
     async def page(self, session: ReadSession, params: PageParams, **values: Any) -> Page[Row]:
-        """One page; `values` are the parameters of the statement.
+        """Return a page; `values` are the parameters of the statement.
 
         Raises:
-            BadRequest: when the cursor is not one that this list gave out.
+            BadRequest: when the cursor is invalid, or belongs to another list.
         """
         cursor = decode(params.cursor, self._keyset)
         usual_limit = params.limit == DEFAULT_LIMIT
@@ -144,7 +143,7 @@ class PreparedList:
                     values[f"page_{number}"] = value
 
         async def fetch(read: PreparedRead) -> list[Row]:
-            # A range without the value of a column has no parameter for it.
+            # Each range has only some of the parameters.
             return await session.fetch(
                 read, **{name: values[name] for name in values if name in read.parameters}
             )
@@ -158,8 +157,7 @@ class PreparedList:
         nulls = tuple(value is None for value in cursor.values) if cursor else ()
         key = (backward, nulls, usual_limit)
         if key not in self._prepared:
-            # PostgreSQL plans anew each time for a LIMIT that is a parameter, so the usual one
-            # is a constant.
+            # PostgreSQL plans a LIMIT that is a parameter at every call: the default is a constant.
             limit = DEFAULT_LIMIT + 1 if usual_limit else bindparam("page_rows", type_=Integer)
             keyset = self._keyset.reversed() if backward else self._keyset
             statement = self._statement.order_by(*keyset.ordering()).limit(limit)
@@ -191,14 +189,13 @@ def _page(
     keyset: Keyset,
     values_of: Callable[[T], Values],
 ) -> Page[T]:
-    """The page of rows as they were read, of which one more than `limit` tells that there are more,
-    without counting."""
+    """Return the page of `rows`; a row more than `limit` shows that another page follows."""
     more = len(rows) > limit
     items = list(rows[:limit])
     backward = cursor is not None and cursor.backward
     if backward:
         items.reverse()
-    # Whence we came, there is a page; where we go, there is one if there was a row too many.
+    # The page that the cursor came from exists; the next one in this direction exists if `more`.
     before, after = (more, True) if backward else (cursor is not None, more)
     return Page(
         items=items,
@@ -208,16 +205,16 @@ def _page(
 
 
 def encode(values: Values, keyset: Keyset, *, backward: bool) -> str:
-    """The cursor to the page behind (or, backward, before) the row with these values."""
+    """Return the cursor of the page after the row with these values; before it if `backward`."""
     payload = to_json([VERSION, keyset.fingerprint, backward, values], inf_nan_mode="strings")
     return base64.urlsafe_b64encode(signer.sign(payload) + payload).rstrip(b"=").decode()
 
 
 def decode(cursor: str | None, keyset: Keyset) -> Cursor | None:
-    """What `encode` was given; None for none.
+    """Return the position in a cursor, or None without a cursor.
 
     Raises:
-        BadRequest: when it is garbage, tampered with, of another list or of another version.
+        BadRequest: when it is malformed, forged, of another list or of another version.
     """
     if cursor is None:
         return None
@@ -240,7 +237,7 @@ def decode(cursor: str | None, keyset: Keyset) -> Cursor | None:
         )
     except (ValueError, binascii.Error, ValidationError) as error:
         raise BadRequest(
-            "The cursor is not valid for this list; start again without one."
+            "The cursor is not valid for this list: start again without a cursor."
         ) from error
 
 
@@ -249,7 +246,7 @@ def _attributes(row: object, keyset: Keyset) -> Values:
 
 
 def _name(statement: Select[*tuple[Any, ...]], column: Any) -> str:
-    """The name under which the statement selects the column."""
+    """Return the key of the column in the rows of the statement."""
     for selected in statement.exported_columns:
         if selected.shares_lineage(column):
             return str(selected.key)
@@ -258,5 +255,5 @@ def _name(statement: Select[*tuple[Any, ...]], column: Any) -> str:
 
 @lru_cache
 def _adapter(python_type: type[Any]) -> TypeAdapter[Any]:
-    # Building one costs more than using it.
+    # Building an adapter costs more than using it.
     return TypeAdapter(python_type)

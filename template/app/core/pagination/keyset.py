@@ -1,7 +1,7 @@
-"""Where a page of a sorted list begins: behind a row, named by the values that sort it.
+"""The conditions that select the rows after a given row of a sorted list.
 
-Pure: columns and values in, conditions out. A condition names ranges of the index that serves the
-ORDER BY, so that page 10,000 costs what page 1 does.
+Pure: columns and values in, conditions out. A condition is a range of the index that serves the
+ORDER BY, so page 10,000 costs the same as page 1.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from sqlalchemy.sql.elements import UnaryExpression
 
 from app.core.pagination.page import OrderBy
 
-# The value of a column in the row where a page begins; None is NULL.
+# The value of a column in the row before the page; None is NULL.
 Value: TypeAlias = ColumnElement[Any] | None
 
 _MODIFIERS = {
@@ -43,7 +43,7 @@ class Key:
             modifiers.add(item.modifier)
             item = item.element
         descending = operators.desc_op in modifiers
-        # As PostgreSQL does: NULLs are larger than everything.
+        # In PostgreSQL, NULL sorts as larger than every value.
         nulls_first = operators.nulls_first_op in modifiers or (
             descending and operators.nulls_last_op not in modifiers
         )
@@ -51,7 +51,7 @@ class Key:
 
     @property
     def nullable(self) -> bool:
-        # What is no plain column may be NULL.
+        # An expression may be NULL.
         return bool(getattr(self.column, "nullable", True))
 
     def reversed(self) -> "Key":
@@ -84,7 +84,7 @@ class Keyset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Tells one list's cursors from another's."""
+        """The identity of the order, which tells the cursors of lists apart."""
         return ",".join(
             f"{'-' if key.descending else '+'}{key.column}{'^' if key.nulls_first else ''}"
             for key in self.keys
@@ -97,10 +97,9 @@ class Keyset:
         return [key.ordering() for key in self.keys]
 
     def ranges(self, values: Sequence[Value]) -> list[ColumnElement[bool]]:
-        """The rows behind the one with these values: one condition, or two that follow each other.
+        """Return the conditions for the rows after the row with these values, in order: one or two.
 
-        A column whose NULLs come first or last has two ranges in the index, one with and one
-        without them.
+        A nullable column has two ranges in the index: its NULLs and its other values.
         """
         return _ranges(self.keys, values)
 
@@ -126,7 +125,7 @@ def _ranges(keys: Sequence[Key], values: Sequence[Value]) -> list[ColumnElement[
         return [strictly]
     same = and_(*(key.column == value for key, value in zip(alike, values, strict=False)))
     behind = or_(*_ranges(keys[n:], values[n:]))
-    # The first condition is the range; the second leaves out its beginning.
+    # The first condition is the range of the index; the second excludes the start of that range.
     return [and_(here <= there if descending else here >= there, or_(strictly, and_(same, behind)))]
 
 

@@ -1,7 +1,7 @@
-"""Offset pagination: jumps to any page up to a bounded depth.
+"""Offset pagination: clients can jump to any page up to a maximum depth.
 
-The database reads and throws away every row before the page, so depth is bounded; and rows that
-others insert or delete meanwhile may make a client see one twice or miss one.
+The database reads and discards every row before the page, so the depth is limited. Rows that are
+inserted or deleted between two requests can make a client see a row twice or miss one.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ class PageParams(ListParams):
         0,
         ge=0,
         le=MAX_OFFSET,
-        description="Items before the page; `next` or `prev` of another page.",
+        description="Number of items before the page, such as `next` or `prev` of another page.",
     )
 
 
@@ -40,11 +40,11 @@ async def paginate(
     order_by: OrderBy,
     convert: Callable[[T], Item],
 ) -> Page[Item]:
-    """One page of `statement`, a `select(Model)` without ORDER BY, LIMIT and OFFSET.
+    """Return a page of `statement`, a `select(Model)` without ORDER BY, LIMIT and OFFSET.
 
     Args:
-        order_by: columns that are unique together: end with the primary key, or pages overlap.
-        convert: makes an item of the page from a row, such as `BookRead.model_validate`.
+        order_by: columns that are unique together, or pages overlap: end with the primary key.
+        convert: makes an item of the page from an entity, such as `BookRead.model_validate`.
     """
     rows = await session.scalars(
         statement.order_by(*order_by).limit(params.limit + 1).offset(params.offset)
@@ -54,22 +54,21 @@ async def paginate(
 
 
 class PreparedList:
-    """A list in the prepared lane: declared once, at import; its items are rows, as dicts.
+    """A list in the prepared lane, declared once at import; its items are rows.
 
     Raises:
         ValueError: when the statement cannot be prepared.
     """
 
     def __init__(self, statement: Select[*tuple[Any, ...]], *, order_by: OrderBy) -> None:
-        """`statement` and `order_by` are as for `paginate`; parameters are `bindparam`s."""
+        """Take `statement` and `order_by` as for `paginate`; parameters are `bindparam`s."""
         ordered = statement.order_by(*order_by).offset(bindparam("page_offset", type_=Integer))
-        # PostgreSQL plans anew each time for a LIMIT that is a parameter, so the usual one is a
-        # constant.
+        # PostgreSQL plans a LIMIT that is a parameter at every call: the default is a constant.
         self._usual = PreparedRead(ordered.limit(DEFAULT_LIMIT + 1))
         self._any = PreparedRead(ordered.limit(bindparam("page_rows", type_=Integer)))
 
     async def page(self, session: ReadSession, params: PageParams, **values: Any) -> Page[Row]:
-        """One page; `values` are the parameters of the statement."""
+        """Return a page; `values` are the parameters of the statement."""
         values["page_offset"] = params.offset
         if params.limit == DEFAULT_LIMIT:
             rows = await session.fetch(self._usual, **values)
@@ -79,7 +78,7 @@ class PreparedList:
 
 
 def _page(rows: Sequence[T], params: PageParams) -> Page[T]:
-    """The page of `rows`, of which one more than asked tells that there are more: nobody counts."""
+    """Return the page of `rows`; a row more than the limit shows that another page follows."""
     following = params.offset + params.limit
     return Page(
         items=list(rows[: params.limit]),

@@ -1,4 +1,4 @@
-"""What lists share: the shape of a page, its query parameters, and the answer made of both."""
+"""The page of a list, its query parameters, and the response made of both."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import UnaryExpression
 
-from app.core.http.serialization import JSON, to_json
+from app.core.http.serialization import json_response
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
@@ -19,7 +19,7 @@ OrderBy: TypeAlias = Sequence[InstrumentedAttribute[Any] | UnaryExpression[Any]]
 
 
 class Page(BaseModel, Generic[Item]):
-    """`next` and `prev` are what to send for the neighbouring pages; null where there is none."""
+    """`next` and `prev` are the positions of the neighbouring pages, or null at an end."""
 
     items: list[Item]
     next: str | None = None
@@ -27,24 +27,24 @@ class Page(BaseModel, Generic[Item]):
 
 
 class ListParams(BaseModel):
-    """The query parameters of every list; what tells one page from another is `position`."""
+    """The query parameters of every list; `position` names the one that selects the page."""
 
     model_config = ConfigDict(extra="forbid")
     position: ClassVar[str]
 
-    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Most items on the page.")
+    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Maximum number of items.")
 
     def links(self, page: Page[Any]) -> dict[str, str]:
-        """The neighbouring pages as a `Link` header (RFC 8288), if there are any.
+        """Return the `Link` header (RFC 8288) with the neighbouring pages, if there are any.
 
-        They are relative to the request's own URL, so that no proxy can make them wrong.
+        The links are relative to the URL of the request, so they stay valid behind any proxy.
         """
         if not (page.next or page.prev):
             return {}
         sent = self.model_dump(mode="json", exclude_unset=True, exclude={self.position})
         query = urlencode([*sent.items(), (self.position, "")], doseq=True)
         links = [
-            # A position is safe in a URL as it is.
+            # A position needs no escaping.
             f'<?{query}{position}>; rel="{relation}"'
             for relation, position in (("next", page.next), ("prev", page.prev))
             if position
@@ -53,6 +53,6 @@ class ListParams(BaseModel):
 
 
 def page_response(params: ListParams, page: Page[Any]) -> Response:
-    """The answer of a list: the page as JSON, and its neighbours as links."""
-    body = to_json({"items": page.items, "next": page.next, "prev": page.prev})
-    return Response(body, media_type=JSON, headers=params.links(page))
+    """Return the response of a prepared list: the page as JSON, with its links."""
+    body = {"items": page.items, "next": page.next, "prev": page.prev}
+    return json_response(body, headers=params.links(page))

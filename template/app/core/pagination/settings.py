@@ -1,4 +1,4 @@
-"""What signs the cursors."""
+"""The secret that signs cursors."""
 
 from typing import Annotated
 
@@ -15,5 +15,5 @@ def _is_long_enough(value: SecretStr) -> SecretStr:
 class PaginationSettings(BaseSettings):
     cursor_secret: Annotated[SecretStr, AfterValidator(_is_long_enough)] = Field(
         description="Key that signs cursors, at least 32 bytes; the same on every instance. "
-        "A new one makes the cursors that clients hold invalid (400)."
+        "After a change, cursors that clients hold are refused (400)."
     )

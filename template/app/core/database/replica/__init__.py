@@ -1,6 +1,6 @@
-"""A read replica: which server answers a read, and how a write is seen by whoever made it."""
+"""A read replica: routing of reads, monitoring, and reads that see the client's own writes."""
 
 from app.core.database.replica.consistency import CommitTokens, fresh
-from app.core.database.replica.router import lent, replica
+from app.core.database.replica.router import replica
 
-__all__ = ["CommitTokens", "fresh", "lent", "replica"]
+__all__ = ["CommitTokens", "fresh", "replica"]

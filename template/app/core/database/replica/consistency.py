@@ -1,8 +1,8 @@
-"""What the reads of a request have to see: its own writes, and those that its client knows of.
+"""Reads see the writes of their own request, and the earlier writes of their client.
 
-The token of a write is where its commit ends in the primary's write-ahead log (its LSN). The
-response carries it, the client sends it back, and a replica that has replayed the log up to there
-shows the write. It is no secret and grants nothing: at worst it sends a read to the primary.
+The token of a write is its LSN: the end of its commit in the primary's write-ahead log. The
+response carries the token and the client sends it back. A replica that has replayed the log up to
+there shows the write. The token is no secret: at worst it sends a read to the primary.
 """
 
 import re
@@ -28,10 +28,10 @@ _LSN = re.compile(rb"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 
 @dataclass
 class Consistency:
-    """What one request, or one task outside of requests, has to see.
+    """The writes that one request, or one task outside of requests, has to see.
 
-    `token` is the greatest LSN that the client sent, `commit` that of the last own commit, each 0
-    when there is none. A commit whose LSN could not be read leaves `commit` as it was.
+    `token` is the greatest LSN that the client sent, and `commit` the LSN of the last own commit;
+    0 means none. `commit` stays as it was if the LSN of a commit cannot be read.
     """
 
     token: int = 0
@@ -44,7 +44,7 @@ _fresh: ContextVar[bool] = ContextVar("fresh", default=False)
 
 
 def current() -> Consistency:
-    """That of this request. Tasks that it starts share it; so do the jobs that it enqueues here."""
+    """Return that of this request; its tasks, and jobs that run in this process, share it."""
     consistency = _current.get()
     if consistency is None:
         consistency = Consistency()
@@ -53,12 +53,12 @@ def current() -> Consistency:
 
 
 def is_fresh() -> bool:
-    """Whether this task reads on behalf of others: see `fresh`."""
+    """Whether this task loads a value that is shared: see `fresh`."""
     return _fresh.get()
 
 
 def fresh(load: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-    """`load`, with the primary for all its reads: for what is kept and shown to others."""
+    """Make `load` read from the primary: for values that a cache keeps and shares."""
 
     @wraps(load)
     async def loads(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -72,7 +72,7 @@ def fresh(load: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
 
 
 class CommitTokens:
-    """ASGI middleware: the client's token comes in, and that of the request's commit goes out."""
+    """ASGI middleware that reads the client's token, and sends that of the request's commit."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -82,7 +82,7 @@ class CommitTokens:
             await self.app(scope, receive, send)
             return
         try:
-            # A client that wrote in parallel may send several.
+            # A client that writes in parallel may send several.
             tokens = [parse_lsn(value) for name, value in scope["headers"] if name == _NAME]
         except ValueError as error:
             response = problem_response(HTTPStatus.BAD_REQUEST, f"{HEADER}: {error}.")
@@ -103,10 +103,10 @@ class CommitTokens:
 
 
 def parse_lsn(text: bytes) -> int:
-    """A position in the log, in bytes, from PostgreSQL's notation: two halves in hexadecimal.
+    """Return the position in the log, in bytes, of an LSN such as `00000000/03000148`.
 
     Raises:
-        ValueError: when it is anything else.
+        ValueError: when the text is no LSN.
     """
     halves = _LSN.fullmatch(text)
     if halves is None:

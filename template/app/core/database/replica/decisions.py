@@ -1,4 +1,4 @@
-"""What is decided about a replica, without I/O: whether it is in use, and who answers a read."""
+"""Decisions about a replica, without I/O: whether it is in use, and which server answers a read."""
 
 from collections import deque
 from enum import Enum, auto
@@ -7,30 +7,30 @@ from sqlalchemy.exc import DBAPIError
 
 from app.core.http.problems import Busy, Unavailable
 
-# SQLSTATE: serialization failure and deadlock, which on a replica are conflicts with what it has to
-# replay; a table and a column that do not exist, or not yet.
+# SQLSTATE: serialization failure and deadlock, which on a replica are conflicts with the replayed
+# log; a table and a column that do not exist, or not yet.
 _BEHIND = ("40001", "40P01", "42P01", "42703")
-# A statement was cancelled, and had to wait for a lock too long: by limits of its own.
+# SQLSTATE: the statement was cancelled, or waited too long for a lock, by its own limits.
 _OWN = ("57014", "55P03")
 
 
 class Route(Enum):
-    """Who answers a read."""
+    """The server that answers a read."""
 
     REPLICA = auto()
     PRIMARY = auto()
-    # The primary, but only so many at once that writes still get in.
+    # The primary, with limited concurrency, so that writes find connections.
     PRIMARY_SHARE = auto()
 
 
 def route(*, in_use: bool, caught_up: bool, has_written: bool, fresh: bool) -> Route:
-    """Who answers a read.
+    """Return the server that answers a read.
 
     Args:
-        in_use: the replica is up, and not behind by more than the limit.
-        caught_up: it has replayed what the client's token names.
-        has_written: this request has committed something.
-        fresh: the result is kept, and shown to others.
+        in_use: the replica is up, and its lag is within the limit.
+        caught_up: it has replayed the write of the client's token.
+        has_written: this request has committed a write.
+        fresh: a cache keeps the result and shares it.
     """
     if has_written:
         return Route.PRIMARY
@@ -40,22 +40,22 @@ def route(*, in_use: bool, caught_up: bool, has_written: bool, fresh: bool) -> R
 
 
 class Failure(Enum):
-    """What a read that failed on the replica says about it."""
+    """The cause of a read that failed on the replica."""
 
-    # It cannot be reached, or does not take part now.
+    # The replica cannot be reached, or refuses to serve.
     OUTAGE = auto()
-    # It is well, but this read cannot be had from it.
+    # The replica works, but cannot answer this read yet.
     BEHIND = auto()
     # No answer or no connection in time: slow statements, many reads, or a server that hangs.
     TIMEOUT = auto()
-    # The read would fail, or wait, anywhere.
+    # The read would fail, or wait, on any server.
     OWN = auto()
 
 
 def failure_of(error: Unavailable | DBAPIError) -> Failure:
-    """What an error means; an `Unavailable` has what it was translated from as its cause."""
+    """Return the kind of an error; the cause of an `Unavailable` is the original error."""
     cause = error.__cause__ if isinstance(error, Unavailable) else error
-    # SQLAlchemy wraps the driver's error, but not when it connects.
+    # SQLAlchemy wraps errors of the driver, but not those of connecting.
     state = getattr(getattr(cause, "orig", cause), "sqlstate", None) or ""
     if state in _BEHIND:
         return Failure.BEHIND
@@ -65,24 +65,24 @@ def failure_of(error: Unavailable | DBAPIError) -> Failure:
 
 
 def goes_on(failure: Failure, *, left_out: bool, seen_since: bool) -> bool:
-    """Whether the primary may answer what the replica did not.
+    """Whether the primary may repeat a read that failed on the replica.
 
     Args:
-        left_out: the replica is, by now.
-        seen_since: it has answered the monitor since the read began.
+        left_out: the replica is left out by now.
+        seen_since: the replica has answered the monitor since the read began.
     """
     if failure is Failure.TIMEOUT:
-        # A replica that is well was not hanging: it is the statement, or the load.
+        # If the replica answers the monitor, the statement or the load is too slow for any server.
         return left_out or not seen_since
     return failure is not Failure.OWN
 
 
 class Lag:
-    """How far a replica is behind, by the clock of this process alone.
+    """The lag of a replica, by the clock of this process alone.
 
-    The primary's positions are noted with the time at which they were seen. The replica is behind
-    by the age of the oldest that it has not replayed, counted up to when the primary was last seen:
-    so there is no lag while the primary writes nothing, and none is made up while it is down.
+    The lag is the age of the oldest position of the primary that the replica has not replayed, at
+    the time when the primary was last seen. So it does not grow while the primary writes nothing,
+    nor while the primary is down.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -91,18 +91,18 @@ class Lag:
         self._last_s = 0.0
 
     def primary_is_at(self, position: int, now_s: float) -> None:
-        """Note the primary's position; memory is bounded by the limit."""
+        """Note the position of the primary; positions older than the limit are dropped."""
         if self._seen and position < self._seen[-1][0]:
-            self._seen.clear()  # It is another server now, and knows nothing of these positions.
+            self._seen.clear()  # Another server is primary now; the positions were of the old one.
         if not self._seen or position > self._seen[-1][0]:
             self._seen.append((position, now_s))
-        # Of those that are too old, the newest tells as much as all of them.
+        # One position beyond the limit is enough.
         while len(self._seen) > 1 and now_s - self._seen[1][1] > self._limit_s:
             self._seen.popleft()
         self._last_s = now_s
 
     def seconds(self, replayed: int) -> float:
-        """How far behind a replica is that has replayed so much; exact up to the limit."""
+        """Return the lag of a replica that has replayed up to here; exact up to the limit."""
         for position, seen_s in self._seen:
             if position > replayed:
                 return self._last_s - seen_s
@@ -112,9 +112,9 @@ class Lag:
 def problem_of(
     *, is_replica: bool, same_cluster: bool, lag_s: float, max_lag_s: float
 ) -> str | None:
-    """Why a replica that answers is left out; None when it is in use."""
+    """Return why a replica that answers is left out, or None when it is in use."""
     if not same_cluster:
-        return "it is no copy of this database"
+        return "it is not a copy of this database"
     if not is_replica:
         return "it does not follow the primary"
     if lag_s > max_lag_s:

@@ -1,6 +1,7 @@
-"""Watches a replica: whether it answers, what it has replayed, and how far it is behind.
+"""Monitors a replica: whether it answers, its position in the log, and its lag.
 
-One task for each server and worker; each has an end to every wait, and survives every error.
+Each worker runs one task for the primary and one for the replica. Every wait in them has a time
+limit, and they continue after every error.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from app.core.http.problems import Unavailable
 
 logger = getLogger(__name__)
 
-# Shorter than reads wait for a connection: whoever waited in vain knows whether it was a hang.
+# Shorter than the pool timeout, so that a read that timed out can tell load from a hang.
 INTERVAL_S = 0.25
 PROBE_TIMEOUT_S = 1.0
 
@@ -43,10 +44,10 @@ _REPLICA = PreparedRead(
 
 
 class Monitor:
-    """The replica as this process knows it.
+    """The state of the replica as this process knows it.
 
-    `problem` says why it is left out, or is None; `replayed` is the position in the log up to which
-    it is known to show what the primary wrote; `seen_s` is when it last answered, by `monotonic`.
+    `problem` says why the replica is left out, or is None; `replayed` is the position in the log
+    up to which it shows the writes; `seen_s` is the `monotonic` time of its last answer.
     """
 
     def __init__(self, settings: ReplicaSettings, primary: Database, *, pool_size: int) -> None:
@@ -61,7 +62,7 @@ class Monitor:
         self._connections: WeakSet[asyncpg.Connection] = WeakSet()
         there = {"database_url": settings.database_replica_url}
         self.reads = self._open(settings.model_copy(update=there), pool_size=pool_size - 1)
-        # A connection of its own: from a pool that is all taken, load looks like an outage.
+        # A connection of its own: with an exhausted pool, load would look like an outage.
         limits = {
             "database_connect_timeout_s": PROBE_TIMEOUT_S,
             "database_statement_timeout_s": PROBE_TIMEOUT_S,
@@ -70,7 +71,7 @@ class Monitor:
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Watch while the block runs; then close all connections to the replica."""
+        """Monitor during the block; then close all connections to the replica."""
         looks = (self._look_at_primary, self._look_at_replica)
         tasks = [asyncio.create_task(_again_and_again(look)) for look in looks]
         try:
@@ -79,13 +80,13 @@ class Monitor:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            # Or closing would wait for a server that hangs.
+            # Otherwise closing waits for a server that hangs.
             self._hang_up()
             await self._probe.close()
             await self.reads.close()
 
     def leave_out(self, problem: str) -> None:
-        """Leave the replica out until it is seen again."""
+        """Send the replica no reads until it answers the monitor again."""
         if problem != self.problem:
             logger.warning("The replica is left out: %s", problem)
         self.problem = problem
@@ -94,14 +95,14 @@ class Monitor:
         database = Database()
         database.open(settings, pool_size=pool_size)
 
-        @event.listens_for(database.writer.sync_engine, "connect")
+        @event.listens_for(database.engine.sync_engine, "connect")
         def opened(dbapi: Any, _: object) -> None:
             self._connections.add(dbapi.driver_connection)
 
         return database
 
     def _hang_up(self) -> None:
-        """End what waits for the replica: a read that hangs becomes one that failed."""
+        """Abort all connections to the replica, so that reads that hang fail."""
         for connection in list(self._connections):
             connection.terminate()
 
@@ -117,7 +118,7 @@ class Monitor:
         except Exception as error:
             self.leave_out(error.detail if isinstance(error, Unavailable) else repr(error))
             self._failures += 1
-            # Once may be this process, which was late itself.
+            # A single failure may be a delay of this process.
             if self._failures > 1:
                 self._hang_up()
             return

@@ -1,6 +1,5 @@
-"""Sends each read to the replica or to the primary, and on from the one to the other."""
+"""Routes each read to the replica or the primary; a read that fails on the replica is repeated."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,12 +9,11 @@ from typing import NamedTuple, TypeVar
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import PoolProxiedConnection
 
-from app.core.database.engine import Database, settle
+from app.core.database.engine import Database
 from app.core.database.errors import again_if_disconnected, translated
 from app.core.database.gate import Gate
-from app.core.database.queries import record
+from app.core.database.queries import collect_statement
 from app.core.database.replica.consistency import current, is_fresh
 from app.core.database.replica.decisions import Failure, Route, failure_of, goes_on, route
 from app.core.database.replica.monitor import Monitor
@@ -26,13 +24,13 @@ Result = TypeVar("Result")
 
 logger = getLogger(__name__)
 
-# Not the position that is written or flushed: the commit may be neither yet.
+# The written or flushed position may still be before the commit.
 _POSITION = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint"
 _POSITION_TIMEOUT_S = 1.0
 
 
 class Pair(NamedTuple):
-    """A primary, its replica, and the share of the primary that is for the replica's reads."""
+    """A primary, its replica, and the gate of the replica's reads that the primary takes over."""
 
     primary: Database
     monitor: Monitor
@@ -40,7 +38,7 @@ class Pair(NamedTuple):
 
 
 class Replica:
-    """The replica of this process; while none is open, every read goes to its own database."""
+    """The replica of this process; without an open one, the primary answers every read."""
 
     def __init__(self) -> None:
         self._pair: Pair | None = None
@@ -49,15 +47,15 @@ class Replica:
     async def opened(
         self, settings: ReplicaSettings, primary: Database, *, pool_size: int
     ) -> AsyncIterator[None]:
-        """Use the replica that the settings name, if they do, for what is read from `primary`.
+        """Use the replica of the settings, if there is one, for reads from `primary`.
 
-        It takes `pool_size` connections of the replica, at least two: one is the monitor's.
+        It takes `pool_size` connections of the replica, at least two: one is for the monitor.
         """
         if settings.database_replica_url is None:
             yield
             return
         monitor = Monitor(settings, primary, pool_size=pool_size)
-        # Both waits together stay within a second.
+        # The waits for the replica and the primary together stay within a second.
         share = Gate(max(1, pool_size // 2), timeout_s=settings.database_pool_timeout_s / 2)
         async with monitor.watching():
             self._pair = Pair(primary, monitor, share)
@@ -67,13 +65,13 @@ class Replica:
                 self._pair = None
 
     def checks(self) -> dict[str, str]:
-        """For `/readyz`: `ok`, or why the replica is left out; nothing when there is none."""
+        """Return, for `/readyz`, `ok` or why the replica is left out; nothing without a replica."""
         return {"replica": self._pair.monitor.problem or "ok"} if self._pair else {}
 
     async def read(
         self, primary: Database, read: Callable[[Database], Awaitable[Result]]
     ) -> Result:
-        """Run `read` on the server that has to answer it; twice at most.
+        """Run `read` on the server that has to answer it, at most twice.
 
         Raises:
             Busy: when all connections that it may use are taken.
@@ -93,7 +91,7 @@ class Replica:
         if to is Route.PRIMARY:
             return await on_primary()
         if to is Route.REPLICA:
-            # There as here: who holds a connection takes no second one.
+            # As on the primary, a task that holds a connection may not take another.
             primary.gate.refuse_holder()
             started_s = monotonic()
             try:
@@ -113,31 +111,17 @@ class Replica:
             return await on_primary()
 
     async def committed(self, primary: Database, driver: asyncpg.Connection) -> None:
-        """Note that this request has committed on `driver`, and where; never fails."""
+        """Note that this request has committed on `driver`, and the commit's LSN; never raises."""
         if self._pair is None or primary is not self._pair.primary:
             return
         consistency = current()
         consistency.has_written = True
-        record(_POSITION)
+        collect_statement(_POSITION)
         try:
             consistency.commit = await driver.fetchval(_POSITION, timeout=_POSITION_TIMEOUT_S)
         except Exception as error:
-            # The write stands. Whoever reads it next may have to wait for the replica.
-            logger.warning("A response goes without its token: %r", error)
-
-
-@asynccontextmanager
-async def lent(database: Database) -> AsyncIterator[PoolProxiedConnection]:
-    """A connection for several statements, of which each commits by itself."""
-    async with database.gate:
-        connection = await database.check_out()
-        try:
-            yield connection
-        except (asyncio.CancelledError, TimeoutError):
-            await settle(connection)
-            raise
-        finally:
-            connection.close()
+            # The write is committed. The client's next read may not see it yet.
+            logger.warning("A response has no commit token: %r", error)
 
 
 replica = Replica()

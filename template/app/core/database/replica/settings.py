@@ -1,4 +1,4 @@
-"""Where the read replica is, and how far behind it may be."""
+"""Settings of the read replica."""
 
 from pydantic import Field
 
@@ -9,21 +9,21 @@ from app.core.operations.capacity import CapacityError, Plan
 class ReplicaSettings(DatabaseSettings):
     database_replica_url: PostgresUrl | None = Field(
         None,
-        description="A read replica, as `DATABASE_URL`; without it the primary serves all reads.",
+        description="The read replica, as `DATABASE_URL`; if empty, the primary serves all reads.",
     )
     database_replica_max_lag_s: float = Field(
-        5.0, ge=1, description="How far behind the replica may be; beyond that it is left out."
+        5.0, ge=1, description="Maximum lag of the replica; with more lag it gets no reads."
     )
 
     def check_replica(self, plan: Plan) -> None:
-        """Of the connections of each worker, the replica's monitor takes one.
+        """Check that each worker has a connection for the monitor of the replica and one for reads.
 
         Raises:
-            CapacityError: when that leaves none for reads.
+            CapacityError: when there are fewer than two.
         """
         if self.database_replica_url is not None and plan.pool_size < 2:
             raise CapacityError(
-                "DATABASE_REPLICA_URL needs two connections for each worker at least, one of them "
-                f"to watch the replica, but {plan.arithmetic}. Raise DATABASE_MAX_CONNECTIONS or "
+                "DATABASE_REPLICA_URL needs at least two connections for each worker, one of them "
+                f"to monitor the replica, but {plan.arithmetic}. Raise DATABASE_MAX_CONNECTIONS or "
                 "DATABASE_POOL_SIZE, or lower INSTANCES or WEB_CONCURRENCY."
             )
