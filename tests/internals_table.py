@@ -67,7 +67,6 @@ TESTS: dict[str, Needs] = {
     "test_guards.py": Needs(by=("cache_backend",)),
     "test_health.py": Needs(by=("cache_backend", "background_jobs")),
     "test_http_caching.py": Needs(by=("cache_backend",)),
-    "test_imports.py": Needs(),
     "test_jobs_background_tasks.py": Needs(only={"background_jobs": ("background_tasks",)}),
     "test_migrations.py": Needs(),
     "test_pagination_cursor.py": Needs(by=("read_replica",), only={"pagination": ("cursor",)}),
@@ -80,7 +79,7 @@ TESTS: dict[str, Needs] = {
     "test_routing.py": Needs(),
     "test_serving.py": Needs(),
     "test_settings.py": Needs(),
-    "test_static_files.py": Needs(by=("cache_backend",)),
+    "test_static_files.py": Needs(only={"static_files": (True,)}),
 }
 
 # What tests share, with the answers under which it can be imported.

@@ -24,7 +24,7 @@ CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding
 CONFIGURED: dict[str, dict[str, Any]] = {key: value for key, value in CONFIG.items() if not key.startswith("_")}
 
 ASKED = ["project_name", "description", "cache_backend", "background_jobs", "pagination", "cpu_cores", "ci", "example"]
-EXPERT = ["project_slug", "workers_per_core", "db_max_connections", "instances", "read_replica"]
+EXPERT = ["project_slug", "workers_per_core", "db_max_connections", "instances", "read_replica", "static_files"]
 RECORDED = ASKED + EXPERT
 
 NAME = (
@@ -183,7 +183,7 @@ def test_an_answer_changes_more_than_its_record(
 
 def test_every_question_has_a_bad_answer_in_these_tests() -> None:
     # Copier takes any word for yes or no.
-    assert set(REFUSALS) == set(RECORDED) - {"example", "read_replica"}
+    assert set(REFUSALS) == set(RECORDED) - {"example", "read_replica", "static_files"}
 
 
 @pytest.mark.parametrize(
@@ -345,6 +345,7 @@ def test_a_person_answers_the_questionnaire(questionnaire: Questionnaire, tmp_pa
         "db_max_connections": 100,
         "instances": 1,
         "read_replica": False,
+        "static_files": False,
     }
     assert f"Orders is ready in {service}\n" in message
     assert f"  cd {service}\n  git init && git add --all && git commit" in message

@@ -21,6 +21,7 @@ QUESTIONS: dict[str, tuple[Answer, ...]] = {
     "db_max_connections": (100, 60),
     "instances": (1, 2),
     "read_replica": (False, True),
+    "static_files": (False, True),
 }
 # Free text: its effect is tested by tests/test_questions.py, and it excludes no other answer.
 TEXT_QUESTIONS = ("project_name", "description", "project_slug")
@@ -41,12 +42,12 @@ VARIANTS: dict[str, Answers] = {
         "description": "It's 100 % <everything> & {{ more }}",
         "project_slug": "everything",
         "background_jobs": "celery",
-        "cpu_cores": 2,
         "ci": "gitlab",
         "workers_per_core": 1.5,
         "db_max_connections": 60,
         "instances": 2,
         "read_replica": True,
+        "static_files": True,
     },
     "memory-celery": {
         "cache_backend": "memory",
@@ -61,10 +62,12 @@ VARIANTS: dict[str, Answers] = {
         "cpu_cores": 2,
         "ci": "none",
         "read_replica": True,
+        "static_files": True,
     },
     "memory-offset": {
         "cache_backend": "memory",
         "pagination": "offset",
+        "cpu_cores": 2,
         "ci": "gitlab",
         "example": False,
         "workers_per_core": 1.5,
@@ -85,6 +88,7 @@ VARIANTS: dict[str, Answers] = {
         "workers_per_core": 1.5,
         "instances": 2,
         "read_replica": True,
+        "static_files": True,
     },
     "valkey-offset": {
         "pagination": "offset",
@@ -94,6 +98,7 @@ VARIANTS: dict[str, Answers] = {
         "workers_per_core": 1.5,
         "db_max_connections": 60,
         "instances": 2,
+        "static_files": True,
     },
 }
 
@@ -120,6 +125,7 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     r"cursor(?!result|_execute)|keyset": lambda answers: answers["pagination"] == "cursor",
     r"offset": lambda answers: answers["pagination"] == "offset",
     r"replica|lsn": lambda answers: bool(answers["read_replica"]),
+    r"static_(files|url|directory)|servestatic|app/static": lambda answers: bool(answers["static_files"]),
     r"github|\bgh\b|pull.request": lambda answers: answers["ci"] == "github",
     r"gitlab|merge.request": lambda answers: answers["ci"] == "gitlab",
     r"template.update": lambda answers: answers["ci"] != "none",

@@ -2,11 +2,11 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""Update to the newest version of the template on a branch of its own, and describe it.
+"""Update to the newest version of the template on a branch of its own, and describe the result.
 
-`uv run dev/template_update.py DIRECTORY` is what CI runs. It commits to the branch, and writes
-`branch`, `title` and `body.md` into DIRECTORY, and after conflicts `draft`; nothing when there is
-nothing to do. It pushes nothing. By hand, `uvx copier update --defaults` is enough.
+CI runs `uv run dev/template_update.py DIRECTORY`. It commits to the branch and writes `branch`,
+`title` and `body.md` into DIRECTORY, and `draft` after conflicts; without a newer version it writes
+nothing. It pushes nothing. By hand, `uvx copier update --defaults` is enough.
 """
 
 import json
@@ -15,292 +15,159 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 ANSWERS = ".copier-answers.yml"
-COPIER = ("uvx", "copier")
-CHECK = ("uv", "run", "--quiet", "python", "-m", "app", "check")
 NEEDS_TRUST = 4  # Copier's exit code for a template that wants to run programs
-MOST_LINES = 60  # of the output of one command: a request holds 64 KiB
+MOST_LINES = 60  # of the output of a command: a request holds 64 KiB
 
 
-class NothingToDo(Exception):
-    """There is no update to propose, and its text says why."""
+def title(version: str, conflicts: int) -> str:
+    count = f" ({conflicts} conflict{'s' * (conflicts > 1)})" if conflicts else ""
+    return f"Update the template to {version}{count}"
 
 
-class CannotUpdate(Exception):
-    """There is one, but somebody has to do something first, which its text says."""
-
-
-@dataclass(frozen=True)
-class Update:
-    """What an update did to the working tree, not yet committed."""
-
-    old: str
-    new: str
-    base: str
-    conflicts: tuple[str, ...]
-    deleted: tuple[str, ...]
-    answers: str = ""
-    failures: tuple[tuple[str, str], ...] = ()
-    older_branches: tuple[str, ...] = ()
-
-    @property
-    def branch(self) -> str:
-        return branch_for(self.new)
-
-    @property
-    def title(self) -> str:
-        title = f"Update the template to {self.new}"
-        count = len(self.conflicts)
-        return f"{title} ({count} conflict{'s' * (count > 1)})" if count else title
-
-
-def branch_for(version: str) -> str:
-    return f"template-update/{version}"
-
-
-def body(update: Update) -> str:
-    """The text of the request, in Markdown: what to look at, in the order in which to do it."""
-    parts = [
-        f"Updates the template from {update.old} to {update.new}, as `copier update --defaults` "
-        "does it."
-    ]
-    if update.conflicts:
+def body(
+    old: str, new: str, base: str, conflicts: list[str], deleted: list[str], *more: str
+) -> str:
+    """Return the text of the request, in Markdown, in the order in which to work through it."""
+    parts = [f"Updates the template from {old} to {new}, as `copier update --defaults` does it."]
+    if conflicts:
         parts += [
-            f"## Conflicts: {len(update.conflicts)}",
+            f"## Conflicts: {len(conflicts)}",
             "The template and this repository changed the same lines. These files are committed "
-            "with conflict markers; solve them on this branch before anything else:",
-            "\n".join(f"- {code(path)}" for path in update.conflicts),
+            "with conflict markers; resolve them on this branch first:",
+            fence("\n".join(conflicts), "text"),
         ]
-    if update.deleted:
+    if deleted:
+        commands = [f"git checkout {base} -- {shlex.quote(path)}" for path in deleted]
         parts += [
-            f"## Deleted: {len(update.deleted)}",
-            "The template no longer has these files, and what this repository had changed in them "
-            "goes as well. To bring one back, run its line on this branch and commit; it is yours "
-            "from then on:",
-            fence(
-                "\n".join(
-                    f"git checkout {update.base} -- {shlex.quote(path)}" for path in update.deleted
-                ),
-                "console",
-            ),
+            f"## Deleted: {len(deleted)}",
+            "The template no longer has these files, and your changes in them are deleted as well. "
+            "To bring one back, run its line on this branch and commit; the file is then yours:",
+            fence("\n".join(commands), "console"),
         ]
-    for command, output in update.failures:
-        parts += [
-            f"## Fails: `{command}`",
-            "It says, and did not say before the update:",
-            fence(output, "text"),
-        ]
-    if update.answers:
-        parts += [
-            "## Answers",
-            f"New questions got their defaults. What changed in `{ANSWERS}`:",
-            fence(update.answers, "diff"),
-        ]
-    parts += [
-        "## Before you merge",
-        f"Fetch `{update.branch}`, look for new variables in `docs/configuration.md`, and run "
-        "`uv run nox`. Close this request and keep its branch to skip the version.",
-    ]
-    if update.older_branches:
-        names = ", ".join(code(name) for name in update.older_branches)
-        parts += [f"It contains what these branches propose, so they can go: {names}."]
-    return "\n\n".join(parts) + "\n"
-
-
-def code(text: str) -> str:
-    """An inline code span; Markdown has no escapes inside of one."""
-    marks = "`" * (longest_run(text) + 1)
-    return f"{marks}{text}{marks}" if "`" not in text else f"{marks} {text} {marks}"
+    return "\n\n".join([*parts, *filter(None, more)]) + "\n"
 
 
 def fence(text: str, language: str) -> str:
-    marks = "`" * max(3, longest_run(text) + 1)
+    """Return a code block whose fence is longer than any run of backticks in the text."""
+    marks = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
     return f"{marks}{language}\n{text.rstrip()}\n{marks}"
 
 
-def longest_run(text: str) -> int:
-    """The length of the longest run of backticks."""
-    return max((len(run) for run in re.findall("`+", text)), default=0)
-
-
-def new_lines(before: str, after: str) -> str:
-    """What a command says now and did not say before, the last lines of it."""
-    known = set(before.splitlines())
-    lines = [line for line in after.splitlines() if line.strip() and line not in known]
-    if len(lines) > MOST_LINES:
-        lines = ["...", *lines[-MOST_LINES:]]
-    return "\n".join(lines)
+def changed_answers(diff: str) -> str:
+    """Return the answers in a diff of their file, without Copier's own entries."""
+    return "\n".join(re.findall(r"^[-+][A-Za-z].*", diff, re.MULTILINE))
 
 
 def git(*arguments: str) -> str:
-    """Run git; returns what it prints."""
-    command = ["git", *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(["git", *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def paths(*arguments: str) -> tuple[str, ...]:
-    """The paths that differ from the last commit, as `git diff` with these arguments lists them."""
+def differing(*arguments: str) -> list[str]:
+    """Return the paths that `git diff` lists with these arguments."""
     listed = git("diff", "--name-only", "--no-renames", "-z", *arguments)
-    return tuple(sorted({path for path in listed.split("\0") if path}))
+    return sorted({path for path in listed.split("\0") if path})
 
 
-def run(command: tuple[str, ...]) -> tuple[int, str]:
-    """Run code of the service or of its dependencies: without the tokens that this job has."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        # `uv run` sets VIRTUAL_ENV to the environment of this script.
-        if not re.search("TOKEN|^GIT_CONFIG_|^VIRTUAL_ENV$", name)
-    }
-    process = subprocess.run(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    return process.returncode, process.stdout
-
-
-def newer_version() -> tuple[str, str]:
-    """The version of the template that this service has, and the newest.
-
-    Raises NothingToDo, or CannotUpdate when the template cannot be read.
-    """
-    command = [*COPIER, "check-update", "--output-format=json"]
-    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if process.returncode:
-        raise CannotUpdate(
-            "Copier could not compare the versions: see above. If the template is private, this "
-            "job needs a token that reads it."
-        )
-    found = json.loads(process.stdout.splitlines()[-1])
-    if not found["update_available"]:
-        raise NothingToDo(f"{found['current_version']} is the newest version of the template.")
-    return found["current_version"], found["latest_version"]
-
-
-def existing_branches() -> list[str]:
-    """The branches for updates that origin has."""
-    refs = git("ls-remote", "--heads", "origin", f"refs/heads/{branch_for('*')}").splitlines()
-    return [line.split("\t")[1].removeprefix("refs/heads/") for line in refs]
-
-
-def update(*, trust: bool) -> Update:
-    """Make the branch, and update on it.
-
-    Raises NothingToDo or CannotUpdate.
-    """
-    if git("status", "--porcelain"):
-        raise CannotUpdate("There are uncommitted changes: commit them first.")
-    old, new = newer_version()
-    branch = branch_for(new)
-    branches = existing_branches()
-    if branch in branches:
-        raise NothingToDo(
-            f"{branch} exists already, and is left as it is. Delete it to have it made anew."
-        )
-    base = git("rev-parse", "--short=12", "HEAD").strip()
-    locked = Path("uv.lock").exists()
-    _, said = run(CHECK)
-    # What uv wrote: Copier wants a clean tree, as this one was.
-    git("reset", "--quiet", "--hard")
-    git("clean", "--quiet", "--force", "-d")
-
+def copier_update(branch: str) -> None:
+    """Run `copier update` on a new branch, which is deleted if the template is not trusted."""
     git("switch", "--quiet", "--create", branch)
-    copier_update(branch, trust=trust)
-    conflicts = paths("--diff-filter=U")
-    deleted = paths("--diff-filter=D", "HEAD")
-    answers = git("diff", "--unified=0", "HEAD", "--", ANSWERS)
-    failed = failures(said, locked=locked)
-    if not locked:
-        Path("uv.lock").unlink(missing_ok=True)
-    return Update(
-        old=old,
-        new=new,
-        base=base,
-        conflicts=conflicts,
-        deleted=deleted,
-        answers=changed_answers(answers),
-        failures=failed,
-        older_branches=tuple(branches),
-    )
-
-
-def copier_update(branch: str, *, trust: bool) -> None:
-    """Run `copier update` on `branch`, which is gone again if the template is not trusted."""
-    command = [*COPIER, "update", "--defaults", *(["--trust"] if trust else [])]
+    trust = ["--trust"] * (os.environ.get("TEMPLATE_UPDATE_TRUST") == "true")
+    command = ["uvx", "copier", "update", "--defaults", *trust]
     returncode = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
     if returncode == NEEDS_TRUST:
         # Not `git switch`, which does not go back to a commit without a branch.
         git("checkout", "--quiet", "-")
         git("branch", "--quiet", "--delete", branch)
-        raise CannotUpdate(
+        raise SystemExit(
             "This version of the template has migrations, programs that would run here, and "
             "nothing was changed.\nRead them: `_migrations` in its copier.yml. Then start this "
             "job by hand with TEMPLATE_UPDATE_TRUST=true, or run in a clone\n\n"
             f"  git switch --create {branch}\n  {shlex.join(command)} --trust"
         )
     if returncode:
-        raise CannotUpdate(f"Copier failed: see above. {branch} is as it left it, not pushed.")
+        raise SystemExit(f"Copier failed: see above. {branch} is not pushed.")
 
 
-def changed_answers(diff: str) -> str:
-    """The answers in a diff of their file, without what Copier notes for itself."""
-    return "\n".join(re.findall(r"^[-+][A-Za-z].*", diff, re.MULTILINE))
+def failure(conflicts: list[str]) -> str:
+    """Return a section on the first command that fails, taking the template's side of conflicts."""
+    marked = {Path(path): Path(path).read_bytes() for path in conflicts}
+    if conflicts:
+        git("checkout", "--quiet", "--theirs", "--", *conflicts)
+    # The service and its dependencies get no token of this job, and not this script's environment.
+    hidden = re.compile("TOKEN|^GIT_CONFIG_|^VIRTUAL_ENV$")
+    env = {name: value for name, value in os.environ.items() if not hidden.search(name)}
+    locked, section = Path("uv.lock").exists(), ""
+    # What is locked keeps its version, unless the update asks for another.
+    for command in ["uv lock"] * locked + ["uv run --quiet mypy"]:
+        process = subprocess.run(
+            command.split(), env=env, capture_output=True, text=True, check=False
+        )
+        if process.returncode:
+            lines = (process.stdout + process.stderr).strip().splitlines()[-MOST_LINES:]
+            section = f"## Fails: `{command}`\n\n" + fence("\n".join(lines), "text")
+            break
+    for path, content in marked.items():
+        path.write_bytes(content)
+    if not locked:
+        Path("uv.lock").unlink(missing_ok=True)
+    return section
 
 
-def failures(said: str, *, locked: bool) -> tuple[tuple[str, str], ...]:
-    """The commands that fail after the update, and what they say that the check had not `said`."""
-    if locked:
-        # What is locked keeps its version; only what the update asks for changes.
-        returncode, output = run(("uv", "lock", "--quiet"))
-        if returncode:
-            return (("uv lock", new_lines("", output)),)
-    returncode, output = run(CHECK)
-    output = new_lines(said, output)
-    return (("uv run python -m app check", output),) if returncode and output else ()
-
-
-def write_request(directory: Path, update: Update) -> None:
+def propose(directory: Path) -> str:
+    """Make the branch and write the request; return a line for the log."""
+    if git("status", "--porcelain"):
+        raise SystemExit("There are uncommitted changes: commit them first.")
+    command = ["uvx", "copier", "check-update", "--output-format=json"]
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if process.returncode:
+        raise SystemExit(
+            "Copier could not compare the versions: see above. If the template is private, this "
+            "job needs a token that reads it."
+        )
+    found = json.loads(process.stdout.splitlines()[-1])
+    old, new = found["current_version"], found["latest_version"]
+    if not found["update_available"]:
+        return f"{old} is the newest version of the template."
+    branch = f"template-update/{new}"
+    heads = git("ls-remote", "--heads", "origin", "refs/heads/template-update/*").splitlines()
+    branches = [head.split("\t")[1].removeprefix("refs/heads/") for head in heads]
+    if branch in branches:
+        return f"{branch} exists already, and is left as it is. Delete it to make it anew."
+    base = git("rev-parse", "--short=12", "HEAD").strip()
+    copier_update(branch)
+    conflicts, deleted = differing("--diff-filter=U"), differing("--diff-filter=D", "HEAD")
+    answers = changed_answers(git("diff", "--unified=0", "HEAD", "--", ANSWERS))
+    more = [failure(conflicts)]
+    if answers:
+        more += ["## Answers", "New questions got their defaults:", fence(answers, "diff")]
+    more += [
+        "## Before you merge",
+        f"Fetch `{branch}`, look for new variables in `docs/configuration.md`, and run "
+        "`uv run nox`. Close this request and keep its branch to skip the version.",
+    ]
+    if branches:
+        more.append(f"It replaces these branches, so they can go: `{'`, `'.join(branches)}`.")
+    text = body(old, new, base, conflicts, deleted, *more)
+    heading = title(new, len(conflicts))
+    git("add", "--all")
+    git("commit", "--quiet", "--message", f"{heading}\n\nFrom {old}.")
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "title").write_text(f"{update.title}\n", encoding="utf-8")
-    (directory / "body.md").write_text(body(update), encoding="utf-8")
-    if update.conflicts:
+    (directory / "title").write_text(f"{heading}\n", encoding="utf-8")
+    (directory / "body.md").write_text(text, encoding="utf-8")
+    if conflicts:
         (directory / "draft").touch()
-    # Last: it says that the others are there.
-    (directory / "branch").write_text(f"{update.branch}\n", encoding="utf-8")
-
-
-def main() -> int:
-    if len(sys.argv) != 2:
-        print("usage: uv run dev/template_update.py DIRECTORY", file=sys.stderr)
-        return 2
-    directory = Path(sys.argv[1]).absolute()
-    os.chdir(Path(__file__).parents[1])
-    try:
-        made = update(trust=os.environ.get("TEMPLATE_UPDATE_TRUST") == "true")
-        git("add", "--all")
-        git("commit", "--quiet", "--message", f"{made.title}\n\nFrom {made.old}.")
-        write_request(directory, made)
-    except NothingToDo as reason:
-        print(reason)
-        return 0
-    except CannotUpdate as reason:
-        print(reason, file=sys.stderr)
-        return 1
-    except subprocess.CalledProcessError as error:
-        print(f"This failed, see above: {shlex.join(error.cmd)}", file=sys.stderr)
-        return 1
-    print(f"{made.title}: committed to {made.branch}.")
-    print(body(made))
-    return 0
+    # Last: CI takes it as the sign that the others are complete.
+    (directory / "branch").write_text(f"{branch}\n", encoding="utf-8")
+    return f"{heading}: committed to {branch}.\n\n{text}"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    target = Path(sys.argv[1]).absolute()
+    os.chdir(Path(__file__).parents[1])
+    try:
+        print(propose(target))
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"This failed, see above: {shlex.join(error.cmd)}")

@@ -1,67 +1,62 @@
-"""Static files: kept for ever under their hashed names, and nothing else is served."""
+"""Static files: kept for years under their hashed names, and nothing else is served."""
 
 import asyncio
-import hashlib
 import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
-from app.core.application import create_app
-from app.core.http.static_files import (
-    IMMUTABLE,
-    ForeignDirectory,
-    HashedFiles,
-    NoStaticFile,
-    hashed_files,
-    static_url,
-)
-from app.core.operations.settings import CoreSettings, load
+from app.core.http import problems
+from app.core.http.static_files import NoStaticFile, mount, publish, static_url
+from app.core.operations.settings import ConfigurationError
+from tests.core.test_commands import run
 
-CSS = "body { color: green }"
-SITE = f"css/site.{hashlib.blake2b(CSS.encode(), digest_size=4).hexdigest()}.css"
-OTHER_HASH = "css/site.00000000.css"
+CSS = "body { color: green }" * 100
+SITE = "css/site.6ead4ced76ac.css"
+OTHER_HASH = "css/site.000000000000.css"
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Static files, and beside them what must not get out."""
-    root = tmp_path / "static"
-    (root / "css").mkdir(parents=True)
-    (root / ".git").mkdir()
-    (root / "css" / "site.css").write_text(CSS)
-    (root / "LICENSE").write_text("free")
-    (root / "bundle.tar.gz").write_bytes(b"packed")
-    (root / "an image.webp").write_bytes(b"RIFF")
-    (root / ".env").write_text("SECRET=hunter2")
-    (root / ".git" / "config").write_text("hunter2")
+def source(tmp_path: Path) -> Path:
+    """Static files, and beside them files that must not be served."""
+    source = tmp_path / "static"
+    (source / "css").mkdir(parents=True)
+    (source / ".git").mkdir()
+    (source / "css" / "site.css").write_text(CSS)
+    (source / "LICENSE").write_text("free")
+    (source / "bundle.tar.gz").write_bytes(b"packed")
+    (source / "an image.webp").write_bytes(b"RIFF")
+    (source / ".env").write_text("SECRET=hunter2")
+    (source / ".git" / "config").write_text("hunter2")
     (tmp_path / "secret").write_text("hunter2")
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "key").write_text("hunter2")
-    (root / "link").symlink_to(tmp_path / "secret")
-    (root / "links").symlink_to(tmp_path / "secrets")
-    return root
-
-
-def application(root: Path, monkeypatch: pytest.MonkeyPatch, serve: str) -> FastAPI:
-    monkeypatch.setenv("SERVE_STATIC", serve)
-    router = APIRouter(prefix="/things")
-
-    @router.get("")
-    async def things() -> list[str]:
-        return []
-
-    return create_app(load(CoreSettings), router, title="t", description="d", static=root)
+    (source / "link").symlink_to(tmp_path / "secret")
+    (source / "links").symlink_to(tmp_path / "secrets")
+    return source
 
 
 @pytest.fixture
-def static_app(root: Path, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
+def published(source: Path, tmp_path: Path) -> Path:
+    publish(tmp_path / "published", source)
+    return tmp_path / "published"
+
+
+def application(directory: Path | None, source: Path) -> FastAPI:
+    app = FastAPI(redirect_slashes=False)
+    problems.install(app)
+    mount(app, directory, source)
+    return app
+
+
+@pytest.fixture
+def static_app(published: Path, source: Path) -> FastAPI:
     """An application that serves the files; made, like a real one, before its event loop runs."""
-    return application(root, monkeypatch, "true")
+    return application(published, source)
 
 
 @pytest.fixture
@@ -70,35 +65,43 @@ async def static(static_app: FastAPI) -> AsyncIterator[AsyncClient]:
         yield client
 
 
-def test_a_url_has_the_hash_of_the_content(root: Path) -> None:
-    files = HashedFiles(root)
+def contents(directory: Path) -> dict[str, str]:
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {
+        path.relative_to(directory).as_posix(): path.read_text()
+        for path in files
+        if path.suffix not in (".br", ".gz") or path.name.startswith("bundle")
+    }
 
-    assert files.url("css/site.css") == f"/static/{SITE}"
-    assert files.url("an image.webp").startswith("/static/an%20image.")
-    (root / "css" / "site.css").write_text("body {}")
-    assert HashedFiles(root).url("css/site.css") != f"/static/{SITE}"
+
+def test_a_url_has_the_hash_of_the_content(static_app: FastAPI, source: Path) -> None:
+    assert static_url("css/site.css") == f"/static/{SITE}"
+    assert static_url("an image.webp").startswith("/static/an%20image.")
 
 
 @pytest.mark.parametrize("name", ["css/sit.css", "css", ".env", "link", "links/key", "../secret"])
-def test_an_unknown_name_is_named(name: str, root: Path) -> None:
-    with pytest.raises(NoStaticFile, match=r"There is no file '.*' in "):
-        HashedFiles(root).url(name)
+def test_an_unknown_name_is_named(name: str, static_app: FastAPI) -> None:
+    with pytest.raises(NoStaticFile, match=r"There was no static file '.*' at start-up"):
+        static_url(name)
 
 
-def test_the_service_has_urls_of_its_own() -> None:
-    with pytest.raises(NoStaticFile, match=r"app/static"):
-        static_url("not/there.css")
-
-
-async def test_a_file_is_kept_for_ever(static: AsyncClient) -> None:
+async def test_a_file_is_kept_for_years(static: AsyncClient) -> None:
     response = await static.get(f"/static/{SITE}")
 
     assert (response.status_code, response.text) == (200, CSS)
-    assert response.headers["Cache-Control"] == IMMUTABLE
-    assert response.headers["Content-Type"] == "text/css; charset=utf-8"
+    assert response.headers["Cache-Control"] == "max-age=315360000, public, immutable"
+    assert response.headers["Content-Type"] == 'text/css; charset="utf-8"'
     head = await static.head(f"/static/{SITE}")
     assert (head.status_code, head.content) == (200, b"")
-    assert head.headers["Content-Length"] == str(len(CSS))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity"])
+async def test_a_client_gets_an_encoding_that_it_knows(encoding: str, static: AsyncClient) -> None:
+    response = await static.get(f"/static/{SITE}", headers={"Accept-Encoding": encoding})
+
+    assert response.headers.get("Content-Encoding", "identity") == encoding
+    assert response.headers["Vary"] == "Accept-Encoding"
+    assert (int(response.headers["Content-Length"]) < 200) == (encoding != "identity")
 
 
 @pytest.mark.parametrize(
@@ -110,27 +113,29 @@ async def test_a_file_is_kept_for_ever(static: AsyncClient) -> None:
     ],
 )
 async def test_types_are_those_of_no_machine(
-    name: str, media_type: str, static: AsyncClient, root: Path
+    name: str, media_type: str, static: AsyncClient
 ) -> None:
-    response = await static.get(hashed_files(root).url(name))
+    response = await static.get(static_url(name))
 
     assert (response.status_code, response.headers["Content-Type"]) == (200, media_type)
+    assert "immutable" in response.headers["Cache-Control"]
 
 
-async def test_who_has_it_is_told_so(static: AsyncClient) -> None:
+async def test_a_client_that_has_the_file_gets_304(static: AsyncClient) -> None:
     etag = (await static.get(f"/static/{SITE}")).headers["ETag"]
 
-    response = await static.get(f"/static/{SITE}", headers={"If-None-Match": f'"other", W/{etag}'})
+    response = await static.get(f"/static/{SITE}", headers={"If-None-Match": etag})
 
     assert (response.status_code, response.content) == (304, b"")
-    assert response.headers["Cache-Control"] == IMMUTABLE
     assert response.headers["ETag"] == etag
     other = await static.get(f"/static/{SITE}", headers={"If-None-Match": '"other"'})
     assert other.status_code == 200
 
 
 async def test_a_part_of_a_file(static: AsyncClient) -> None:
-    response = await static.get(f"/static/{SITE}", headers={"Range": "bytes=0-3"})
+    headers = {"Range": "bytes=0-3", "Accept-Encoding": "identity"}
+
+    response = await static.get(f"/static/{SITE}", headers=headers)
 
     assert (response.status_code, response.text) == (206, CSS[:4])
 
@@ -169,7 +174,7 @@ async def test_nothing_else_is_served(path: str, static: AsyncClient) -> None:
 async def test_a_hash_that_is_not_there_yet_is_not_remembered(static: AsyncClient) -> None:
     response = await static.get(f"/static/{OTHER_HASH}")
 
-    assert "no-store" in response.headers["Cache-Control"]
+    assert response.headers["Cache-Control"] == "no-store"
 
 
 async def test_files_are_only_read(static: AsyncClient) -> None:
@@ -178,54 +183,39 @@ async def test_files_are_only_read(static: AsyncClient) -> None:
     assert (response.status_code, response.headers["Allow"]) == (405, "GET, HEAD")
 
 
-async def test_a_changed_file_is_not_kept(static: AsyncClient, root: Path) -> None:
-    etag = (await static.get(f"/static/{SITE}")).headers["ETag"]
-    changed = root / "css" / "site.css"
-    # Of the same length: only the time of the change tells.
-    await asyncio.to_thread(changed.write_text, CSS.replace("green", "black"))
-    await asyncio.to_thread(os.utime, changed, (0, 0))
-
-    response = await static.get(f"/static/{SITE}", headers={"If-None-Match": etag})
-
-    assert (response.status_code, response.headers["Cache-Control"]) == (200, "no-cache")
-    await asyncio.to_thread(changed.unlink)
-    assert (await static.get(f"/static/{SITE}")).status_code == 404
-
-
-def test_the_other_routes_stay_flat(static_app: FastAPI) -> None:
-    assert not any(hasattr(route, "include_context") for route in static_app.router.routes)
-    assert "/things" in static_app.openapi()["paths"]
-
-
 @pytest.fixture
-def plain_app(root: Path, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
-    return application(root, monkeypatch, "false")
+def unpublished(source: Path) -> FastAPI:
+    return application(None, source)
 
 
-@pytest.fixture
-def empty_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
-    return application(tmp_path / "absent", monkeypatch, "true")
+async def test_without_a_directory_clients_ask_again_each_time(
+    unpublished: FastAPI, source: Path
+) -> None:
+    url = static_url("css/site.css")
+    async with AsyncClient(transport=ASGITransport(unpublished), base_url="http://test") as client:
+        first = await client.get(url)
+        await asyncio.to_thread((source / "css" / "site.css").write_text, "body {}")
+        second = await client.get(url)
+        outside = await client.get("/static/link")
+
+    assert url == "/static/css/site.css"
+    assert (first.text, second.text) == (CSS, "body {}")
+    assert second.headers["Cache-Control"] == "max-age=0, public"
+    assert outside.status_code == 404
 
 
-async def test_files_are_served_only_if_told_to(plain_app: FastAPI, empty_app: FastAPI) -> None:
-    for app in (plain_app, empty_app):
-        async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
-            assert (await client.get(f"/static/{SITE}")).status_code == 404
-            assert (await client.get("/things")).status_code == 200
+def test_a_directory_that_was_not_published_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"STATIC_DIRECTORY: .* was not written by"):
+        mount(FastAPI(), tmp_path)
 
 
-def published(directory: Path) -> dict[str, str]:
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {path.relative_to(directory).as_posix(): path.read_text() for path in files}
-
-
-def test_copies_have_hashed_names_and_a_manifest(root: Path, tmp_path: Path) -> None:
+def test_copies_have_hashed_names_and_a_manifest(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "cdn" / "static"
 
-    count = HashedFiles(root).publish(out)
+    count = publish(out, source)
 
-    files = published(out)
-    names = json.loads(files.pop("manifest.json"))
+    files = contents(out)
+    names = json.loads(files.pop("staticfiles.json"))["paths"]
     assert count == 4
     assert set(names) == {"css/site.css", "LICENSE", "an image.webp", "bundle.tar.gz"}
     assert set(names.values()) == set(files)
@@ -233,60 +223,57 @@ def test_copies_have_hashed_names_and_a_manifest(root: Path, tmp_path: Path) -> 
     assert files[SITE] == CSS
 
 
-def test_copies_of_earlier_releases_stay(root: Path, tmp_path: Path) -> None:
+def test_copies_of_earlier_releases_stay(source: Path, published: Path) -> None:
+    first = contents(published)
+    publish(published, source)
+    assert contents(published) == first
+
+    (source / "css" / "site.css").write_text("body {}")
+    (published / "index.html").write_text("of somebody else")
+    publish(published, source)
+
+    second = contents(published)
+    assert second.keys() > first.keys() | {"index.html"}
+    assert json.loads(second["staticfiles.json"])["paths"]["css/site.css"] != SITE
+
+
+def test_the_originals_are_left_alone(source: Path) -> None:
+    for directory in (source, source / "new"):
+        with pytest.raises(OSError, match="is within"):
+            publish(directory, source)
+
+
+def test_an_interrupted_copy_is_completed(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "cdn"
     out.mkdir()
-    HashedFiles(root).publish(out)
-    first = published(out)
-    HashedFiles(root).publish(out)
-    assert published(out) == first
+    blocker = out / "LICENSE.aa2d6e4f578e"
+    blocker.mkdir()
+    with pytest.raises(OSError, match="LICENSE"):
+        publish(out, source)
+    assert not (out / "staticfiles.json").exists()
+    blocker.rmdir()
 
-    (root / "css" / "site.css").write_text("body {}")
-    HashedFiles(root).publish(out)
+    publish(out, source)
 
-    second = published(out)
-    assert second.keys() > first.keys()
-    assert json.loads(second["manifest.json"])["css/site.css"] != SITE
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("index.html", "<html>"),
-        ("manifest.json", '{"name": "a web app", "start_url": "/"}'),
-        ("manifest.json", '{"index.js": {"file": "index.0a1b2c3d.js"}}'),
-        ("manifest.json", "[]"),
-        ("manifest.json", "not JSON"),
-    ],
-)
-def test_a_directory_of_others_is_left_alone(
-    name: str, content: str, root: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "other"
-    out.mkdir()
-    (out / name).write_text(content)
-
-    with pytest.raises(ForeignDirectory, match=r"is not empty, and has no manifest\.json"):
-        HashedFiles(root).publish(out)
-
-    assert published(out) == {name: content}
+    assert set(json.loads((out / "staticfiles.json").read_text())["paths"].values()) < set(
+        contents(out)
+    )
+    assert list(out.rglob("*.part")) == []
 
 
-def test_the_originals_are_left_alone(root: Path) -> None:
-    for directory in (root, root / "new"):
-        with pytest.raises(ForeignDirectory, match="where the originals are"):
-            HashedFiles(root).publish(directory)
-
-
-def test_an_interrupted_copy_is_completed(root: Path, tmp_path: Path) -> None:
+def test_the_command_needs_no_settings(tmp_path: Path) -> None:
     out = tmp_path / "cdn"
-    files = HashedFiles(root)
-    (root / "css" / "site.css").unlink()
-    with pytest.raises(FileNotFoundError):
-        files.publish(out)
-    (root / "css" / "site.css").write_text(CSS)
 
-    files.publish(out)
+    process = run("static", str(out), DATABASE_URL="")
 
-    assert set(json.loads((out / "manifest.json").read_text()).values()) < set(published(out))
-    assert list(out.rglob(".*")) == []
+    assert (process.returncode, process.stderr) == (0, "")
+    assert f"static files in {out}" in process.stdout
+    assert os.listdir(out) == ["staticfiles.json"]
+    (tmp_path / "file").touch()
+    assert run("static", str(tmp_path / "file")).returncode == 1
+    assert run("static").returncode == 2
+
+
+def test_check_says_that_names_are_plain(published: Path) -> None:
+    assert "note: STATIC_DIRECTORY is not set" in run("check").stdout
+    assert "STATIC_DIRECTORY" not in run("check", STATIC_DIRECTORY=str(published)).stdout

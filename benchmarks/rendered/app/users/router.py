@@ -10,7 +10,7 @@ from uuid import UUID
 from app.core.database import PreparedWrite, ReadSessionDep, WriteSession, WriteSessionDep
 from app.core.http.problems import NotFound
 from app.core.http.serialization import json_response
-from app.core.http_caching import public
+from app.core.cache import public
 from app.users.models import User
 from app.users.schemas import UserUpdate
 from fastapi import APIRouter, Response

@@ -1,211 +1,125 @@
-"""Static files under names that carry a hash of their content: caches may keep them for ever.
+"""Static files under names that carry a hash of their content, so that caches keep them for years.
 
-`app/static/` is the team's, and may be absent. Its files are hashed once, at start-up, so a change
-shows after a restart; hidden files and symbolic links are left out. Nothing else is ever served,
-however a path is spelled: a request is looked up among these names, not on the disk.
+`python -m app static DIRECTORY` copies the team's `app/static/` to such names, with compressed
+variants, and STATIC_DIRECTORY names what the service serves. Without it, which is for development,
+the service serves `app/static/` itself, and clients ask for each file again.
 """
 
-import hashlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
-from http import HTTPStatus
-from mimetypes import MimeTypes
-from os import PathLike, stat_result
-from pathlib import Path, PurePath
-from secrets import token_hex
-from typing import NamedTuple
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 from fastapi import FastAPI
-from starlette.datastructures import Headers
+from servestatic import ServeStaticASGI
+from servestatic.cli import main as servestatic
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, Response
-from starlette.staticfiles import NotModifiedResponse, StaticFiles
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
-ROOT = Path(__file__).parents[1] / "static"
+from app.core.operations.settings import ConfigurationError
+
+SOURCE = Path(__file__).parents[2] / "static"
 URL = "/static"
-IMMUTABLE = "public, max-age=31536000, immutable"
-MANIFEST = "manifest.json"
+MANIFEST = "staticfiles.json"
 
-_HASHED_NAME = re.compile(r".+\.[0-9a-f]{8}(\.[^./]+)?")
-# Not the types of this machine, which an image may lack; and what Python learnt after 3.11.
-_MEDIA_TYPES = MimeTypes()
-for _type, _suffix in [
-    ("font/woff", ".woff"),
-    ("font/woff2", ".woff2"),
-    ("image/avif", ".avif"),
-    ("image/webp", ".webp"),
-    ("text/javascript", ".js"),
-    ("text/javascript", ".mjs"),
-]:
-    _MEDIA_TYPES.add_type(_type, _suffix)
+# The library's own pattern asks for a suffix.
+_HASHED_NAME = re.compile(r"\.[0-9a-f]{12}(\.[^./]+)?$")
+
+_names: dict[str, str] = {}
 
 
 class NoStaticFile(LookupError):
     """A name that is not among the static files."""
 
 
-class ForeignDirectory(ValueError):
-    """A directory that holds something else than published static files."""
-
-
-class StaticFile(NamedTuple):
-    """One file as it was hashed; `name` and `hashed_name` are relative, with slashes."""
-
-    name: str
-    hashed_name: str
-    digest: str
-    media_type: str
-    size: int
-    mtime_ns: int
-
-
 def static_url(name: str) -> str:
-    """`css/site.css` as `/static/css/site.0f3a9c21.css`.
+    """Return the path of a file: `/static/css/site.990643497256.css` for `css/site.css`.
 
     Raises:
-        NoStaticFile: when there is no such file.
+        NoStaticFile: when there was no such file at start-up.
     """
-    return hashed_files(ROOT).url(name)
+    try:
+        return f"{URL}/{quote(_names[name])}"
+    except KeyError:
+        raise NoStaticFile(f"There was no static file {name!r} at start-up.") from None
 
 
-def install(app: FastAPI, root: Path, *, serve: bool) -> None:
-    """Hash the files below `root` now, before there are requests, and serve them if told to."""
-    files = hashed_files(root)
-    if serve:
-        app.mount(URL, files)
+def mount(app: FastAPI, directory: Path | None, source: Path = SOURCE) -> None:
+    """Serve the files that `publish` wrote to `directory`; without one, those of `source`.
 
-
-@cache
-def hashed_files(root: Path) -> "HashedFiles":
-    """The files below `root`, hashed by the first who asks."""
-    return HashedFiles(root)
-
-
-class HashedFiles(StaticFiles):
-    def __init__(self, root: Path) -> None:
-        super().__init__(directory=root, check_dir=False)
-        self.config_checked = True  # it may be absent
-        self.root = root
-        self._files = {file.name: file for file in _files(root)}
-        self._served = {file.hashed_name: file for file in self._files.values()}
-
-    def url(self, name: str) -> str:
-        """The path under which the file is served.
-
-        Raises:
-            NoStaticFile: when there is no such file.
-        """
+    Raises:
+        ConfigurationError: when `directory` was not written by `publish`.
+    """
+    _names.clear()
+    if directory:
         try:
-            return f"{URL}/{quote(self._files[name].hashed_name)}"
-        except KeyError:
-            raise NoStaticFile(f"There is no file {name!r} in {self.root}.") from None
+            _names.update(_read_manifest(directory))
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"STATIC_DIRECTORY: {directory} was not written by `python -m app static`: {error}"
+            ) from None
+    else:
+        paths = (path.relative_to(source) for path in source.rglob("*") if path.is_file())
+        _names.update((path.as_posix(), path.as_posix()) for path in paths)
+    files = ServeStaticASGI(
+        _not_found,
+        root=directory or source,
+        prefix=URL,
+        autorefresh=directory is None,
+        max_age=0,
+        immutable_file_test=lambda _, url: bool(directory and _HASHED_NAME.search(url)),
+        allow_all_origins=False,
+    )
+    app.mount(URL, files)
 
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        file = self._served.get(path)
-        if file is None:
-            # Of a release that starts to serve elsewhere, maybe: no cache may remember this.
-            raise HTTPException(HTTPStatus.NOT_FOUND, headers={"Cache-Control": "no-store"})
-        return await super().get_response(file.name, scope)
 
-    def file_response(
-        self,
-        full_path: str | PathLike[str],
-        stat_result: stat_result,
-        scope: Scope,
-        status_code: int = HTTPStatus.OK,
-    ) -> Response:
-        file = self._served[self.get_path(scope)]
-        if (stat_result.st_size, stat_result.st_mtime_ns) == (file.size, file.mtime_ns):
-            headers = {"Cache-Control": IMMUTABLE, "ETag": f'"{file.digest}"'}
-        else:
-            # Changed since it was hashed: the name does not tell its content any more.
-            headers = {"Cache-Control": "no-cache"}
-        response = FileResponse(
-            full_path, status_code, headers, file.media_type, stat_result=stat_result
+def publish(directory: Path, source: Path = SOURCE) -> int:
+    """Copy the files to their hashed names in `directory`; return how many there are.
+
+    Nothing is deleted, because pages of earlier releases are still open somewhere. The manifest is
+    written last. Hidden files and symbolic links are left out.
+
+    Raises:
+        OSError: when a file cannot be read or written, or `directory` is within `source`.
+    """
+    if directory.resolve().is_relative_to(source.resolve()):
+        raise OSError(f"{directory} is within {source}.")
+    with TemporaryDirectory() as work:
+        public, hashed = Path(work, "public"), Path(work, "hashed")
+        public.mkdir()
+        if source.is_dir():
+            shutil.copytree(source, public, ignore=_private, dirs_exist_ok=True)
+        servestatic(["--quiet", "--all", str(public), str(hashed)])
+        names = _read_manifest(hashed)
+        # The library logs an error and goes on.
+        if failed := [name for name in names if name == names[name]]:
+            raise OSError(f"{failed[0]} could not be hashed.")
+        others = shutil.ignore_patterns(MANIFEST)
+        shutil.copytree(
+            hashed, directory, ignore=others, copy_function=_replace, dirs_exist_ok=True
         )
-        if self.is_not_modified(response.headers, Headers(scope=scope)):
-            return NotModifiedResponse(response.headers)
-        return response
-
-    def publish(self, directory: Path) -> int:
-        """Copy the files to their hashed names in `directory`; returns how many there are.
-
-        What earlier releases published stays, because their pages are still open somewhere.
-        `manifest.json` has the names of this one, and is written when all files are there.
-
-        Raises:
-            ForeignDirectory: when something else is in the directory.
-        """
-        if directory.resolve().is_relative_to(self.root.resolve()):
-            raise ForeignDirectory(f"{directory} is where the originals are.")
-        manifest = directory / MANIFEST
-        if directory.is_dir() and any(directory.iterdir()) and not _is_manifest(manifest):
-            raise ForeignDirectory(
-                f"{directory} is not empty, and has no {MANIFEST} of static files: name another."
-            )
-        directory.mkdir(parents=True, exist_ok=True)
-        if not manifest.exists():
-            # If this is interrupted, the next attempt knows the directory.
-            with _replacing(manifest) as part:
-                part.write_text("{}\n")
-        for file in self._files.values():
-            target = directory / file.hashed_name
-            if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with _replacing(target) as part:
-                    shutil.copyfile(self.root / file.name, part)
-        names = {file.name: file.hashed_name for file in self._files.values()}
-        with _replacing(manifest) as part:
-            part.write_text(json.dumps(names, indent=2) + "\n")
-        return len(names)
+        _replace(str(hashed / MANIFEST), str(directory / MANIFEST))
+    return len(names)
 
 
-def _files(root: Path) -> Iterator[StaticFile]:
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root)
-        hidden = any(part.startswith(".") for part in name.parts)
-        if path.is_file() and not path.is_symlink() and not hidden:
-            yield _hashed(path, name)
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    # Another release may serve this name elsewhere already: no cache may keep the answer.
+    raise HTTPException(404, headers={"Cache-Control": "no-store"})
 
 
-def _hashed(path: Path, name: PurePath) -> StaticFile:
-    # Before the content is read: a change meanwhile is then seen as one.
-    stat = path.stat()
-    with path.open("rb") as content:
-        digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=4)).hexdigest()
-    media_type, encoding = _MEDIA_TYPES.guess_type(name.name)
-    return StaticFile(
-        name=name.as_posix(),
-        hashed_name=name.with_name(f"{name.stem}.{digest}{name.suffix}").as_posix(),
-        digest=digest,
-        media_type="application/octet-stream" if encoding or not media_type else media_type,
-        size=stat.st_size,
-        mtime_ns=stat.st_mtime_ns,
-    )
+def _read_manifest(directory: Path) -> dict[str, str]:
+    names: dict[str, str] = json.loads((directory / MANIFEST).read_text())["paths"]
+    return names
 
 
-def _is_manifest(path: Path) -> bool:
-    try:
-        names = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(names, dict) and all(
-        isinstance(name, str) and _HASHED_NAME.fullmatch(name) for name in names.values()
-    )
+def _private(directory: str, names: list[str]) -> list[str]:
+    return [name for name in names if name.startswith(".") or Path(directory, name).is_symlink()]
 
 
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A path to write to, which then takes the place of `target` in one step."""
-    part = target.with_name(f".{target.name}.{token_hex(4)}")
-    try:
-        yield part
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+def _replace(source: str, target: str) -> None:
+    """Copy a file in one step, as somebody may be reading the target."""
+    shutil.copy2(source, f"{target}.part")
+    os.replace(f"{target}.part", target)
