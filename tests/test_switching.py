@@ -6,7 +6,6 @@ By real updates, and with the commands that an update prints, as a user would ru
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import pytest
 
 from tests.environments import run_uv
 from tests.history import append, read, write
+from tests.quick_copier import COPIER
 from tests.rendering import commit, git, render
 from tests.variants import DEFAULTS, Answers
 
@@ -153,7 +153,7 @@ def switch(service: Path, answers: Answers) -> list[str]:
     """Run `copier update` as a user does who wants other answers; returns the commands that it names."""
     arguments = [f"--data={question}={answer}" for question, answer in answers.items()]
     process = subprocess.run(
-        [sys.executable, "-m", "copier", "update", "--defaults", "--vcs-ref=:current:", *arguments],
+        [*COPIER, "update", "--defaults", "--vcs-ref=:current:", *arguments],
         cwd=service,
         stdin=subprocess.DEVNULL,
         capture_output=True,
