@@ -15,6 +15,7 @@ from tests.environments import run_uv
 from tests.history import append, read, write
 from tests.quick_copier import COPIER
 from tests.rendering import commit, git, render
+from tests.selection import thorough
 from tests.variants import DEFAULTS, Answers
 
 EDIT = "\n# Our own edit.\n"
@@ -192,7 +193,7 @@ def own(service: Path, command: str) -> list[str]:
     return [line for line in findings(service, command) if line.startswith("app/orders/")]
 
 
-@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("name", thorough(SWITCHES, but=["cache"]))
 def test_what_an_answer_deletes_comes_back_and_what_used_it_is_named(template: Path, tmp_path: Path, name: str) -> None:
     before, after, edited, uses, directory = SWITCHES[name]
     # Its tests and its example use the feature as well: they are the team's.
@@ -226,7 +227,7 @@ def test_what_an_answer_deletes_comes_back_and_what_used_it_is_named(template: P
     assert read(service / edited) == kept[edited]
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", thorough(ENGINES, but=["workers' own memory and processes of their own"]))
 def test_what_knows_only_the_seams_works_with_another_engine(template: Path, tmp_path: Path, name: str) -> None:
     (before,) = (answers for other, answers in ENGINES.items() if other != name)
     service = render(template, tmp_path / "service", {**DEFAULTS, **before})

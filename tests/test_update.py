@@ -40,6 +40,7 @@ from tests.history import (
 )
 from tests.quick_copier import COPIER
 from tests.rendering import ROOT, commit, git, render
+from tests.selection import thorough
 from tests.updates import ANSWERS_FILE, Tally, changes, conflicts, listed, restored, update, upgrade
 from tests.variants import DEFAULTS, QUESTIONS, VARIANTS, Answer, Answers
 
@@ -58,6 +59,7 @@ OTHER_ANSWERS: Answers = {
     "read_replica": True,
 }
 CI = ".github/workflows/ci.yml"
+HARDEST = "everything"
 # Removed since, without a hook: of ours, where no team has a reason to write.
 DROPPED = "app/core/unused.py"
 
@@ -115,7 +117,10 @@ def test_an_untouched_service_equals_a_fresh_copy_after_every_version(
         commit(tmp_path / "repository", version)
 
 
-@pytest.mark.parametrize(("variant", "version"), list(zip(VARIANTS, VERSIONS[1:-1], strict=False)))
+@pytest.mark.parametrize(
+    ("variant", "version"),
+    thorough(zip(VARIANTS, VERSIONS[1:-1], strict=False), but=[(HARDEST, before("added question"))]),
+)
 def test_an_untouched_service_of_any_version_equals_a_fresh_copy_after_one_update(
     made: Made, tmp_path: Path, tally: Tally, variant: str, version: str
 ) -> None:
@@ -131,7 +136,7 @@ def test_an_untouched_service_of_any_version_equals_a_fresh_copy_after_one_updat
 # --- A service that a team works on ---
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", thorough(VARIANTS, but=["defaults", HARDEST]))
 def test_edits_at_every_extension_point_and_in_every_file_of_the_team_stay_without_a_conflict(
     made: Made, oldest: Callable[[str], Path], tmp_path: Path, tally: Tally, variant: str
 ) -> None:
@@ -154,7 +159,7 @@ def test_edits_at_every_extension_point_and_in_every_file_of_the_team_stay_witho
         assert changes(service) == [], "a second update changes nothing"
 
 
-@pytest.mark.parametrize("variant", ["defaults", "minimum", "everything"])
+@pytest.mark.parametrize("variant", thorough(["defaults", "minimum", HARDEST], but=[HARDEST]))
 def test_edits_in_files_of_the_template_merge_or_conflict_visibly(
     oldest: Callable[[str], Path], tmp_path: Path, tally: Tally, variant: str
 ) -> None:
@@ -376,7 +381,7 @@ exec {git} "$@"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals, and a shell script in the place of git")
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", thorough(MOMENTS, but=["the same, by Ctrl-C", "a conflict is being written"]))
 def test_an_interrupted_update_says_the_way_back_and_loses_nothing(
     oldest: Callable[[str], Path], tmp_path: Path, tally: Tally, moment: str
 ) -> None:
@@ -422,7 +427,7 @@ def test_each_question_that_decides_about_paths_has_another_answer_in_these_test
     assert list(OTHER_ANSWERS) == PATH_QUESTIONS
 
 
-@pytest.mark.parametrize("unknown", PATH_QUESTIONS)
+@pytest.mark.parametrize("unknown", thorough(PATH_QUESTIONS, but=["cache_backend"]))
 def test_a_new_question_with_its_default_changes_nothing_in_an_older_service(
     template: Path, tmp_path: Path, tally: Tally, unknown: str
 ) -> None:
@@ -476,6 +481,8 @@ JOURNEYS: dict[str, list[Answers]] = {
         }
     ],
 }
+AT_ONCE = "all at once"
+JOURNEYS[AT_ONCE] = [OTHER_ANSWERS | JOURNEYS["words, numbers and the example"][0]]
 HOME: Answers = {
     "project_name": "My Service",
     "description": "A fast FastAPI service",
@@ -502,7 +509,7 @@ def home(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return service
 
 
-@pytest.mark.parametrize("journey", JOURNEYS)
+@pytest.mark.parametrize("journey", thorough(JOURNEYS, but=[AT_ONCE]))
 def test_an_answer_that_is_changed_and_changed_back_leaves_a_fresh_copy_and_all_edits_each_time(
     template: Path, home: Path, tmp_path: Path, tally: Tally, journey: str
 ) -> None:
@@ -519,7 +526,7 @@ def test_an_answer_that_is_changed_and_changed_back_leaves_a_fresh_copy_and_all_
         commit(service)
     update(service, HOME, copier.VcsRef.CURRENT)
     assert not tally.count(service)
-    if journey == "ci":
+    if journey in ("ci", AT_ONCE):
         # It was deleted, with the team's job in it, and is a new file now.
         ours[CI] = read(render(template, tmp_path / "fresh", HOME) / CI)
     assert (template_owned(service), team_owned(service)) == (ours, team)
