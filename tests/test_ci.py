@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from tests.quick_copier import COPIER
-from tests.rendering import ROOT, commit, git, render
+from tests.rendering import ROOT, commit, git, render, with_few_files
 from tests.variants import Answers
 
 SYSTEMS = ("github", "gitlab")
@@ -285,8 +285,7 @@ OWN_GITLAB_JOB = "deploy:\n  needs: [checks]\n  script:\n    - ./deploy\n"
 @pytest.fixture(scope="module")
 def releases(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The template with two releases: v1.1.0 is the present one, v1.0.0 differs from it in every way that counts."""
-    home = tmp_path_factory.mktemp("releases") / "template"
-    shutil.copytree(template, home)
+    home = with_few_files(template, tmp_path_factory.mktemp("releases") / "template")
     rendered = home / "template"
     edit(
         rendered / "app/core/http/changes.py",

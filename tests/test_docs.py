@@ -18,7 +18,7 @@ import yaml
 from tests import ownership
 from tests.environments import run_uv
 from tests.quick_copier import COPIER
-from tests.rendering import ROOT, commit, git, render
+from tests.rendering import ROOT, commit, git, render, with_few_files
 from tests.variants import DEFAULTS, QUESTIONS, VARIANTS, Answers
 
 PAGES = sorted(
@@ -247,10 +247,7 @@ def release(template: Path, version: str, change: Callable[[Path], None] = lambd
 @pytest.fixture
 def worked_on(template: Path, tmp_path: Path) -> Path:
     """A service of the older version, with edits in files of ours, and the newer one to be had."""
-    source = Path(shutil.copytree(template, tmp_path / "template"))
-    # Nothing is run, and Copier takes a second for a hundred files: the page speaks of few.
-    for directory in ("dev", "tests", "app/core/cache", "app/core/database", "app/users", "app/posts", "app/dashboard"):
-        shutil.rmtree(source / "template" / directory)
+    source = with_few_files(template, tmp_path / "template")
     release(source, "v1.0.0")
     service = render(source, tmp_path / "service", {}, "v1.0.0")
     commit(service, "Start from the template")

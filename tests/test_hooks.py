@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.quick_copier import COPIER
-from tests.rendering import ROOT, commit, git
+from tests.rendering import ROOT, commit, git, with_few_files
 
 README = (ROOT / "hooks/README.md").read_text(encoding="utf-8")
 ENTRIES: list[Any] = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0])["_migrations"]
@@ -110,7 +110,7 @@ def make_newer(template: Path, entries: object) -> None:
 
 def releases(template: Path, destination: Path, entries: object) -> Path:
     """v1.0.0 and v1.1.0 are the older template; v2.0.0, with these entries, and v2.0.1 are the newer one."""
-    shutil.copytree(template, destination)
+    with_few_files(template, destination)
     make_older(destination)
     commit(destination, "Older")
     git(destination, "tag", "v1.0.0")
