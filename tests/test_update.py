@@ -261,7 +261,7 @@ def test_a_migration_keeps_what_copier_alone_loses(
     version = before("renamed question")
 
     def kept(template: Path, trust: bool) -> dict[str, bool]:
-        service = start(template, tmp_path / template.parent.name, answers_at(version, answers), version)
+        service = start(template, tmp_path / template.name, answers_at(version, answers), version)
         marks = mark(service, [MOVED[0], REMOVED], ends=("top",))
         commit(service)
         update(service, vcs_ref=PRESENT, trust=trust)
