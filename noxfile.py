@@ -8,11 +8,14 @@
 environment of its own, and runs its formatting, lint, type and test sessions on real servers.
 """
 
+import atexit
+import json
 import logging
 import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tests import demo as demonstration
 from tests import interpreters, ownership, rendering
 from tests.environments import uv_environment, uv_program
-from tests.variants import DEFAULTS, VARIANTS
+from tests.updates import table
+from tests.variants import DEFAULTS, HARDEST, VARIANTS
 
 # Copier's git commands are of no interest here.
 logging.getLogger("plumbum").setLevel(logging.WARNING)
@@ -32,6 +36,9 @@ nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "tests", "updated", "variant", "newest", "demo-once", "bench-tests"]
+# Read by `print_seconds`. Each session of `-j` is a process of its own that loads this file, and reports elsewhere.
+REPORT = Path(tempfile.gettempdir(), f"nox-{os.getpid()}.json")
+nox.options.report = str(REPORT)
 
 DEPENDENCIES = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 NAMES = [nox.param(name, id=name) for name in VARIANTS]
@@ -52,7 +59,15 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests of the template: questions, rendering, ownership, updates. Arguments after `--` go to pytest."""
     session.install(*DEPENDENCIES["tests"])
-    session.run("pytest", *(session.posargs or ["--numprocesses=auto"]), env={"PYTHONDONTWRITEBYTECODE": None})
+    run_tests(session, *session.posargs)
+
+
+@nox.session
+def thorough(session: nox.Session) -> None:
+    """All tests of the template, also those that take too long for CI, and a full fleet; a release requires it."""
+    session.install(*DEPENDENCIES["tests"])
+    run_tests(session, "-m", "")
+    run_fleet(session)
 
 
 @nox.session
@@ -84,9 +99,8 @@ def fleet(session: nox.Session) -> None:
 
 @nox.session
 def updated(session: nox.Session) -> None:
-    """The same for CI: one service of each variant, and the checks that an update can break."""
-    count = len(VARIANTS)
-    run_fleet(session, str(count), "--suites=short", *(["--jobs=1"] if session.parallel else []))
+    """The same for CI: services of the hardest variants, and the checks that an update can break."""
+    run_fleet(session, str(len(HARDEST)), "--suites=short", "--variants", *HARDEST)
 
 
 @nox.session(venv_backend="none")
@@ -127,6 +141,11 @@ def bench_tests(session: nox.Session) -> None:
     """The tests of the benchmark, on real servers and with few rows. Arguments after `--` go to pytest."""
     install_benchmark(session)
     session.run("pytest", "-rs", "benchmarks/tests", *session.posargs)
+
+
+def run_tests(session: nox.Session, *arguments: str) -> None:
+    spread = [] if session.posargs else ["--numprocesses=auto", "--dist=worksteal"]
+    session.run("pytest", *spread, *arguments, env={"PYTHONDONTWRITEBYTECODE": None})
 
 
 def run_fleet(session: nox.Session, *arguments: str) -> None:
@@ -176,6 +195,20 @@ def uv(session: nox.Session, service: Path, *arguments: str, environment: dict[s
         output = session.run(uv_program(), *arguments, env=environment, silent=True, external=True)
     assert isinstance(output, str)
     return output
+
+
+@atexit.register
+def print_seconds() -> None:
+    """Print how many seconds each session took: nox itself rounds to minutes."""
+    if not REPORT.exists():
+        return
+    sessions = json.loads(REPORT.read_text(encoding="utf-8"))["sessions"]
+    REPORT.unlink()
+    rows = {
+        (each["signatures"] or [each["name"]])[-1]: (each["result"], f"{each['duration']:.0f}") for each in sessions
+    }
+    if len(rows) > 1:
+        print(f"\n{table('session', rows, ('result', 'seconds'))}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from tests.rendering import commit, git, render
 
 CHANGELOG = "CHANGELOG.md"
 RESULTS = "docs/performance/results.md"
+THOROUGH = "  .venv/bin/nox -s thorough    # must pass before the tag"
 MARK = "# A line of the team's own, in "
 
 
@@ -66,10 +67,12 @@ def run(root: Path, asked_for: str | None, say: Callable[[str], None] = print) -
     if asked.is_prerelease:
         # Copier offers it to those who ask for it (--prereleases): its notes are those of the version to come.
         say(f"{asked} can be tagged as it is; its notes stay under Unreleased:")
+        say(THOROUGH)
     else:
         date = datetime.now(UTC).date().isoformat()
         (root / CHANGELOG).write_text(released(changelog, asked, date, section), encoding="utf-8", newline="\n")
         say(f"Written: {CHANGELOG}. Read it, mend it by hand, then:")
+        say(THOROUGH)
         say(f'  git commit --message "Version {asked}" {CHANGELOG}')
     say(f"  git tag --annotate v{asked} --message {asked}")
     say(f"  git push origin HEAD v{asked}")

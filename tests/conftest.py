@@ -1,64 +1,93 @@
 """Fixtures for the tests of the template, and the table of what the tests of updates have counted."""
 
+import contextlib
+import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests.history import OLDEST, answers_at, make_history
+from tests.quick_copier import quicken
 from tests.rendering import commit, render, snapshot
 from tests.updates import Tally, cases
-from tests.variants import VARIANTS
+from tests.variants import VARIANTS, Answers
 
 TALLY = "tally of updates"
+Once = Callable[[str, Callable[[Path], object]], Path]
 
-
-@pytest.fixture(scope="session", autouse=True)
-def fewer_processes() -> Iterator[None]:
-    """Let Copier not ask git for `core.fileMode` before each file: 228 processes in one update, half of its time.
-
-    It does nothing with the answer where file systems have executable bits. What runs Copier as a command still asks.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        if os.name == "posix":
-            # By name: Copier may do it otherwise one day, and then there is nothing to leave out.
-            patch.setattr("copier._main.Worker._sync_git_index_executable_bit", lambda *_: None, raising=False)
-        yield
+quicken()
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Make a directory once for all processes of a run; read only."""
+    own = tmp_path_factory.getbasetemp()
+    home = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        path = home / f"once-{name}"
+        if not path.exists():
+            draft = tmp_path_factory.mktemp("draft") / name
+            make(draft)
+            # Fails if another process was faster.
+            with contextlib.suppress(OSError):
+                draft.rename(path)
+        return path
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def template(once: Once) -> Path:
     """A repository with the template as it lies in the working tree; read only, and rendered from its HEAD."""
-    return snapshot(tmp_path_factory.mktemp("template"))
+    return once("template", snapshot)
 
 
 @pytest.fixture(scope="session")
-def history(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with earlier versions of the template, and the present one as its HEAD; read only."""
-    return make_history(template, tmp_path_factory.mktemp("history") / "template")
+def rendered(template: Path, once: Once) -> Callable[[Answers], Path]:
+    """A service of the template with these answers, not committed; read only."""
 
-
-@pytest.fixture(scope="session")
-def unprotected(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same without migrations, to show what they are for; read only."""
-    return make_history(template, tmp_path_factory.mktemp("unprotected") / "template", migrations=False)
-
-
-@pytest.fixture(scope="session")
-def oldest(history: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The service of a variant as the oldest version made it, committed; a test copies it."""
-
-    @cache
-    def service(variant: str) -> Path:
-        made = render(history, tmp_path_factory.mktemp(variant), answers_at(OLDEST, VARIANTS[variant]), OLDEST)
-        commit(made, "Start from the template")
-        return made
+    def service(answers: Answers) -> Path:
+        digest = hashlib.sha256(repr(sorted(answers.items())).encode()).hexdigest()[:16]
+        return once(f"rendered-{digest}", lambda path: render(template, path, answers))
 
     return service
+
+
+@pytest.fixture(scope="session")
+def history(template: Path, once: Once) -> Path:
+    """A repository with earlier versions of the template, and the present one as its HEAD; read only."""
+    return once("history", lambda path: make_history(template, path))
+
+
+@pytest.fixture(scope="session")
+def unprotected(template: Path, once: Once) -> Path:
+    """The same without migrations, to show what they are for; read only."""
+    return once("unprotected", lambda path: make_history(template, path, migrations=False))
+
+
+@pytest.fixture(scope="session")
+def made(history: Path, once: Once) -> Callable[[str, str], Path]:
+    """The service of a variant as a version of the history makes it, committed; a test copies it."""
+
+    def service(variant: str, version: str) -> Path:
+        def start(path: Path) -> None:
+            render(history, path, answers_at(version, VARIANTS[variant]), version)
+            commit(path, "Start from the template")
+
+        return once(f"{variant}-{version}", start)
+
+    return service
+
+
+@pytest.fixture(scope="session")
+def oldest(made: Callable[[str, str], Path]) -> Callable[[str], Path]:
+    """The service of a variant as the oldest version made it; a test copies it."""
+    return lambda variant: made(variant, OLDEST)
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ class Result:
     seconds: float = 0.0
 
 
-def members(count: int, seed: int) -> list[Member]:
+def members(count: int, seed: int, variants: Sequence[str] = tuple(VARIANTS)) -> list[Member]:
     """The services of a fleet: the variants in turn, from the oldest version first, each with a domain of its own."""
     choose = random.Random(seed)  # noqa: S311 - it decides about tests
     made = []
@@ -81,9 +81,9 @@ def members(count: int, seed: int) -> list[Member]:
         made.append(
             Member(
                 name=f"{noun}s-{number + 1}",
-                variant=list(VARIANTS)[number % len(VARIANTS)],
+                variant=variants[number % len(variants)],
                 # The first of each variant crosses everything.
-                version=OLDEST if number < len(VARIANTS) else choose.choice(VERSIONS[:-1]),
+                version=OLDEST if number < len(variants) else choose.choice(VERSIONS[:-1]),
                 domain=Domain(f"{noun}s", noun, blocks),
                 edits_in_ours=choose.randint(0, 5),
                 seed=choose.randrange(2**32),
@@ -216,6 +216,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="nox -s fleet --", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("count", nargs="?", type=int, default=20, help="how many services (default: 20)")
     parser.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="of these variants (default: all)"
+    )
+    parser.add_argument(
         "--suites", choices=list(Suite), type=Suite, default=Suite.FULL, help="which of their checks run"
     )
     parser.add_argument(
@@ -233,7 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("PYTEST_XDIST_AUTO_NUM_WORKERS", "1")
     home = options.keep or Path(tempfile.mkdtemp(prefix="fleet-"))
     try:
-        results = run(home.absolute(), members(options.count, options.seed), options.suites, options.jobs)
+        results = run(
+            home.absolute(), members(options.count, options.seed, options.variants), options.suites, options.jobs
+        )
     finally:
         if not options.keep:
             shutil.rmtree(home, ignore_errors=True)

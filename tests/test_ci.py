@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.rendering import ROOT, commit, git, render
+from tests.quick_copier import COPIER
+from tests.rendering import ROOT, commit, git, render, with_few_files
+from tests.variants import Answers
 
 SYSTEMS = ("github", "gitlab")
 BRANCH = "template-update/1.1.0"
@@ -51,15 +54,14 @@ def load(path: Path) -> dict[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def rendered(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def services(rendered: Callable[[Answers], Path]) -> dict[str, Path]:
     """A service of each answer; read only."""
-    home = tmp_path_factory.mktemp("rendered")
-    return {answer: render(template, home / answer, {"ci": answer}) for answer in (*SYSTEMS, "none")}
+    return {answer: rendered({"ci": answer}) for answer in (*SYSTEMS, "none")}
 
 
 @pytest.fixture
-def workflows(rendered: dict[str, Path]) -> list[Path]:
-    paths = sorted((rendered["github"] / ".github/workflows").iterdir())
+def workflows(services: dict[str, Path]) -> list[Path]:
+    paths = sorted((services["github"] / ".github/workflows").iterdir())
     assert [path.name for path in paths] == ["ci.yml", "template-update.yml"]
     return paths
 
@@ -69,8 +71,8 @@ def test_the_workflows_are_valid_and_every_job_ends(workflows: list[Path]) -> No
     assert_valid("custom.github-workflows-require-timeout", *workflows)
 
 
-def test_the_workflows_have_no_known_weakness(rendered: dict[str, Path]) -> None:
-    process = run_tool("zizmor", "--offline", "--no-progress", "--pedantic", rendered["github"] / ".github")
+def test_the_workflows_have_no_known_weakness(services: dict[str, Path]) -> None:
+    process = run_tool("zizmor", "--offline", "--no-progress", "--pedantic", services["github"] / ".github")
     assert process.returncode == 0, process.stdout + process.stderr
 
 
@@ -82,21 +84,21 @@ def test_actions_are_pinned_to_commits_and_the_pull_request_checks_may_only_read
     assert load(workflows[1])["permissions"] == {}
 
 
-def test_the_pipeline_is_valid(rendered: dict[str, Path]) -> None:
-    assert_valid("vendor.gitlab-ci", rendered["gitlab"] / ".gitlab-ci.yml")
+def test_the_pipeline_is_valid(services: dict[str, Path]) -> None:
+    assert_valid("vendor.gitlab-ci", services["gitlab"] / ".gitlab-ci.yml")
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_the_checks_are_those_of_the_readme(rendered: dict[str, Path], system: str) -> None:
-    readme = (rendered[system] / "README.md").read_text(encoding="utf-8")
-    command = commands(rendered[system], system, "checks")[0].strip()
+def test_the_checks_are_those_of_the_readme(services: dict[str, Path], system: str) -> None:
+    readme = (services[system] / "README.md").read_text(encoding="utf-8")
+    command = commands(services[system], system, "checks")[0].strip()
     assert command == "uv run nox"
     assert f"{command}  " in readme
 
 
 @pytest.mark.parametrize("answer", [*SYSTEMS, "none"])
-def test_the_settings_for_renovate_are_valid(rendered: dict[str, Path], tmp_path: Path, answer: str) -> None:
-    readme = (rendered[answer] / "README.md").read_text(encoding="utf-8")
+def test_the_settings_for_renovate_are_valid(services: dict[str, Path], tmp_path: Path, answer: str) -> None:
+    readme = (services[answer] / "README.md").read_text(encoding="utf-8")
     settings = re.findall(r"```json\n(.*?)```", readme.partition("\n## Update\n")[2], re.DOTALL)
     assert len(settings) == 1
     (tmp_path / "renovate.json").write_text(settings[0], encoding="utf-8")
@@ -110,7 +112,7 @@ PROGRAMS = {
 #!/bin/sh
 [ "$1" = copier ] || exit 64
 shift
-exec "{python}" -m copier "$@"
+exec {copier} "$@"
 """,
     "uv": """\
 #!/bin/sh
@@ -284,11 +286,12 @@ OWN_GITLAB_JOB = "deploy:\n  needs: [checks]\n  script:\n    - ./deploy\n"
 @pytest.fixture(scope="module")
 def releases(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The template with two releases: v1.1.0 is the present one, v1.0.0 differs from it in every way that counts."""
-    home = tmp_path_factory.mktemp("releases") / "template"
-    shutil.copytree(template, home)
+    home = with_few_files(template, tmp_path_factory.mktemp("releases") / "template")
     rendered = home / "template"
     edit(
-        rendered / "app/core/http/changes.py", (rendered / "app/core/http/changes.py").read_text().splitlines()[0], '"""Older."""'
+        rendered / "app/core/http/changes.py",
+        (rendered / "app/core/http/changes.py").read_text().splitlines()[0],
+        '"""Older."""',
     )
     write(rendered / "app/core/removed.py", '"""Gone in the next version."""\n\nTHERE = True\n')
     edit(rendered / ".github/workflows/ci.yml", "run: uv run nox\n", "run: uv run nox -s tests\n")
@@ -322,7 +325,7 @@ def forge(request: pytest.FixtureRequest, forges: dict[str, Path], tmp_path: Pat
     git(home, "clone", "--quiet", "--bare", "service", "remote.git")
     git(home / "remote.git", "config", "receive.advertisePushOptions", "true")
     git(home / "service", "remote", "add", "origin", str(home / "remote.git"))
-    values = {"python": sys.executable, "home": str(home)}
+    values = {"python": sys.executable, "copier": shlex.join(COPIER), "home": str(home)}
     for path, text in {
         **{home / "bin" / name: text.format(**values) for name, text in PROGRAMS.items()},
         home / "remote.git/hooks/pre-receive": HOOK.format(**values),
@@ -534,8 +537,8 @@ def test_a_request_that_cannot_be_opened_leaves_no_branch_to_stop_the_next_run(f
     assert BRANCH in forge.branches()
 
 
-def test_without_its_token_the_gitlab_job_says_which_one_it_needs(rendered: dict[str, Path], tmp_path: Path) -> None:
-    script, _ = commands(rendered["gitlab"], "gitlab", "template-update")
+def test_without_its_token_the_gitlab_job_says_which_one_it_needs(services: dict[str, Path], tmp_path: Path) -> None:
+    script, _ = commands(services["gitlab"], "gitlab", "template-update")
     process = subprocess.run(
         ["bash", "-e", "-o", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import yaml
 
 from tests import ownership
 from tests.environments import run_uv
-from tests.rendering import ROOT, commit, git, render
-from tests.variants import DEFAULTS, QUESTIONS, VARIANTS
+from tests.quick_copier import COPIER
+from tests.rendering import ROOT, commit, git, render, with_few_files
+from tests.variants import DEFAULTS, QUESTIONS, VARIANTS, Answers
 
 PAGES = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("hooks/*.md"), *ROOT.glob("benchmarks/*.md")]
@@ -84,13 +86,13 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def everything(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return render(template, tmp_path_factory.mktemp("everything"), DEFAULTS | VARIANTS["everything"])
+def everything(rendered: Callable[[Answers], Path]) -> Path:
+    return rendered(DEFAULTS | VARIANTS["everything"])
 
 
 @pytest.fixture(scope="module")
-def defaults(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return render(template, tmp_path_factory.mktemp("defaults"), {})
+def defaults(rendered: Callable[[Answers], Path]) -> Path:
+    return rendered({})
 
 
 HOW_TO = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs") and page.name != "CHANGELOG.md"]
@@ -189,7 +191,7 @@ def test_a_preset_answers_only_questions_and_is_recorded(preset: Path, template:
     assert [key for key in answers if key not in QUESTIONS] == []
     assert {key: value for key, value in answers.items() if value != DEFAULTS[key]} != {}
     command = ["copy", "--quiet", "--defaults", "--vcs-ref=HEAD", f"--data-file={preset}", "-d", "instances=3"]
-    process = run(sys.executable, "-m", "copier", *command, template, tmp_path / "service", cwd=tmp_path)
+    process = run(*COPIER, *command, template, tmp_path / "service", cwd=tmp_path)
     assert process.returncode == 0, process.stdout
     recorded = yaml.safe_load(read(tmp_path / "service/.copier-answers.yml"))
     assert {key: recorded[key] for key in answers} == answers | {"instances": 3}
@@ -245,10 +247,7 @@ def release(template: Path, version: str, change: Callable[[Path], None] = lambd
 @pytest.fixture
 def worked_on(template: Path, tmp_path: Path) -> Path:
     """A service of the older version, with edits in files of ours, and the newer one to be had."""
-    source = Path(shutil.copytree(template, tmp_path / "template"))
-    # Nothing is run, and Copier takes a second for a hundred files: the page speaks of few.
-    for directory in ("dev", "tests", "app/core/cache", "app/core/database", "app/users", "app/posts", "app/dashboard"):
-        shutil.rmtree(source / "template" / directory)
+    source = with_few_files(template, tmp_path / "template")
     release(source, "v1.0.0")
     service = render(source, tmp_path / "service", {}, "v1.0.0")
     commit(service, "Start from the template")
@@ -274,7 +273,7 @@ def test_every_message_of_the_page_on_updates_appears(worked_on: Path, tmp_path:
     prepare = {"When Copier asks for trust": lambda: release(source, "v2.0.0", make_newest)}
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin/copier"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m copier "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(COPIER)} "$@"\n')
     program.chmod(0o755)
     environment = {
         "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",

@@ -10,8 +10,9 @@ import pytest
 from tests.edits import BLOCKS, Domain, grow, ruff
 from tests.fleet import GUARDS, NOUNS, Member, Result, Suite, added_lines, commands, main, members, problems, report
 from tests.history import OLDEST, VERSIONS
+from tests.ownership import CONFIG
 from tests.rendering import ROOT, render
-from tests.variants import VARIANTS
+from tests.variants import DEFAULTS, HARDEST, QUESTIONS, VARIANTS
 
 MEMBER = Member("orders-1", "defaults", OLDEST, Domain("orders", "order"), edits_in_ours=2, seed=1)
 GREEN = Result(MEMBER, deletions=frozenset({"app/core/gone.py"}), suite="green", seconds=61.4)
@@ -33,6 +34,15 @@ def test_a_fleet_has_all_variants_versions_and_blocks_and_no_name_twice() -> Non
     assert {block for member in fleet for block in member.domain.blocks} == set(BLOCKS)
     assert len({member.name for member in fleet}) == len(fleet)
     assert all(member.version == OLDEST for member in fleet[: len(VARIANTS)])
+
+
+def test_the_fleet_of_ci_is_of_the_oldest_version_and_has_every_answer_that_decides_about_paths() -> None:
+    fleet = members(len(HARDEST), 0, HARDEST)
+    assert [(member.variant, member.version) for member in fleet] == [(name, OLDEST) for name in HARDEST]
+    deciding = [question for question in QUESTIONS if any(question in entry for entry in CONFIG["_exclude"])]
+    assert "read_replica" in deciding
+    for question in deciding:
+        assert {(DEFAULTS | VARIANTS[name])[question] for name in HARDEST} == set(QUESTIONS[question])
 
 
 def test_the_lines_that_a_team_added_are_found_whatever_their_indent() -> None:

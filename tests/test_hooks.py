@@ -16,7 +16,8 @@ import copier
 import pytest
 import yaml
 
-from tests.rendering import ROOT, commit, git
+from tests.quick_copier import COPIER
+from tests.rendering import ROOT, commit, git, with_few_files
 
 README = (ROOT / "hooks/README.md").read_text(encoding="utf-8")
 ENTRIES: list[Any] = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0])["_migrations"]
@@ -109,7 +110,7 @@ def make_newer(template: Path, entries: object) -> None:
 
 def releases(template: Path, destination: Path, entries: object) -> Path:
     """v1.0.0 and v1.1.0 are the older template; v2.0.0, with these entries, and v2.0.1 are the newer one."""
-    shutil.copytree(template, destination)
+    with_few_files(template, destination)
     make_older(destination)
     commit(destination, "Older")
     git(destination, "tag", "v1.0.0")
@@ -277,7 +278,7 @@ def test_without_hooks_copier_loses_all_of_it_but_what_the_template_excludes(tem
 
 def test_trust_is_asked_for_only_by_an_update_that_crosses_an_entry(worked: Path, tmp_path: Path) -> None:
     service = Path(shutil.copytree(worked, tmp_path / "service", symlinks=True))
-    command = ["-m", "copier", "update", "--defaults", "--vcs-ref"]
+    command = [*COPIER[1:], "update", "--defaults", "--vcs-ref"]
     before = state(service)
     process = run(service, *command, "v2.0.0")
     assert process.returncode
@@ -320,7 +321,7 @@ def test_a_hook_that_fails_before_stops_the_update_and_one_that_fails_after_says
     write(answers, answers.read_text() + "pagination: cursor\n")
     commit(service)
     before = state(service)
-    command = ["-m", "copier", "update", "--defaults", "--trust", "--vcs-ref", "v2.0.0"]
+    command = [*COPIER[1:], "update", "--defaults", "--trust", "--vcs-ref", "v2.0.0"]
     process = run(service, *command)
     assert process.returncode == 1
     assert "answers both paging and pagination: delete the wrong line, commit, update again. Nothing" in process.stderr

@@ -581,6 +581,7 @@ def test_the_first_version_is_free(tmp_path: Path) -> None:
     section = r"## Unreleased\n\n## 0\.1\.0 - \d{4}-\d\d-\d\d\n\nThe first\.\n\n### Update\n\nThe first version: .+\n"
     assert re.fullmatch(rf"# Changelog\n\n{section}", release.read("CHANGELOG.md"))
     assert "git tag --annotate v0.1.0 --message 0.1.0\n  git push origin HEAD v0.1.0" in release.said
+    assert release.said.index("nox -s thorough") < release.said.index("git tag")
 
 
 def test_a_look_changes_nothing_and_counts_uncommitted_work(small: Release) -> None:
@@ -603,6 +604,7 @@ def test_a_version_is_prepared_and_not_tagged(small: Release) -> None:
     assert small.said == "Refused: 1.0.1 is too small, 1.1.0 is needed: Added: `app/new.py`."
     assert small.changed == ""
     assert small.run("1.1.0rc1") == 0
+    assert "nox -s thorough" in small.said
     assert small.changed == ""
     assert small.run("minor") == 0
     assert small.changed == "M CHANGELOG.md"

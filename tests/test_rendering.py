@@ -3,6 +3,7 @@
 import ast
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ def answers(request: pytest.FixtureRequest) -> Answers:
 
 
 @pytest.fixture(scope="module")
-def service(answers: Answers, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return render(template, tmp_path_factory.mktemp("rendered") / "service", answers)
+def service(answers: Answers, rendered: Callable[[Answers], Path]) -> Path:
+    return rendered(answers)
 
 
 def files(service: Path) -> dict[str, str]:
@@ -89,7 +90,7 @@ def test_every_module_says_what_it_is_for(service: Path) -> None:
     ] == []
 
 
-def test_every_answer_is_in_one_file_list(template: Path, tmp_path: Path) -> None:
+def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -> None:
     """Which files an answer brings and takes, as the table of copier.yml says."""
     changed: dict[str, Answers] = {
         "defaults": {},
@@ -102,7 +103,7 @@ def test_every_answer_is_in_one_file_list(template: Path, tmp_path: Path) -> Non
         "replica": {"read_replica": True},
         "bare": {"example": False},
     }
-    listed = {name: set(files(render(template, tmp_path / name, DEFAULTS | changed[name]))) for name in changed}
+    listed = {name: set(files(rendered(changed[name]))) for name in changed}
     defaults = listed["defaults"]
 
     def change(name: str) -> tuple[set[str], set[str]]:

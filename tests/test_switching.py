@@ -6,7 +6,6 @@ By real updates, and with the commands that an update prints, as a user would ru
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,9 @@ import pytest
 
 from tests.environments import run_uv
 from tests.history import append, read, write
+from tests.quick_copier import COPIER
 from tests.rendering import commit, git, render
+from tests.selection import thorough
 from tests.variants import DEFAULTS, Answers
 
 EDIT = "\n# Our own edit.\n"
@@ -149,7 +150,7 @@ def switch(service: Path, answers: Answers) -> list[str]:
     """Run `copier update` as a user does who wants other answers; returns the commands that it names."""
     arguments = [f"--data={question}={answer}" for question, answer in answers.items()]
     process = subprocess.run(
-        [sys.executable, "-m", "copier", "update", "--defaults", "--vcs-ref=:current:", *arguments],
+        [*COPIER, "update", "--defaults", "--vcs-ref=:current:", *arguments],
         cwd=service,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -189,7 +190,7 @@ def own(service: Path, command: str) -> list[str]:
     return [line for line in findings(service, command) if line.startswith("app/orders/")]
 
 
-@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("name", thorough(SWITCHES, but=["cache"]))
 def test_what_an_answer_deletes_comes_back_and_what_used_it_is_named(template: Path, tmp_path: Path, name: str) -> None:
     before, after, edited, uses, directory = SWITCHES[name]
     # Its tests and its example use the feature as well: they are the team's.
@@ -223,7 +224,7 @@ def test_what_an_answer_deletes_comes_back_and_what_used_it_is_named(template: P
     assert read(service / edited) == kept[edited]
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", thorough(ENGINES, but=["workers' own memory and processes of their own"]))
 def test_what_knows_only_the_seams_works_with_another_engine(template: Path, tmp_path: Path, name: str) -> None:
     (before,) = (answers for other, answers in ENGINES.items() if other != name)
     service = render(template, tmp_path / "service", {**DEFAULTS, **before})

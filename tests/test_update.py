@@ -9,7 +9,6 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,11 +38,15 @@ from tests.history import (
     substitute,
     write,
 )
+from tests.quick_copier import COPIER
 from tests.rendering import ROOT, commit, git, render
+from tests.selection import thorough
 from tests.updates import ANSWERS_FILE, Tally, changes, conflicts, listed, restored, update, upgrade
 from tests.variants import DEFAULTS, QUESTIONS, VARIANTS, Answer, Answers
 
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
+
+Made = Callable[[str, str], Path]
 
 # The questions that decide which paths there are.
 PATH_QUESTIONS = [question for question in QUESTIONS if any(question in entry for entry in CONFIG["_exclude"])]
@@ -56,6 +59,7 @@ OTHER_ANSWERS: Answers = {
     "read_replica": True,
 }
 CI = ".github/workflows/ci.yml"
+HARDEST = "everything"
 # Removed since, without a hook: of ours, where no team has a reason to write.
 DROPPED = "app/core/unused.py"
 
@@ -86,17 +90,16 @@ def copy(service: Path, destination: Path) -> Path:
 # --- A service that nobody edited ---
 
 
-def fresh_copy(history: Path, destination: Path, version: str, answers: Answers) -> dict[str, str]:
+def fresh_copy(service: Path, version: str) -> dict[str, str]:
     """What the template owns in a new service of this version, and what a release has handed over to older ones."""
-    owned = template_owned(render(history, destination, answers_at(version, answers), version))
-    return owned | ({REMOVED: REMOVED_TEXT} if version == PRESENT else {})
+    return template_owned(service) | ({REMOVED: REMOVED_TEXT} if version == PRESENT else {})
 
 
 REMOVED_TEXT = '"""Gone since."""\n\n\ndef useful() -> int:\n    return 1\n'
 
 
 def test_an_untouched_service_equals_a_fresh_copy_after_every_version(
-    history: Path, tmp_path: Path, tally: Tally
+    history: Path, made: Made, tmp_path: Path, tally: Tally
 ) -> None:
     answers = VARIANTS["everything"]
     # Not at the root of its repository.
@@ -109,31 +112,33 @@ def test_an_untouched_service_equals_a_fresh_copy_after_every_version(
         upgrade(service, answers, version)
         assert not tally.count(service)
         assert not conflicts(service)
-        assert template_owned(service) == fresh_copy(history, tmp_path / version, version, answers)
+        assert template_owned(service) == fresh_copy(made("everything", version), version)
         assert team_owned(service) == team
         commit(tmp_path / "repository", version)
 
 
-@pytest.mark.parametrize(("variant", "version"), list(zip(VARIANTS, VERSIONS[1:-1], strict=False)))
+@pytest.mark.parametrize(
+    ("variant", "version"),
+    thorough(zip(VARIANTS, VERSIONS[1:-1], strict=False), but=[(HARDEST, before("added question"))]),
+)
 def test_an_untouched_service_of_any_version_equals_a_fresh_copy_after_one_update(
-    history: Path, tmp_path: Path, tally: Tally, variant: str, version: str
+    made: Made, tmp_path: Path, tally: Tally, variant: str, version: str
 ) -> None:
-    answers = VARIANTS[variant]
-    service = start(history, tmp_path / "service", answers_at(version, answers), version)
+    service = copy(made(variant, version), tmp_path / "service")
     team = team_owned(service)
-    upgrade(service, answers)
+    upgrade(service, VARIANTS[variant])
     assert not tally.count(service)
     assert not conflicts(service)
-    assert template_owned(service) == fresh_copy(history, tmp_path / "fresh", PRESENT, answers)
+    assert template_owned(service) == fresh_copy(made(variant, PRESENT), PRESENT)
     assert team_owned(service) == team
 
 
 # --- A service that a team works on ---
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", thorough(VARIANTS, but=["defaults", HARDEST]))
 def test_edits_at_every_extension_point_and_in_every_file_of_the_team_stay_without_a_conflict(
-    history: Path, oldest: Callable[[str], Path], tmp_path: Path, tally: Tally, variant: str
+    made: Made, oldest: Callable[[str], Path], tmp_path: Path, tally: Tally, variant: str
 ) -> None:
     service = copy(oldest(variant), tmp_path / "service")
     grow(service)
@@ -143,7 +148,7 @@ def test_edits_at_every_extension_point_and_in_every_file_of_the_team_stay_witho
     upgrade(service, VARIANTS[variant])
     assert not tally.count(service, marks)
     assert not conflicts(service)
-    fresh = render(history, tmp_path / "fresh", VARIANTS[variant], PRESENT)
+    fresh = copy(made(variant, PRESENT), tmp_path / "fresh")
     grow(fresh)
     assert template_owned(service) == template_owned(fresh) | {REMOVED: REMOVED_TEXT}
     assert team_owned(service) == team
@@ -154,7 +159,7 @@ def test_edits_at_every_extension_point_and_in_every_file_of_the_team_stay_witho
         assert changes(service) == [], "a second update changes nothing"
 
 
-@pytest.mark.parametrize("variant", ["defaults", "minimum", "everything"])
+@pytest.mark.parametrize("variant", thorough(["defaults", "minimum", HARDEST], but=[HARDEST]))
 def test_edits_in_files_of_the_template_merge_or_conflict_visibly(
     oldest: Callable[[str], Path], tmp_path: Path, tally: Tally, variant: str
 ) -> None:
@@ -171,12 +176,8 @@ def test_edits_in_files_of_the_template_merge_or_conflict_visibly(
     assert all(token in restored(service, DROPPED) for token, path in marks.items() if path == DROPPED)
 
 
-def test_every_kind_of_file_can_be_marked_or_says_why_not(history: Path, tmp_path: Path) -> None:
-    paths = {
-        path
-        for variant in ("everything", "defaults")
-        for path in files(render(history, tmp_path / variant, VARIANTS[variant]))
-    }
+def test_every_kind_of_file_can_be_marked_or_says_why_not(made: Made) -> None:
+    paths = {path for variant in ("everything", "defaults") for path in files(made(variant, PRESENT))}
     kinds = {Path(path).suffix or Path(path).name for path in paths if path not in UNMARKED}
     assert kinds <= set(COMMENTS)
     assert set(UNMARKED) <= paths
@@ -191,7 +192,7 @@ def delete_example(service: Path) -> None:
 
 
 def test_what_a_team_deleted_stays_deleted_except_what_the_template_imports(
-    history: Path, oldest: Callable[[str], Path], tmp_path: Path, tally: Tally
+    made: Made, oldest: Callable[[str], Path], tmp_path: Path, tally: Tally
 ) -> None:
     service = copy(oldest("defaults"), tmp_path / "service")
     delete_example(service)
@@ -204,7 +205,7 @@ def test_what_a_team_deleted_stays_deleted_except_what_the_template_imports(
     upgrade(service, {})
     assert not tally.count(service)
     assert not conflicts(service)
-    fresh = render(history, tmp_path / "fresh", {}, PRESENT)
+    fresh = made("defaults", PRESENT)
     assert team_owned(service) == team | {"app/settings.py": read(fresh / "app/settings.py")}
     assert template_owned(fresh).items() - template_owned(service).items() == {
         ("app/core/operations/logs.py", read(fresh / "app/core/operations/logs.py"))
@@ -226,7 +227,7 @@ def settle_in(service: Path) -> None:
 
 
 def test_a_team_that_formatted_renamed_and_deleted_the_example_has_no_conflict(
-    history: Path, oldest: Callable[[str], Path], tmp_path: Path, tally: Tally
+    made: Made, oldest: Callable[[str], Path], tmp_path: Path, tally: Tally
 ) -> None:
     service = copy(oldest("defaults"), tmp_path / "service")
     ruff(service, "format")
@@ -237,7 +238,7 @@ def test_a_team_that_formatted_renamed_and_deleted_the_example_has_no_conflict(
     upgrade(service, {})
     assert not tally.count(service)
     assert not conflicts(service)
-    fresh = render(history, tmp_path / "fresh", {}, PRESENT)
+    fresh = copy(made("defaults", PRESENT), tmp_path / "fresh")
     settle_in(fresh)
     assert template_owned(service) == template_owned(fresh) | {REMOVED: REMOVED_TEXT}
     assert team_owned(service) == team
@@ -260,7 +261,7 @@ def test_a_migration_keeps_what_copier_alone_loses(
     version = before("renamed question")
 
     def kept(template: Path, trust: bool) -> dict[str, bool]:
-        service = start(template, tmp_path / template.parent.name, answers_at(version, answers), version)
+        service = start(template, tmp_path / template.name, answers_at(version, answers), version)
         marks = mark(service, [MOVED[0], REMOVED], ends=("top",))
         commit(service)
         update(service, vcs_ref=PRESENT, trust=trust)
@@ -334,7 +335,7 @@ def test_an_update_that_runs_a_migration_asks_for_trust_and_changes_nothing_with
 def run_copier(service: Path, *arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
     """`copier update`, as a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "copier", "update", "--defaults", *arguments],
+        [*COPIER, "update", "--defaults", *arguments],
         cwd=service,
         env=os.environ | {"PATH": os.pathsep.join(filter(None, [path, os.environ["PATH"]]))},
         stdin=subprocess.DEVNULL,
@@ -380,7 +381,7 @@ exec {git} "$@"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals, and a shell script in the place of git")
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", thorough(MOMENTS, but=["the same, by Ctrl-C", "a conflict is being written"]))
 def test_an_interrupted_update_says_the_way_back_and_loses_nothing(
     oldest: Callable[[str], Path], tmp_path: Path, tally: Tally, moment: str
 ) -> None:
@@ -426,7 +427,7 @@ def test_each_question_that_decides_about_paths_has_another_answer_in_these_test
     assert list(OTHER_ANSWERS) == PATH_QUESTIONS
 
 
-@pytest.mark.parametrize("unknown", PATH_QUESTIONS)
+@pytest.mark.parametrize("unknown", thorough(PATH_QUESTIONS, but=["cache_backend"]))
 def test_a_new_question_with_its_default_changes_nothing_in_an_older_service(
     template: Path, tmp_path: Path, tally: Tally, unknown: str
 ) -> None:
@@ -480,6 +481,8 @@ JOURNEYS: dict[str, list[Answers]] = {
         }
     ],
 }
+AT_ONCE = "all at once"
+JOURNEYS[AT_ONCE] = [OTHER_ANSWERS | JOURNEYS["words, numbers and the example"][0]]
 HOME: Answers = {
     "project_name": "My Service",
     "description": "A fast FastAPI service",
@@ -506,7 +509,7 @@ def home(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return service
 
 
-@pytest.mark.parametrize("journey", JOURNEYS)
+@pytest.mark.parametrize("journey", thorough(JOURNEYS, but=[AT_ONCE]))
 def test_an_answer_that_is_changed_and_changed_back_leaves_a_fresh_copy_and_all_edits_each_time(
     template: Path, home: Path, tmp_path: Path, tally: Tally, journey: str
 ) -> None:
@@ -523,7 +526,7 @@ def test_an_answer_that_is_changed_and_changed_back_leaves_a_fresh_copy_and_all_
         commit(service)
     update(service, HOME, copier.VcsRef.CURRENT)
     assert not tally.count(service)
-    if journey == "ci":
+    if journey in ("ci", AT_ONCE):
         # It was deleted, with the team's job in it, and is a new file now.
         ours[CI] = read(render(template, tmp_path / "fresh", HOME) / CI)
     assert (template_owned(service), team_owned(service)) == (ours, team)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rendering import render
-from tests.variants import DEFAULTS, QUESTIONS, TRACES, VARIANTS, all_pairs, pairs
+from tests.variants import DEFAULTS, QUESTIONS, TRACES, VARIANTS, Answers, all_pairs, pairs
 
 
 def test_every_pair_of_answers_occurs_in_a_variant() -> None:
@@ -36,25 +35,26 @@ def test_every_answer_of_every_choice_has_traces_to_look_for() -> None:
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
-def variant(request: pytest.FixtureRequest, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp(request.param)
+def answers(request: pytest.FixtureRequest) -> Answers:
     # The texts of the users are theirs: only the answers that have traces count here.
-    answers = {key: value for key, value in (DEFAULTS | VARIANTS[request.param]).items() if key in QUESTIONS}
-    return render(template, home / request.param, answers)
+    return {key: value for key, value in (DEFAULTS | VARIANTS[request.param]).items() if key in QUESTIONS}
 
 
-def test_answers_that_were_not_given_leave_no_trace(variant: Path) -> None:
-    answers = DEFAULTS | VARIANTS[variant.name]
+@pytest.fixture(scope="module")
+def service(answers: Answers, rendered: Callable[[Answers], Path]) -> Path:
+    return rendered(answers)
+
+
+def test_answers_that_were_not_given_leave_no_trace(service: Path, answers: Answers) -> None:
     absent = [re.compile(trace, re.IGNORECASE) for trace, allowed in TRACES.items() if not allowed(answers)]
 
-    assert [found for pattern in absent for found in _traces(variant, pattern.search)] == []
+    assert [found for pattern in absent for found in _traces(service, pattern.search)] == []
 
 
-def test_answers_that_were_given_leave_their_traces(variant: Path) -> None:
-    answers = DEFAULTS | VARIANTS[variant.name]
+def test_answers_that_were_given_leave_their_traces(service: Path, answers: Answers) -> None:
     present = [re.compile(trace, re.IGNORECASE) for trace, allowed in TRACES.items() if allowed(answers)]
 
-    assert [pattern.pattern for pattern in present if not any(_traces(variant, pattern.search))] == []
+    assert [pattern.pattern for pattern in present if not any(_traces(service, pattern.search))] == []
 
 
 def _traces(service: Path, search: Callable[[str], re.Match[str] | None]) -> Iterator[str]:

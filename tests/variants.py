@@ -102,6 +102,9 @@ VARIANTS: dict[str, Answers] = {
     },
 }
 
+# Together they have every answer to a question that brings or takes paths: CI updates these, `thorough` all.
+HARDEST = ("everything", "minimum", "memory-celery")
+
 # The words that only some answers may bring into the rendered files and their names: a pattern (case does not
 # matter), and the answers with which it may, and must, occur.
 TRACES: dict[str, Callable[[Answers], bool]] = {
