@@ -50,35 +50,6 @@ def client_of(app: FastAPI) -> AsyncClient:
     return AsyncClient(transport=ASGITransport(app), base_url="http://test")
 
 
-def unguarded(app: FastAPI) -> list[str]:
-    """Routes of GET that are in the schema, and say nothing about caching."""
-    return [
-        route.path
-        for route in Routes(app)
-        if route.methods and route.allows("GET") and route.declared is None
-        if getattr(route.route, "include_in_schema", False)
-    ]
-
-
-async def test_every_get_route_of_the_service_declares_its_caching(app: FastAPI) -> None:
-    paths = ", ".join(unguarded(app))
-
-    assert not paths, f"declare public, private or never_stored for {paths}"
-
-
-def test_the_guard_sees_a_route_that_declares_nothing() -> None:
-    router = APIRouter(prefix="/shelves")
-
-    @router.get("/open")
-    async def nothing_declared() -> None: ...
-
-    @router.get("/closed")
-    @never_stored
-    async def declared() -> None: ...
-
-    assert unguarded(cached_app(router)) == ["/shelves/open"]
-
-
 async def test_a_response_that_sets_a_cookie_is_ones_own() -> None:
     router = APIRouter()
 
