@@ -161,4 +161,4 @@ def test_a_path_takes_any_kind_of_identifier() -> None:
 
 async def test_a_call_that_blocks_the_event_loop_fails() -> None:
     with pytest.raises(BlockingError, match="sleep"):
-        time.sleep(0.01)
+        time.sleep(0.01)  # noqa: ASYNC251
