@@ -5,7 +5,8 @@
 """Every check of Slipstream is a session: `nox -j auto` runs what CI runs, `nox --list` names the parts.
 
 `nox -s demo` renders a service and starts it. `nox -s "variant(defaults)"` renders one variant, makes it an
-environment of its own, and runs its formatting, lint, type and test sessions on real servers.
+environment of its own, runs its formatting, lint, type and test sessions on real servers, and then the tests of core's
+internals that run in this variant.
 """
 
 import atexit
@@ -24,7 +25,7 @@ import nox
 sys.path.insert(0, str(Path(__file__).parent))
 
 from tests import demo as demonstration
-from tests import interpreters, ownership, rendering
+from tests import internals_table, interpreters, ownership, rendering
 from tests.environments import uv_environment, uv_program
 from tests.updates import table
 from tests.variants import DEFAULTS, HARDEST, VARIANTS
@@ -80,7 +81,10 @@ def release(session: nox.Session) -> None:
 @nox.session(venv_backend="none", allow_parallel=True)
 @nox.parametrize("name", NAMES)
 def variant(session: nox.Session, name: str) -> None:
-    """One variant on the oldest supported Python: rendered, formatted, linted, type-checked and tested."""
+    """One variant on the oldest supported Python: rendered, formatted, linted, type-checked and tested.
+
+    Arguments after `--` go to pytest instead: `-- tests/internals/test_gate.py` runs this file and nothing else.
+    """
     check(session, name, interpreters.oldest())
 
 
@@ -89,6 +93,14 @@ def variant(session: nox.Session, name: str) -> None:
 def newest(session: nox.Session, name: str) -> None:
     """The same on the newest Python that this machine has."""
     check(session, name, interpreters.newest())
+
+
+@nox.session(venv_backend="none", allow_parallel=True)
+@nox.parametrize("name", NAMES)
+def internals(session: nox.Session, name: str) -> None:
+    """All tests of the internals that make sense in this variant: more than `variant` runs, which runs each once."""
+    service, environment = prepare(session, name, interpreters.oldest())
+    test_internals(session, service, name, internals_table.sensible(name), environment=environment)
 
 
 @nox.session
@@ -160,17 +172,61 @@ def install_benchmark(session: nox.Session) -> None:
 
 
 def check(session: nox.Session, name: str, python: str) -> None:
-    """Render a variant and run its own sessions; shows their output only when one fails."""
+    """Render a variant and run its own sessions, then the internals; shows their output only when one fails."""
     started = time.monotonic()
+    service, environment = prepare(session, name, python)
+    if session.posargs:
+        internals_table.lay_over(service, name)
+        run_internals(session, service, "pytest", *session.posargs, environment=environment, silent=False)
+        return
+    output = uv(session, service, "run", "nox", environment=environment)
+    session.log(f"{name}: {passed(output)} on {python}; {time.monotonic() - started:.0f} s in all")
+    if names := internals_table.assigned(name):
+        test_internals(session, service, name, names, environment=environment)
+
+
+def prepare(session: nox.Session, name: str, python: str) -> tuple[Path, dict[str, str | None]]:
+    """Render a variant and make its environment; returns its directory, and the variables for uv."""
     service = render(session, name)
     environment = uv_environment(python)
     if session.parallel:
         # Variants side by side: the cores are taken, so each runs its tests in one process.
         environment["PYTEST_XDIST_AUTO_NUM_WORKERS"] = "1"
     uv(session, service, "sync", "--quiet", environment=environment)
-    output = uv(session, service, "run", "nox", environment=environment)
-    passed = [line.strip("= ") for line in output.splitlines() if re.search(r"\d passed\b.* in \d", line)]
-    session.log(f"{name}: {', '.join(passed)} on {python}; {time.monotonic() - started:.0f} s in all")
+    return service, environment
+
+
+def test_internals(
+    session: nox.Session, service: Path, name: str, names: list[str], *, environment: dict[str, str | None]
+) -> None:
+    """Lay the internals over a service that is in order, and run these of their files with lint and types."""
+    started = time.monotonic()
+    internals_table.lay_over(service, name)
+    paths = [f"tests/internals/{path}" for path in names]
+    run_internals(session, service, "ruff", "check", "tests/internals", environment=environment)
+    run_internals(session, service, "ruff", "format", "--check", "tests/internals", environment=environment)
+    run_internals(session, service, "mypy", *paths, environment=environment)
+    output = run_internals(session, service, "pytest", "--numprocesses=auto", *paths, environment=environment)
+    session.log(f"{name}: {passed(output)} of the internals; {time.monotonic() - started:.0f} s")
+
+
+def run_internals(
+    session: nox.Session,
+    service: Path,
+    module: str,
+    *arguments: str,
+    environment: dict[str, str | None],
+    silent: bool = True,
+) -> str:
+    """Run a tool in the service's environment, to which the packages of the internals are added."""
+    packages = [f"--with={package}" for package in internals_table.PACKAGES]
+    command = ["run", "--quiet", *packages, "python", "-m", module, *arguments]
+    return uv(session, service, *command, environment=environment, silent=silent)
+
+
+def passed(output: str) -> str:
+    """The lines of pytest that count the tests."""
+    return ", ".join(line.strip("= ") for line in output.splitlines() if re.search(r"\d passed\b.* in \d", line))
 
 
 def render(session: nox.Session, name: str) -> Path:
@@ -189,12 +245,17 @@ def run_demo(session: nox.Session, *, once: bool) -> None:
     demonstration.run(service, uv_program(), environment, once=once)
 
 
-def uv(session: nox.Session, service: Path, *arguments: str, environment: dict[str, str | None]) -> str:
-    """Run uv in the service; returns its output, which is shown only if it fails."""
+def uv(
+    session: nox.Session,
+    service: Path,
+    *arguments: str,
+    environment: dict[str, str | None],
+    silent: bool = True,
+) -> str:
+    """Run uv in the service; returns its output, which is shown only if it fails, or as it comes if not `silent`."""
     with session.chdir(service):
-        output = session.run(uv_program(), *arguments, env=environment, silent=True, external=True)
-    assert isinstance(output, str)
-    return output
+        output = session.run(uv_program(), *arguments, env=environment, silent=silent, external=True)
+    return output if isinstance(output, str) else ""
 
 
 @atexit.register

@@ -28,14 +28,9 @@ from tests.variants import VARIANTS
 # What teams keep: the name of the package, and of one item.
 NOUNS = ("invoice", "order", "parcel", "ticket", "voucher", "printer", "tenant", "device", "lesson", "recipe")
 SUITE_TIMEOUT_S = 900
-# The tests of core that look at a team's code. The others look at core alone, which an update leaves equal to a fresh
-# copy (tests/test_update.py), whose suite runs in the sessions `variant`.
-GUARDS = (
-    "tests/core/test_http_caching.py",
-    "tests/core/test_migrations.py::test_every_foreign_key_has_an_index",
-    "tests/core/test_migrations.py::test_the_migrations_go_both_ways_and_make_what_the_models_say",
-    "tests/core/test_smoke.py",
-)
+# The guards over a team's code. The internals run in the sessions `variant`: an update leaves core equal to a fresh copy
+# (tests/test_update.py).
+GUARDS = ("tests/core",)
 
 
 class Suite(StrEnum):

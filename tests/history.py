@@ -92,7 +92,7 @@ REMOVED = "app/core/removed.py"
 CONTESTED = {"app/core/operations/capacity.py", "app/core/operations/logs.py", "app/main.py", "noxfile.py", *MOVED}
 # What only the renamed choice brings. The newer `_exclude` is rendered with its older name too, and so leaves these out
 # of what Copier compares with: any edit there is a conflict.
-CHOSEN = re.compile(r"app/core/jobs/celery\.py|tests/core/celery/(?!__init__).+")
+CHOSEN = re.compile(r"app/core/jobs/celery\.py|tests/core/job_worker\.py")
 
 
 def make_lists_shorter(template: Path) -> None:

@@ -40,7 +40,7 @@ class Needs:
 
     def combinations(self) -> list[Answers]:
         """Every combination of the answers that the file depends on."""
-        choices = [[answer for answer in QUESTIONS[name] if answer in self.only.get(name, (answer,))] for name in self.by]
+        choices = [self.only.get(question, QUESTIONS[question]) for question in self.by]
         return [dict(zip(self.by, answers, strict=True)) for answers in product(*choices)]
 
 
@@ -80,6 +80,7 @@ TESTS: dict[str, Needs] = {
     "test_serving.py": Needs(),
     "test_settings.py": Needs(),
     "test_static_files.py": Needs(only={"static_files": (True,)}),
+    "test_two_instances.py": Needs(only=VALKEY | {"example": (True,)}),
 }
 
 # What tests share, with the answers under which it can be imported.

@@ -1,4 +1,4 @@
-"""The table of tests/internals/ is complete: every file is in it, and every combination of answers runs in a variant."""
+"""The table of tests/internals/ is complete: no file is missing in it, and every combination runs in one variant."""
 
 import re
 from pathlib import Path

@@ -18,8 +18,8 @@ from app.core.cache.middleware import ResponseCache
 from app.core.cache.store import Cache, Loaded
 from app.settings import get_settings
 from dev.serving import free_port
-from tests.internals.valkey_server import trusted
 from tests.internals.commands import run
+from tests.internals.valkey_server import trusted
 
 SERVER = "http://127.0.0.1:8000"
 KEY, TAGS = "function:commands:1", ("commands:1",)

@@ -1,40 +1,22 @@
-"""Migrations: up, down, up again, and nothing that the models have and they lack.
+"""Migrations take turns, give up in time, and are found out when a foreign key has no index."""
 
-That they take turns and give up is tested by others, planted in a project which shares the rest.
-"""
-
-import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from select import select
 
-import asyncpg
 import pytest
 
 from tests.core.plugin import migrated_database
+from tests.core.test_migrations import UNINDEXED_FOREIGN_KEYS, session
 
 ROOT = Path(__file__).parents[2]
 # What migrations/env.py says that it locks.
 LOCK = int.from_bytes(b"alembic", "big")
 TIMEOUT_S = 60
-
-SQL = Callable[[str], list[asyncpg.Record]]
-
-# Raises when it finds a difference between the models and the database.
-THERE_AND_BACK = """
-from alembic import command
-from alembic.config import Config
-
-config = Config(toml_file="pyproject.toml")
-command.check(config)
-command.downgrade(config, "base")
-command.upgrade(config, "heads")
-command.check(config)
-"""
 
 MIGRATION = '''\
 """Planted by a test."""
@@ -52,19 +34,6 @@ def upgrade() -> None:
 FAIL_WITHOUT_THE_LOCK = """
 SELECT 1 / count(*) FROM pg_locks JOIN pg_database ON database = pg_database.oid
 WHERE locktype = 'advisory' AND datname = current_database()
-"""
-
-UNINDEXED_FOREIGN_KEYS = """
-SELECT format('%s: %s', conrelid::regclass, conname) AS name
-FROM pg_constraint
-WHERE contype = 'f' AND NOT EXISTS (
-    SELECT FROM pg_index
-    WHERE indrelid = conrelid AND indisvalid AND indpred IS NULL
-    AND indnkeyatts >= cardinality(conkey)
-    -- Its first columns are those of the key, in any order.
-    AND (indkey::int2[])[0:cardinality(conkey) - 1] @> conkey
-)
-ORDER BY name
 """
 
 PLANTED_KEYS = (
@@ -89,24 +58,6 @@ PLANTED_KEYS = (
     "CREATE INDEX ON test_children (z) INCLUDE (included, y)",
     "CREATE INDEX ON test_children (y, x, z)",
 )
-
-
-def test_the_migrations_go_both_ways_and_make_what_the_models_say() -> None:
-    with migrated_database() as url:
-        subprocess.run(
-            [sys.executable, "-c", THERE_AND_BACK],
-            cwd=ROOT,
-            env=os.environ | {"DATABASE_URL": url},
-            timeout=TIMEOUT_S,
-            check=True,
-        )
-
-
-def test_every_foreign_key_has_an_index() -> None:
-    with migrated_database() as url, session(url) as sql:
-        found = [row["name"] for row in sql(UNINDEXED_FOREIGN_KEYS)]
-
-    assert found == [], "to delete or update what they refer to reads the whole table: add an Index"
 
 
 def test_foreign_keys_without_an_index_are_found() -> None:
@@ -226,14 +177,3 @@ def new_to_migrations() -> Iterator[str]:
         with session(url) as sql:
             sql("DROP TABLE IF EXISTS alembic_version")
         yield url
-
-
-@contextmanager
-def session(url: str) -> Iterator[SQL]:
-    """Runs SQL in one session, outside of the service and of its event loop."""
-    with asyncio.Runner() as runner:
-        connection = runner.run(asyncpg.connect(url))
-        try:
-            yield lambda sql: runner.run(connection.fetch(sql))
-        finally:
-            runner.run(connection.close())

@@ -1,7 +1,6 @@
 """Configuration: what is wrong is named, at once, and secrets stay secret."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,15 +117,3 @@ def test_urls_of_any_spelling_lead_to_asyncpg(scheme: str, monkeypatch: pytest.M
     url = load(CoreSettings).sqlalchemy_url()
 
     assert url.render_as_string() == "postgresql+asyncpg://app@db/app?ssl=require"
-
-
-def test_every_variable_is_documented() -> None:
-    page = (ROOT / "docs" / "configuration.md").read_text()
-    documented = dict(re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", page, re.MULTILINE))
-    expected = {
-        name.upper(): "empty" if field.default in ("", ()) else f"`{field.default}`"
-        for name, field in CoreSettings.model_fields.items()
-    }
-    required = [name for name, field in CoreSettings.model_fields.items() if field.is_required()]
-
-    assert documented == expected | {name.upper(): "required" for name in required}

@@ -6,56 +6,74 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+Document = dict[str, Any]
+Identifier = str | int
+
 
 @dataclass(frozen=True)
 class Operation:
-    """`parent` is the collection to which `/{id}` of the path belongs, if it has one."""
+    """A method of a path, as the document describes it."""
 
     method: str
     path: str
-    body: Any
-    query: dict[str, Any]
+    details: dict[str, Any]
+    document: Document
 
     @property
     def parent(self) -> str | None:
+        """The collection to which `/{id}` of the path belongs, if it has one."""
         match = re.match(r"(.+)/\{[^/]+\}", self.path)
         return match[1] if match else None
 
-    def url(self, identifier: str | int | None) -> str:
+    def url(self, identifier: Identifier | None) -> str:
         """The path with `identifier`, or an unknown one, in the place of its parameters."""
         text = str(uuid4() if identifier is None else identifier)
         return re.sub(r"\{[^/]+\}", lambda _: text, self.path)
 
+    def body(self, identifier: Identifier | None) -> Any:
+        """A valid body, or None; a UUID in it is `identifier`, if that is given."""
+        content = self.details.get("requestBody", {}).get("content", {})
+        schema = content.get("application/json", {}).get("schema")
+        return None if schema is None else sample(self.document, schema, identifier)
 
-def operations(document: dict[str, Any]) -> Iterator[Operation]:
+    def query(self, identifier: Identifier | None) -> dict[str, Any]:
+        """The query parameters that are required."""
+        return {
+            parameter["name"]: sample(self.document, parameter["schema"], identifier)
+            for parameter in self.details.get("parameters", [])
+            if parameter["in"] == "query" and parameter.get("required")
+        }
+
+    def response_schema(self) -> dict[str, Any]:
+        """The schema of a successful answer; empty where there is none."""
+        for status, response in self.details["responses"].items():
+            if status.startswith("2"):
+                schema = response.get("content", {}).get("application/json", {}).get("schema", {})
+                return resolved(self.document, schema)
+        return {}
+
+
+def operations(document: Document) -> Iterator[Operation]:
     """Every operation, those that create things first."""
     order = ["post", "put", "patch", "get", "head", "options", "delete"]
     found = [
-        Operation(method, path, _body(document, details), _query(document, details))
+        Operation(method, path, details, document)
         for path, methods in document["paths"].items()
         for method, details in methods.items()
     ]
     yield from sorted(found, key=lambda operation: order.index(operation.method))
 
 
-def _body(document: dict[str, Any], details: dict[str, Any]) -> Any:
-    content = details.get("requestBody", {}).get("content", {})
-    schema = content.get("application/json", {}).get("schema")
-    return None if schema is None else sample(document, schema)
+def resolved(document: Document, schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema, or the one to which it refers."""
+    while "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].split("/")[-1]]
+    return schema
 
 
-def _query(document: dict[str, Any], details: dict[str, Any]) -> dict[str, Any]:
-    return {
-        parameter["name"]: sample(document, parameter["schema"])
-        for parameter in details.get("parameters", [])
-        if parameter["in"] == "query" and parameter.get("required")
-    }
-
-
-def sample(document: dict[str, Any], schema: dict[str, Any]) -> Any:
+def sample(document: Document, schema: dict[str, Any], identifier: Identifier | None) -> Any:
     """A value that the schema allows: its example, its default, or something of its type."""
-    if "$ref" in schema:
-        return sample(document, document["components"]["schemas"][schema["$ref"].split("/")[-1]])
+    schema = resolved(document, schema)
     for key in ("examples", "enum"):
         if key in schema:
             return schema[key][0]
@@ -64,25 +82,25 @@ def sample(document: dict[str, Any], schema: dict[str, Any]) -> Any:
             return schema[key]
     for key in ("anyOf", "oneOf", "allOf"):
         if key in schema:
-            return sample(document, schema[key][0])
+            return sample(document, schema[key][0], identifier)
     match schema.get("type"):
         case "object":
             required = schema.get("required", [])
             properties = schema.get("properties", {})
-            return {name: sample(document, properties[name]) for name in required}
+            return {name: sample(document, properties[name], identifier) for name in required}
         case "array":
-            return [sample(document, schema["items"])] * schema.get("minItems", 1)
+            return [sample(document, schema["items"], identifier)] * schema.get("minItems", 1)
         case "integer" | "number":
             return schema.get("minimum", schema.get("exclusiveMinimum", 0) + 1)
         case "boolean":
             return True
         case _:
-            return _string(schema)
+            return _string(schema, identifier)
 
 
-def _string(schema: dict[str, Any]) -> str:
+def _string(schema: dict[str, Any], identifier: Identifier | None) -> str:
     known = {
-        "uuid": str(uuid4()),
+        "uuid": str(uuid4() if identifier is None else identifier),
         "date": "2026-01-31",
         "date-time": "2026-01-31T12:00:00Z",
         "email": "somebody@example.com",

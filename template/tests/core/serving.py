@@ -14,7 +14,7 @@ import httpx2
 
 from dev.serving import free_port
 
-START_TIMEOUT_S = 20
+START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 20
 
 

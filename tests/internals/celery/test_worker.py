@@ -15,16 +15,21 @@ import pytest
 
 from app.core.jobs import enqueue
 from dev.serving import free_port
-from tests.internals.celery.jobs import mark, survive
 from tests.core.job_worker import job_worker
 from tests.core.serving import serving
+from tests.internals.celery.jobs import mark, survive
 
 TIMEOUT_S = 30
 
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[None]:
-    command = "--app=tests.internals.celery.jobs:celery", "worker", "--concurrency=1", "--loglevel=INFO"
+    command = (
+        "--app=tests.internals.celery.jobs:celery",
+        "worker",
+        "--concurrency=1",
+        "--loglevel=INFO",
+    )
     with job_worker("celery", *command):
         yield
 

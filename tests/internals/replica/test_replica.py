@@ -25,8 +25,8 @@ from app.core.database.replica import fresh, monitor, replica
 from app.core.http.problems import Busy, Unavailable
 from app.core.operations.settings import ConfigurationError, CoreSettings, load
 from app.settings import get_settings
-from tests.internals.replica.servers import Server, primary_and_replica
 from tests.core.serving import serving
+from tests.internals.replica.servers import Server, primary_and_replica
 from tests.internals.tables import Base, Book
 
 T = TypeVar("T")

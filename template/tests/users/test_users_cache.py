@@ -1,20 +1,9 @@
 """A user is read from the cache until it is changed."""
 
-{% if cache_backend == "valkey" %}
-import asyncio
-import time
-
-{% endif %}
 import pytest
 from httpx2 import AsyncClient
 
 from tests.core.budget import QueryBudget
-{% if cache_backend == "valkey" %}
-from tests.core.serving import serving
-
-# Of a message from one worker to another; these machines may be busy.
-HEARD_S = 0.5
-{% endif %}
 
 ADA = {"email": "ada@example.com", "name": "Ada Lovelace"}
 
@@ -64,30 +53,3 @@ async def test_lists_show_who_was_registered(client: AsyncClient, path: str) -> 
         before = (await client.get("/users")).json()["items"]
         await client.post("/users", json=ADA | {"email": f"{number}@example.com"})
         assert len((await client.get("/users")).json()["items"]) == len(before) + 1
-{% if cache_backend == "valkey" %}
-
-
-@pytest.mark.usefixtures("database")
-async def test_two_workers_of_two_instances_see_each_others_writes() -> None:
-    await asyncio.to_thread(_write_in_one_and_read_in_all)
-
-
-def _write_in_one_and_read_in_all() -> None:
-    with serving() as one, serving() as other:
-        path = f"/users/{one.post('/users', json=ADA).json()['id']}"
-        # A connection stays with its worker: several, so that both are asked.
-        headers = {"Connection": "close"}
-        for number in range(4):
-            for _ in range(5):
-                for instance in (one, other):
-                    instance.get(path, headers=headers).raise_for_status()
-            name = f"Ada {number}"
-            one.patch(path, json={"name": name}).raise_for_status()
-            time.sleep(HEARD_S)
-            seen = {
-                instance.get(path, headers=headers).json()["name"]
-                for _ in range(5)
-                for instance in (one, other)
-            }
-            assert seen == {name}
-{% endif %}

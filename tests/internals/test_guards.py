@@ -1,0 +1,164 @@
+"""The guards of tests/core find what they are there to find."""
+
+import time
+from typing import Annotated
+
+import pytest
+from blockbuster import BlockingError
+from fastapi import APIRouter, FastAPI, Query, Response
+from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel, Field
+
+from app.core.http.routing import flatten
+from app.core.http_caching import never_stored
+from app.core.pagination import Page, PageParams
+from tests.core.openapi import Operation, operations
+from tests.core.test_routes import without_bound, without_policy
+from tests.core.test_smoke import differences, routes_that_make_their_bytes
+
+
+class Shelf(BaseModel):
+    name: str
+    books: list[str] = []
+    size: int | None = None
+
+
+def app_of(router: APIRouter, *, flat: bool = True) -> FastAPI:
+    app = FastAPI()
+    app.include_router(router, prefix="/v1")
+    if flat:
+        flatten(app)
+    return app
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_route_that_declares_no_policy_is_seen(flat: bool) -> None:
+    router = APIRouter(prefix="/shelves")
+
+    @router.get("/open")
+    async def nothing_declared() -> None: ...
+
+    @router.get("/closed")
+    @never_stored
+    async def declared() -> None: ...
+
+    @router.get("/hidden", include_in_schema=False)
+    async def hidden() -> None: ...
+
+    @router.post("/made")
+    async def made() -> None: ...
+
+    assert without_policy(app_of(router, flat=flat)) == ["/v1/shelves/open"]
+
+
+def test_a_list_without_a_bound_is_seen() -> None:
+    router = APIRouter()
+    bounded = Annotated[int, Query(le=100)]
+
+    @router.get("/all")
+    async def everything() -> list[Shelf]: ...  # type: ignore[empty-body]
+
+    @router.get("/no-maximum")
+    async def no_maximum(limit: int = 20) -> Page[Shelf]: ...  # type: ignore[empty-body]
+
+    @router.get("/other")
+    async def other(offset: bounded = 0) -> Page[Shelf]: ...  # type: ignore[empty-body]
+
+    @router.get("/page")
+    async def page(params: Annotated[PageParams, Query()]) -> Page[Shelf]: ...  # type: ignore[empty-body]
+
+    @router.get("/limit")
+    async def limit(limit: bounded = 20) -> list[Shelf]: ...  # type: ignore[empty-body]
+
+    @router.get("/optional")
+    async def optional(limit: bounded | None = None) -> list[Shelf]: ...  # type: ignore[empty-body]
+
+    @router.get("/few")
+    async def few() -> Annotated[list[Shelf], Field(max_length=7)]: ...  # type: ignore[empty-body]
+
+    @router.get("/one")
+    async def one() -> Shelf: ...  # type: ignore[empty-body]
+
+    @router.get("/text")
+    async def text() -> Response: ...  # type: ignore[empty-body]
+
+    @router.post("/found")
+    async def found() -> list[Shelf]: ...  # type: ignore[empty-body]
+
+    document = app_of(router).openapi()
+
+    assert without_bound(document) == ["/v1/all", "/v1/no-maximum", "/v1/other"]
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_only_routes_that_make_their_bytes_are_compared(flat: bool) -> None:
+    router = APIRouter()
+
+    @router.get("/bytes", response_model=Shelf)
+    async def made_here() -> Response: ...  # type: ignore[empty-body]
+
+    @router.get("/model")
+    async def made_by_fastapi() -> Shelf: ...  # type: ignore[empty-body]
+
+    @router.get("/undeclared")
+    async def undeclared() -> Response: ...  # type: ignore[empty-body]
+
+    assert set(routes_that_make_their_bytes(app_of(router, flat=flat))) == {("GET", "/v1/bytes")}
+
+
+@pytest.mark.parametrize(
+    ("body", "wrong"),
+    [
+        (b'{"name": "top", "books": ["a"]}', ""),
+        (b'{"name": "top", "books": [], "size": null}', ""),
+        (b'{"books": []}', "name"),
+        (b'{"name": "top", "secret": 1}', "secret"),
+        (b'{"name": "top", "size": "1"}', "'size': 1}"),
+        (b"{", "Invalid JSON"),
+    ],
+)
+def test_bytes_that_the_model_does_not_make_are_seen(body: bytes, wrong: str) -> None:
+    app = FastAPI()
+    app.get("/", response_model=Shelf)(lambda: Response())
+    *_, route = iter_route_contexts(app.router.routes)
+
+    found = differences(route, body)
+
+    assert [wrong in reason for reason in found] == ([True] if wrong else [])
+
+
+def test_requests_are_valid_and_refer_to_what_there_is() -> None:
+    router = APIRouter()
+
+    class Book(BaseModel):
+        title: str = Field(min_length=6)
+        pages: int = Field(gt=3)
+        shelf_id: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+        note: str | None = None
+
+    @router.get("/books")
+    async def read(required: bool, optional: int = 1) -> None: ...
+
+    @router.post("/books")
+    async def add(book: Book) -> None: ...
+
+    first, second = operations(app_of(router).openapi())
+
+    assert (first.method, second.method) == ("post", "get")
+    assert first.body("7") == {"title": "textxx", "pages": 4, "shelf_id": "7"}
+    assert second.query(None) == {"required": True}
+    assert second.body(None) is None
+
+
+def test_a_path_takes_any_kind_of_identifier() -> None:
+    operation = Operation("get", "/notes/{note_id}", {}, {})
+
+    assert operation.parent == "/notes"
+    assert operation.url(7) == "/notes/7"
+    assert operation.url("\\1") == "/notes/\\1"
+    assert operation.url(None) != operation.url(None)
+
+
+async def test_a_call_that_blocks_the_event_loop_fails() -> None:
+    with pytest.raises(BlockingError, match="sleep"):
+        time.sleep(0.01)  # noqa: ASYNC251
