@@ -65,10 +65,12 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def thorough(session: nox.Session) -> None:
-    """All tests of the template, also those that take too long for CI, and a full fleet; a release requires it."""
+    """All tests of the template, a full fleet, and all internals in all variants; a release requires it."""
     session.install(*DEPENDENCIES["tests"])
     run_tests(session, "-m", "")
     run_fleet(session)
+    for name in VARIANTS:
+        session.notify(f"internals({name})")
 
 
 @nox.session
