@@ -113,8 +113,8 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
         set(),
         {
             "app/core/cache/commands.py",
-            "app/core/cache/connection.py",
-            "app/core/cache/valkey.py",
+            "app/core/cache/store/connection.py",
+            "app/core/cache/store/valkey.py",
             "app/core/operations/redis_url.py",
             "dev/valkey.py",
         },

@@ -41,12 +41,12 @@ SWITCHES = {
     "cache": Switch(
         {"cache_backend": "valkey"},
         {"cache_backend": "none"},
-        "app/core/cache/valkey.py",
+        "app/core/cache/store/valkey.py",
         {
             "from redis.asyncio import Redis": "redis.asyncio",
             "from app.core import cache, http": "",
             "from app.core.cache import cached": "app.core.cache",
-            "from app.core.cache.valkey import SharedCache": "app.core.cache.valkey",
+            "from app.core.cache.store.valkey import SharedCache": "app.core.cache.store.valkey",
             "from app.core.cache import public": "",
             "from ..core.cache.settings import CacheSettings": "app.core.cache.settings",
         },

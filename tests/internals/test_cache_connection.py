@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
 from sqlalchemy import make_url
 
-from app.core.cache.connection import DRIVER, MultiplexedConnection
+from app.core.cache.store.connection import DRIVER, MultiplexedConnection
 from tests.internals.fault_proxy import FaultProxy, fault_proxy
 from tests.internals.valkey_server import own_server
 

@@ -11,7 +11,7 @@ from fastapi.security import APIKeyQuery
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.routing import Mount
 
-from app.core.cache import rules
+from app.core.cache.responses import rules
 from app.core.cache.check import check_policies
 from app.core.cache.keys import MAX_REMEMBERED, ResponseKey, RouteTable
 from app.core.cache.parameters import NotCacheable

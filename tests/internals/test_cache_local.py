@@ -5,9 +5,9 @@ from time import monotonic, time
 
 import pytest
 
-from app.core.cache import local as module
-from app.core.cache.entry import Entry, Freshness, decode, encode
-from app.core.cache.local import ENTRY_BYTES, LocalCache
+from app.core.cache.store import local as module
+from app.core.cache.store.entry import Entry, Freshness, decode, encode
+from app.core.cache.store.local import ENTRY_BYTES, LocalCache
 from app.core.operations.capacity import MIB
 from app.settings import get_settings
 

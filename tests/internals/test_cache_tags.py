@@ -8,7 +8,7 @@ from httpx2 import ASGITransport, AsyncClient
 
 from app.core.cache import public
 from app.core.cache.keys import RouteTable
-from app.core.cache.middleware import ResponseCache
+from app.core.cache.responses.middleware import ResponseCache
 from app.core.cache.store import Cache
 from app.core.http.problems import NotFound, install
 

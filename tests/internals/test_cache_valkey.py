@@ -14,10 +14,10 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from sqlalchemy import make_url
 
-from app.core.cache.connection import DRIVER
-from app.core.cache.entry import Entry
+from app.core.cache.store.connection import DRIVER
+from app.core.cache.store.entry import Entry
 from app.core.cache.store import Cache, Loaded, Outcome
-from app.core.cache.valkey import TRUST_S
+from app.core.cache.store.valkey import TRUST_S
 from app.settings import get_settings
 from dev.serving import free_port
 from tests.core.serving import serving

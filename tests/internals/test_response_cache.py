@@ -21,9 +21,9 @@ from opentelemetry.trace import SpanKind
 from starlette.background import BackgroundTask
 
 from app.core.cache import cache, private, public
-from app.core.cache.entry import Entry
+from app.core.cache.store.entry import Entry
 from app.core.cache.keys import RouteTable
-from app.core.cache.middleware import MAX_VARIANTS, ResponseCache
+from app.core.cache.responses.middleware import MAX_VARIANTS, ResponseCache
 from app.core.cache.store import Cache
 from app.core.http.problems import NotFound, Unavailable, install
 from app.core.operations.settings import ConfigurationError, CoreSettings, load

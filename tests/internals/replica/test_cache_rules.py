@@ -1,6 +1,6 @@
 """What the response cache does with the headers of a service that has a replica."""
 
-from app.core.cache import rules
+from app.core.cache.responses import rules
 
 
 def test_the_position_of_a_write_is_not_stored() -> None:

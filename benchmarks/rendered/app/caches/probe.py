@@ -15,7 +15,7 @@ from typing import Any
 
 import uvloop
 from app.core.cache import cache
-from app.core.cache.middleware import ResponseCache
+from app.core.cache.responses.middleware import ResponseCache
 from app.main import app
 
 # Short and many: what else the machine does meets a few of them.

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import cashews
 from app.core.cache import cache, cached
-from app.core.cache.entry import Entry
-from app.core.cache.local import LocalCache
+from app.core.cache.store.entry import Entry
+from app.core.cache.store.local import LocalCache
 from app.core.database import ReadSession
 from app.core.http.problems import NotFound
 from app.core.operations.settings import load as load_settings

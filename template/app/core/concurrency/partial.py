@@ -24,9 +24,9 @@ async def partial_result(
 ) -> Partial[T]:
     """Run `work`; an error or a timeout becomes part of the result. For use in `asyncio.gather`:
 
-        users, posts = await asyncio.gather(
-            partial_result("users", count_users(session), timeout_s=1.0),
-            partial_result("posts", count_posts(session), timeout_s=1.0),
+        orders, customers = await asyncio.gather(
+            partial_result("orders", count_orders(session), timeout_s=1.0),
+            partial_result("customers", count_customers(session), timeout_s=1.0),
         )
 
     Errors are logged with `name`. Cancelling the caller cancels `work` as well.

@@ -1,4 +1,4 @@
-"""Background jobs in the web process: no broker and no second process.
+"""Background jobs in the web process, after the response.
 
 Unlike FastAPI's `BackgroundTasks`, `enqueue` works outside of a request, limits the number of jobs
 that run at once, and a stopping worker waits for its jobs. A killed worker loses its jobs.

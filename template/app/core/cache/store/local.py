@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from math import inf
 from time import monotonic, time
 
-from app.core.cache.entry import Entry, Freshness
+from app.core.cache.store.entry import Entry, Freshness
 
 # The entry object, its key and its place in the dictionary, in CPython 3.11 to 3.14.
 ENTRY_BYTES = 500

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError, ResponseError
 
-from app.core.cache.connection import Command, MultiplexedConnection
-from app.core.cache.entry import Entry, Freshness, decode, encode
-from app.core.cache.local import LocalCache
 from app.core.cache.settings import CacheSettings
+from app.core.cache.store.connection import Command, MultiplexedConnection
+from app.core.cache.store.entry import Entry, Freshness, decode, encode
+from app.core.cache.store.local import LocalCache
 
 # How often a worker asks whether it still hears invalidations, and how long the answer is valid.
 HEARTBEAT_S = 0.5

@@ -10,12 +10,12 @@ from starlette.types import Scope, Send
 
 from app.core.cache import headers as h
 from app.core.cache.conditional import declared, is_one_clients
-from app.core.cache.entry import Entry
 from app.core.cache.keys import ResponseKey
 from app.core.cache.policy import Policy
-from app.core.cache.recorder import Recorded
-from app.core.cache.rules import storable, ttl_of
+from app.core.cache.responses.recorder import Recorded
+from app.core.cache.responses.rules import storable, ttl_of
 from app.core.cache.store import Loaded, Outcome
+from app.core.cache.store.entry import Entry
 from app.core.http.problems import Unavailable
 
 
