@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
-from app.core.http_caching.policy import policy_of
+from app.core.cache.policy import policy_of
 from tests.core.openapi import Document, Operation, operations, resolved
 
 
