@@ -19,7 +19,7 @@ from sqlalchemy import bindparam, update
 from app.lanes.prepared import COLUMNS, USER
 from app.lanes.schemas import UserRead
 
-if find_spec("app.core.cache"):
+if find_spec("app.core.cache.store"):
     from app.core.cache import invalidate_after_commit
 
     kept = public(ttl_s=60, tags=("user:{user_id}",))
