@@ -11,13 +11,13 @@ from fastapi.security import APIKeyQuery
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.routing import Mount
 
-from app.core.cache.responses import rules
+from app.core.cache import public, tag
 from app.core.cache.check import check_policies
 from app.core.cache.keys import MAX_REMEMBERED, ResponseKey, RouteTable
 from app.core.cache.parameters import NotCacheable
-from app.core.http.routing import flatten
-from app.core.cache import public, tag
 from app.core.cache.policy import policy_of
+from app.core.cache.responses import rules
+from app.core.http.routing import flatten
 
 
 class Kind(Enum):
@@ -226,8 +226,14 @@ def test_hop_by_hop_and_per_request_headers_are_not_stored() -> None:
     [
         (lambda: public(-1), "ttl_s is -1"),
         (lambda: public(float("inf")), "ttl_s"),
-        (lambda: public(max_age_s=5, negative_ttl_s=5), "negative_ttl_s is for shared caches: set ttl_s or s_maxage_s"),
-        (lambda: public(stale_if_error_s=5), "follows the freshness: set ttl_s or s_maxage_s or max_age_s"),
+        (
+            lambda: public(max_age_s=5, negative_ttl_s=5),
+            "negative_ttl_s is for shared caches: set ttl_s or s_maxage_s",
+        ),
+        (
+            lambda: public(stale_if_error_s=5),
+            "follows the freshness: set ttl_s or s_maxage_s or max_age_s",
+        ),
         (lambda: public(max_age_s=5, tags=("a b",)), "tags"),
         (lambda: public(max_age_s=5, tags=("a,b",)), "tags"),
         (lambda: public(max_age_s=5, tags=("a:{0}",)), "tags"),

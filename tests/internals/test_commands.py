@@ -1,7 +1,5 @@
 """The service's own command says what it did, or in one line why not."""
 
-import json
-import os
 import shutil
 from pathlib import Path
 

@@ -9,8 +9,8 @@ from fastapi import APIRouter, FastAPI, Query, Response
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 
+from app.core.cache import no_store
 from app.core.http.routing import flatten
-from app.core.http_caching import never_stored
 from app.core.pagination import Page, PageParams
 from tests.core.openapi import Operation, operations
 from tests.core.test_routes import without_bound, without_policy
@@ -39,7 +39,7 @@ def test_a_route_that_declares_no_policy_is_seen(flat: bool) -> None:
     async def nothing_declared() -> None: ...
 
     @router.get("/closed")
-    @never_stored
+    @no_store
     async def declared() -> None: ...
 
     @router.get("/hidden", include_in_schema=False)

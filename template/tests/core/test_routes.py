@@ -55,7 +55,7 @@ def _limits(operation: Operation) -> Iterator[dict[str, object]]:
 async def test_every_get_declares_its_caching(app: FastAPI) -> None:
     paths = ", ".join(without_policy(app))
 
-    assert not paths, f"decorate with @public, @private or @never_stored: {paths}"
+    assert not paths, f"decorate with @public, @private or @no_store: {paths}"
 
 
 async def test_every_list_is_bounded(app: FastAPI) -> None:
