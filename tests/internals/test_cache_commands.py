@@ -13,7 +13,6 @@ from httpx2 import ASGITransport, AsyncClient
 from app.core.cache import cached, public
 from app.core.cache.commands import FAILURE, USAGE
 from app.core.cache.store.entry import Entry
-from app.core.cache.keys import RouteTable
 from app.core.cache.responses.middleware import ResponseCache
 from app.core.cache.store import Cache, Loaded
 from app.settings import get_settings
@@ -77,7 +76,7 @@ async def test_the_help_shows_the_forms_of_keys(
     async def read_order(order_id: int, page: int = 1) -> str:
         return f"page {page} of {order_id}"
 
-    app.add_middleware(ResponseCache, routes=RouteTable(), store=cache)
+    app.add_middleware(ResponseCache, store=cache)
     async with AsyncClient(transport=ASGITransport(app), base_url=SERVER) as client:
         await client.get("/orders/07?page=02")
     await cached_total(order_id=7)

@@ -29,11 +29,7 @@ def cached_app(router: APIRouter) -> FastAPI:
     middleware = next(
         one for one in service.user_middleware if one.cls.__module__.startswith("app.core.cache.")
     )
-    options: Any = dict(middleware.kwargs)
-    if "routes" in options:
-        # Of this application, and not of the service.
-        options["routes"] = type(options["routes"])()
-    app.add_middleware(middleware.cls, *middleware.args, **options)
+    app.add_middleware(middleware.cls, *middleware.args, **middleware.kwargs)
     install(app)
     return app
 

@@ -7,7 +7,6 @@ from fastapi import APIRouter, FastAPI, Response
 from httpx2 import ASGITransport, AsyncClient
 
 from app.core.cache import public
-from app.core.cache.keys import RouteTable
 from app.core.cache.responses.middleware import ResponseCache
 from app.core.cache.store import Cache
 from app.core.http.problems import NotFound, install
@@ -46,7 +45,7 @@ async def site() -> AsyncIterator[AsyncClient]:
     app = FastAPI()
     app.include_router(router)
     # A cache that is not open stores nothing.
-    app.add_middleware(ResponseCache, routes=RouteTable(), store=Cache())
+    app.add_middleware(ResponseCache, store=Cache())
     install(app)
     async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
         yield client

@@ -17,4 +17,4 @@ def test_check_says_that_workers_have_caches_of_their_own(
     assert (f"note: Each of the {caches} workers has a cache of its own" in process.stdout) == (
         caches > 1
     )
-    assert ("CACHE_TTL_S at most, 42 s" in process.stdout) == (caches > 1)
+    assert ("CACHE_TTL_S = 42 s" in process.stdout) == (caches > 1)

@@ -22,7 +22,6 @@ from starlette.background import BackgroundTask
 
 from app.core.cache import cache, private, public
 from app.core.cache.store.entry import Entry
-from app.core.cache.keys import RouteTable
 from app.core.cache.responses.middleware import MAX_VARIANTS, ResponseCache
 from app.core.cache.store import Cache
 from app.core.http.problems import NotFound, Unavailable, install
@@ -59,7 +58,7 @@ class Site:
         if not self.app.user_middleware:
             install(self.app)
             self.app.add_middleware(
-                ResponseCache, routes=RouteTable(), store=self.store, **self.options
+                ResponseCache, store=self.store, **self.options
             )
         transport = ASGITransport(self.app, raise_app_exceptions=False)
         return AsyncClient(transport=transport, base_url="http://test")
