@@ -1,14 +1,14 @@
-"""Every check of this service: `uv run nox`, or one of them with `-s`."""
+"""The checks of this service: `uv run nox` runs all, `uv run nox -s lint` one."""
 
 import nox
 
 nox.needs_version = ">=2026.10"
-nox.options.default_venv_backend = "none"  # `uv run` has made the environment.
+nox.options.default_venv_backend = "none"  # `uv run` made the environment.
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Formatting and lint; `nox -s lint -- --fix` mends what it can."""
+    """Formatting and lint; `nox -s lint -- --fix` repairs what can be repaired."""
     fix = "--fix" in session.posargs
     session.run("ruff", "check", *(["--fix"] if fix else []), ".")
     session.run("ruff", "format", *([] if fix else ["--check"]), ".")
@@ -22,5 +22,5 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The tests, on real servers that they start; arguments after `--` go to pytest instead."""
+    """Tests on real servers, which they start; arguments after `--` replace those for pytest."""
     session.run("pytest", *(session.posargs or ["--numprocesses=auto"]))

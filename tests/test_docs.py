@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from tests import ownership
-from tests.environments import run_uv
+from tests.environments import run_uv, uv_environment, uv_program
+from tests.interpreters import oldest
 from tests.quick_copier import COPIER
 from tests.rendering import ROOT, commit, git, render, with_few_files
 from tests.variants import DEFAULTS, QUESTIONS, VARIANTS, Answers
@@ -335,6 +336,26 @@ def test_the_examples_do_what_the_page_says(extended: Path) -> None:
 
 def test_the_examples_are_formatted_and_typed(extended: Path) -> None:
     uv(extended, "run", "nox", "-s", "lint", "types")
+
+
+def test_coverage_is_of_the_application(extended: Path) -> None:
+    output = uv(extended, "run", "nox", "-s", "tests", "--", "tests/greetings", "--cov")
+    assert re.search(r"^app/main\.py +\d+ .* 100%$", output, re.MULTILINE)
+    assert "tests/" not in output.partition("TOTAL")[0].partition("Stmts")[2]
+
+
+def test_the_hook_before_a_commit_lints(extended: Path, tmp_path: Path) -> None:
+    service = Path(shutil.copytree(extended, tmp_path / "service", symlinks=True))
+    commit(service, "Our own")
+    variables = {name: value for name, value in uv_environment(oldest()).items() if value is not None}
+    variables["PATH"] = f"{Path(uv_program()).parent}{os.pathsep}{os.environ['PATH']}"
+    prek = Path(sys.executable).parent / "prek"
+    process = run(prek, "run", "--all-files", cwd=service, **variables)
+    assert process.returncode == 0, process.stdout
+    edit(service / "app/main.py", "import router", "import  router")
+    process = run(prek, "run", "--all-files", cwd=service, **variables)
+    assert process.returncode == 1
+    assert "1 file would be reformatted" in process.stdout
 
 
 def test_a_setting_is_read_and_checked(extended: Path) -> None:

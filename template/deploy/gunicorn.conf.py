@@ -10,28 +10,28 @@ settings = get_settings()
 
 host = f"[{settings.host}]" if ":" in settings.host else settings.host
 bind = f"{host}:{settings.port}"
-# One worker for each usable core: 2n + 1 of them gave 0.7 times the requests and twice the latency.
+# One worker for each usable core: 2n + 1 workers gave 0.7 times the requests at twice the latency.
 workers = settings.plan().workers
 worker_class = "app.core.operations.server.Worker"
 # Imported once and shared by all workers, which saves a third of their memory; connections are
 # opened later, by each worker's own lifespan.
 preload_app = True
-# A worker whose event loop is blocked for this long is replaced; a slow request does not count.
+# Replaces a worker whose event loop is blocked for this long; slow requests do not count.
 timeout = 30
 graceful_timeout = GRACEFUL_TIMEOUT_S
-# Longer than the idle time-out of the proxy in front, which would else send a request into a
-# closing connection.
+# Longer than the idle timeout of the proxy in front; otherwise it sends requests into closing
+# connections.
 keepalive = 75
-# Heartbeats are files: on a disk they stall a worker, so they go to memory where there is a tmpfs.
+# Heartbeats are files, and a slow disk stalls the worker: use a tmpfs if there is one.
 shared_memory = Path("/dev/shm")  # noqa: S108 - gunicorn unlinks the file as it opens it
 worker_tmp_dir = str(shared_memory) if shared_memory.is_dir() else None
 control_socket_disable = True
-# The proxy in front writes one; here it would cost a fifth of the requests.
+# The proxy in front writes one; here it costs a fifth of the requests.
 accesslog = None
 
 
 def on_starting(_: object) -> None:
-    """Refuse a caching policy that cannot hold before there are workers, which would each fail."""
+    """Refuse an invalid caching policy once, before each worker fails with it."""
     from app.main import app  # which `preload_app` has imported
 
     require_valid_policies(app)

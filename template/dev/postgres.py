@@ -46,20 +46,20 @@ _SETTINGS = {
     "unix_socket_directories": "",
     "max_connections": "100",
     "shared_buffers": "32MB",
-    # The data does not outlive the server, so a crash may lose them.
+    # The data is deleted with the server, so a crash may lose it.
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
     # A query whose client has gone ends, even if it missed the cancellation.
     "client_connection_check_interval": "1s",
-    # Errors only, and why it could not start.
+    # Only errors, and the reason of a failed start.
     "log_min_messages": "error",
     "log_checkpoints": "off",
 }
 
 
 class Installation(NamedTuple):
-    """PostgreSQL's programs, and the account that runs them where we are root."""
+    """The programs of PostgreSQL, and the account that runs them if we are root."""
 
     initdb: Path
     account: pwd.struct_passwd | None
@@ -77,7 +77,7 @@ def postgres(workspace: Path) -> Iterator[str]:
 
 
 def installation(home: Path) -> Installation:
-    """The installed programs, or a copy of them below `home` where their account needs one.
+    """Return the installed programs, or a copy of them below `home` where their account needs one.
 
     `home`, in which they run, then belongs to that account.
     """
@@ -115,7 +115,7 @@ def create_cluster(programs: Installation, home: Path, password: str) -> None:
 def serve_cluster(
     programs: Installation, home: Path, data: Path, settings: Mapping[str, str] | None = None
 ) -> Iterator[int]:
-    """Run the server of the cluster in `data`, with more settings if need be; yields its port."""
+    """Run the server of the cluster in `data`, with additional settings; yield its port."""
     options = [f"--{name}={value}" for name, value in (_SETTINGS | dict(settings or {})).items()]
     server = str(programs.initdb.with_name("postgres"))
 
@@ -127,7 +127,7 @@ def serve_cluster(
 
 
 def _is_ready(data: Path) -> bool:
-    """Whether connections are accepted: the eighth line of postmaster.pid is the server's state."""
+    """Return whether the server accepts connections: line 8 of postmaster.pid is its state."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:

@@ -25,7 +25,7 @@ _SAME_START_S = 1.5
 
 
 class ServerUnavailable(RuntimeError):
-    """There is no server to be had; the message says why, or what to do."""
+    """A server cannot be started; the message has the reason or the remedy."""
 
 
 class StartFailed(ServerUnavailable):
@@ -84,7 +84,7 @@ def run(command: Sequence[str], home: Path, account: pwd.struct_passwd | None = 
 
 
 def stop(process: psutil.Process) -> None:
-    """Stop a process and its children: politely, then by force after a bounded wait."""
+    """Stop a process and its children with signals, and kill them after a bounded wait."""
     try:
         children = process.children(recursive=True)
     except psutil.NoSuchProcess:
@@ -125,7 +125,7 @@ def _ends_within(patience_s: float, process: psutil.Process) -> bool:
 def stop_recorded(directory: Path) -> None:
     """Stop every process that `start` recorded in `directory` and that still runs."""
     for record in directory.glob("*.pid"):
-        # Whatever else lies there (half a file, a directory, a process long gone) is no process of
+        # Other entries (half a file, a directory, a process that has ended) are no process of
         # ours.
         with suppress(OSError, ValueError, psutil.Error):
             pid, started = record.read_text().split()

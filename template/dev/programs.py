@@ -1,4 +1,4 @@
-"""Runs the service's own programs beside the servers of a workspace, and recorded like them."""
+"""Run programs of the service beside the servers of a workspace, and record them alike."""
 
 import math
 import signal
@@ -29,7 +29,7 @@ def attached(home: Path, *commands: Sequence[str], patience_s: float = math.inf)
 
     with ExitStack() as stack:
         previous = signal.getsignal(signal.SIGINT)
-        if previous is not signal.SIG_IGN:  # a job in the background: Ctrl-C is not meant for it
+        if previous is not signal.SIG_IGN:  # a background job, for which Ctrl-C is not meant
             # A function, which a program does not inherit: it starts with the default.
             signal.signal(signal.SIGINT, interrupted)
             stack.callback(signal.signal, signal.SIGINT, previous)

@@ -43,7 +43,7 @@ def serve(
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 on which nobody listens at the moment."""
+    """Return a TCP port of 127.0.0.1 that is free at the moment."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
     return port

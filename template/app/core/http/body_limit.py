@@ -1,6 +1,6 @@
-"""Refuses a request body that is too large: at once when it announces its size, else on the way.
+"""Refuse request bodies that are too large: by Content-Length, or else while they are read.
 
-A request that has no body, or has said how long it is, passes without a layer around it.
+Requests without a body or with a Content-Length pass without another layer.
 """
 
 from http import HTTPStatus

@@ -1,4 +1,4 @@
-"""Errors as answers: every error that a client sees is an `application/problem+json` (RFC 9457)."""
+"""Errors for clients: each one is an `application/problem+json` document (RFC 9457)."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-# A body of unknown fields would else be answered with a larger one.
+# Without a limit, a request of many unknown fields gets a larger response.
 MAX_FIELDS = 20
 
 logger = getLogger(__name__)
@@ -45,18 +45,18 @@ class Unprocessable(Problem):
 
 
 class Unavailable(Problem):
-    """Something that the request needs cannot be had now; trying again soon makes sense."""
+    """A dependency of the request is unavailable; the client may retry soon."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
 
 
 class Busy(Unavailable):
-    """Too many requests at once; the service is well."""
+    """The service has too many requests, and is healthy otherwise."""
 
 
 class ProblemDocument(BaseModel):
-    """What clients get for every error (RFC 9457)."""
+    """The body of every error (RFC 9457)."""
 
     type: str
     title: str
@@ -65,17 +65,17 @@ class ProblemDocument(BaseModel):
 
 
 _CONTENT = {"application/problem+json": {"schema": ProblemDocument.model_json_schema()}}
-# For OpenAPI: every route may answer so.
+# For OpenAPI: every route may return these.
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    "4XX": {"description": "What is wrong with the request", "content": _CONTENT},
-    "5XX": {"description": "What is wrong with the service", "content": _CONTENT},
+    "4XX": {"description": "An error of the request", "content": _CONTENT},
+    "5XX": {"description": "An error of the service", "content": _CONTENT},
 }
 
 
 def problem_response(
     status: int, detail: str | None = None, *, headers: dict[str, str] | None = None, **members: Any
 ) -> Response:
-    """A problem document with extension `members`; `detail` defaults to what the status means."""
+    """Return a problem document with extension `members`; `detail` defaults to the status's."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -91,7 +91,7 @@ def problem_response(
 
 
 def install(app: FastAPI) -> None:
-    """Answer every kind of error with a problem document."""
+    """Handle every kind of error with a problem document."""
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -127,16 +127,16 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 
 async def _unexpected(_: Request, error: Exception) -> Response:
-    # Starlette raises the error again after this answer, for the server to log. The server then
-    # closes the connection, and the client must know before it sends its next request.
+    # Starlette raises the error again after this response, and the server logs it and closes the
+    # connection. `Connection: close` tells the client before its next request.
     return problem_response(
         HTTPStatus.INTERNAL_SERVER_ERROR,
-        "An unexpected error; it was logged.",
-        # It is made outside of all middleware, so nothing else says this.
+        "An unexpected error, which was logged.",
+        # Made outside of all middleware, which would add Cache-Control.
         headers={"Connection": "close", "Cache-Control": "private, no-store"},
     )
 
 
 def _field(location: Sequence[Any]) -> str:
-    """`("body", "email")` as `body.email`, and no longer than a name may be."""
+    """Return `("body", "email")` as `body.email`, at most 100 characters."""
     return ".".join(str(part) for part in location)[:100]

@@ -1,7 +1,7 @@
-"""Routes in one flat list: a request is matched once, however deep routers are nested.
+"""Flatten nested routers, so that a request is matched once.
 
-FastAPI keeps included routers as a tree, and matches a request anew on each level: two levels cost
-a simple request a third of its time.
+FastAPI keeps included routers as a tree and matches a request on each level: two levels take a
+third of the time of a simple request.
 """
 
 import inspect
@@ -19,10 +19,10 @@ _OPTIONS = [
 
 
 def flatten(app: FastAPI) -> None:
-    """Replace included routers by their routes, with what the routers add to them.
+    """Replace included routers by their routes, with the options that the routers add.
 
-    Nothing is changed where there are routes other than path operations, limits on forms, or
-    options of a later FastAPI: then requests are slower, but never answered differently.
+    Change nothing if there are routes other than path operations, limits on forms, or options of a
+    later FastAPI: requests are then slower, and answered the same.
     """
     flat = APIRouter(dependency_overrides_provider=app)
     routes: list[Any] = []
@@ -41,7 +41,7 @@ def flatten(app: FastAPI) -> None:
 
 
 def _options(context: RouteContext) -> dict[str, Any]:
-    """Those of the route itself, and over them what the context has: it knows what routers add."""
+    """Return the options of the route, with those that the routers add."""
     return {
         name: getattr(owner, name)
         for owner in (context.original_route, context)
@@ -51,7 +51,7 @@ def _options(context: RouteContext) -> dict[str, Any]:
 
 
 def _form_limits(routes: Sequence[Any]) -> Iterator[object]:
-    """The limits that routers set for all of their routes."""
+    """Yield the limits that routers set for all of their routes."""
     for route in routes:
         if hasattr(route, "include_context"):
             yield route.include_context.form_limits

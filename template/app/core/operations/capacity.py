@@ -1,7 +1,7 @@
-"""How many workers and connections this instance may use: one model for the server and the pools.
+"""Capacity: the numbers of workers and connections of this instance, from one model.
 
-`make_plan` is pure; `detect_cores` and `detect_memory` read what the kernel grants this process,
-which in a container is less than `os.cpu_count()` says.
+`make_plan` is pure. `detect_cores` and `detect_memory` read the limits of this process; in a
+container they are lower than `os.cpu_count()` and the memory of the machine.
 """
 
 import os
@@ -14,20 +14,20 @@ ADMINISTRATION = {"administration": 5}
 # A worker runs Python on one core: more connections only move the queue into the database.
 MAX_POOL_SIZE = 10
 MIB = 1024**2
-# Of one worker, without what it keeps.
+# Of one worker, without its cache.
 WORKER_MEMORY_BYTES = 128 * MIB
 
 
 class CapacityError(ValueError):
-    """The limits cannot all hold; the message carries the arithmetic."""
+    """The limits contradict each other; the message shows the sum."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds the plan; counts of 0 mean: derive it.
+    """The limits of the plan; a `workers` or `pool_size` of 0 is derived.
 
-    `reserved` are the connections that are not for web workers, and `kept_bytes` the memory that
-    each worker takes to keep things, each number with what it is for.
+    `reserved` has the connections that web workers may not take, and `kept_bytes` the memory of
+    each worker beside its code, both by purpose.
     """
 
     cores: int
@@ -42,7 +42,7 @@ class Limits:
 
     @property
     def worker_bytes(self) -> int:
-        """The memory that one worker may take."""
+        """Return the memory of one worker."""
         return WORKER_MEMORY_BYTES + sum(self.kept_bytes.values())
 
 
@@ -61,7 +61,7 @@ def make_plan(limits: Limits) -> Plan:
     """Size workers and pools so that all instances together fit into the database.
 
     Raises:
-        CapacityError: when not even one connection for each worker fits, or a given size does not.
+        CapacityError: when the plan needs more connections than the database allows.
     """
     workers = limits.workers or _workers(limits)
     free = limits.max_connections - sum(limits.reserved.values())
@@ -87,7 +87,7 @@ def _workers(limits: Limits) -> int:
 
 
 def _memory(limits: Limits, workers: int) -> str:
-    """The memory of one instance, as a sum, and the limit beside it."""
+    """Return the memory of one instance as a sum, with its limit."""
     kept = [f"{_mib(size)} for {purpose}" for purpose, size in limits.kept_bytes.items()]
     worker = " + ".join([_mib(WORKER_MEMORY_BYTES), *kept])
     total = workers * limits.worker_bytes
@@ -106,7 +106,7 @@ def _mib(size: int) -> str:
 def detect_cores(
     root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> int:
-    """Whole cores that this process may use: the least of CPU affinity and cgroup quotas."""
+    """Return the whole cores of this process: the least of CPU affinity and cgroup quotas."""
     affinity = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -117,7 +117,7 @@ def detect_cores(
 def detect_memory(
     root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> int | None:
-    """The cgroup's memory limit in bytes, or None where there is none."""
+    """Return the memory limit of the cgroup in bytes, or None without one."""
     limits = [
         limit
         for group in _groups(root, membership, "memory")
@@ -129,7 +129,7 @@ def detect_memory(
 
 
 def _groups(root: Path, membership: Path, controller: str) -> list[Path]:
-    """The cgroups (v2 and v1) whose limits apply to this process: its own and all above it."""
+    """Return the cgroups (v2 and v1) that limit this process: its own and all above it."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -146,7 +146,7 @@ def _groups(root: Path, membership: Path, controller: str) -> list[Path]:
 
 
 def _quota(group: Path) -> float | None:
-    """The CPU quota of one cgroup in cores."""
+    """Return the CPU quota of one cgroup in cores."""
     try:
         quota, period = (group / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)

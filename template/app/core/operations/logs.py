@@ -1,10 +1,10 @@
-"""Where log records go: one line each on standard error, for the platform to collect."""
+"""Logging: one line for each record on standard error, for the platform to collect."""
 
 import logging
 
 
 def configure_logging(level: str) -> None:
-    """Log this service's own records from `level` up, and everybody else's from WARNING up."""
+    """Log the records of `app` from `level` up, and those of libraries from WARNING up."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()

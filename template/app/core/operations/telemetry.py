@@ -1,7 +1,6 @@
-"""What is measured of each request: how many statements it sent to the database.
+"""A metric of each request: the number of statements that it sent to the database.
 
-The instrument is OpenTelemetry's, like those of FastAPI itself: it costs next to nothing until a
-provider of metrics is set.
+The instrument is OpenTelemetry's, and costs almost nothing until a provider of metrics is set.
 """
 
 from opentelemetry.metrics import Meter, get_meter
@@ -52,6 +51,6 @@ def _with_header(send: Send, queries: Queries) -> Send:
 
 
 def _route(scope: Scope) -> str:
-    """The route's template: a path would make as many series as there are rows."""
+    """Return the template of the route: a path would make one time series for each row."""
     route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
     return getattr(route, "path", UNMATCHED)
