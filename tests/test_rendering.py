@@ -122,9 +122,9 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
     assert change("none") == (
         set(),
         {
-            *(f"app/core/cache/{name}.py" for name in ("__init__", "cached", "commands", "connection", "entry")),
-            *(f"app/core/cache/{name}.py" for name in ("headers", "metrics", "near", "reads", "response", "store")),
-            *(f"app/core/cache/{name}.py" for name in ("targets", "valkey")),
+            *(f"app/core/cache/{name}.py" for name in ("cached", "commands", "connection", "entry", "keys", "local")),
+            *(f"app/core/cache/{name}.py" for name in ("middleware", "parameters", "recorder", "rules", "store")),
+            *(f"app/core/cache/{name}.py" for name in ("stored", "tags", "valkey")),
             "app/core/cache/settings.py",
             "app/core/operations/redis_url.py",
             "dev/valkey.py",
@@ -132,7 +132,7 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
         },
     )
     assert change("celery") == (
-        {"app/core/jobs/celery.py", "tests/core/job_worker.py"},
+        {"app/core/jobs/celery.py", "app/core/jobs/worker.py", "app/worker.py", "tests/core/job_worker.py"},
         {"app/core/jobs/background_tasks.py"},
     )
     assert change("offset") == (
