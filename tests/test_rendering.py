@@ -122,9 +122,15 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
     assert change("none") == (
         set(),
         {
-            *(f"app/core/cache/{name}.py" for name in ("cached", "commands", "connection", "entry", "keys", "local")),
-            *(f"app/core/cache/{name}.py" for name in ("middleware", "parameters", "recorder", "rules", "store")),
-            *(f"app/core/cache/{name}.py" for name in ("stored", "tags", "valkey")),
+            *(f"app/core/cache/{name}.py" for name in ("cached", "commands", "keys", "parameters", "tags")),
+            *(
+                f"app/core/cache/responses/{name}.py"
+                for name in ("__init__", "middleware", "recorder", "rules", "stored")
+            ),
+            *(
+                f"app/core/cache/store/{name}.py"
+                for name in ("__init__", "cache", "connection", "entry", "local", "valkey")
+            ),
             "app/core/cache/settings.py",
             "app/core/operations/redis_url.py",
             "dev/valkey.py",
