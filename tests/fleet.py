@@ -28,7 +28,7 @@ from tests.variants import VARIANTS
 # What teams keep: the name of the package, and of one item.
 NOUNS = ("invoice", "order", "parcel", "ticket", "voucher", "printer", "tenant", "device", "lesson", "recipe")
 SUITE_TIMEOUT_S = 900
-# The guards over a team's code. The internals run in the sessions `variant`: an update leaves core equal to a fresh copy
+# The guards over a team's code. Internals run in the sessions `variant`; an update leaves core equal to a fresh copy
 # (tests/test_update.py).
 GUARDS = ("tests/core",)
 

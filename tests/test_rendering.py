@@ -101,7 +101,6 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
         "gitlab": {"ci": "gitlab"},
         "no CI": {"ci": "none"},
         "replica": {"read_replica": True},
-        "static": {"static_files": True},
         "bare": {"example": False},
     }
     listed = {name: set(files(rendered(changed[name]))) for name in changed}
@@ -123,7 +122,7 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
     assert change("none") == (
         set(),
         {
-            *(f"app/core/cache/{name}.py" for name in ("cached", "commands", "keys", "parameters", "settings", "tags")),
+            *(f"app/core/cache/{name}.py" for name in ("cached", "commands", "keys", "parameters", "tags")),
             *(
                 f"app/core/cache/responses/{name}.py"
                 for name in ("__init__", "middleware", "recorder", "rules", "stored")
@@ -132,6 +131,7 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
                 f"app/core/cache/store/{name}.py"
                 for name in ("__init__", "cache", "connection", "entry", "local", "valkey")
             ),
+            "app/core/cache/settings.py",
             "app/core/operations/redis_url.py",
             "dev/valkey.py",
             "tests/users/test_users_cache.py",
@@ -157,7 +157,6 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
         },
         set(),
     )
-    assert change("static") == ({"app/core/http/static_files.py"}, set())
     workflows = {".github/workflows/ci.yml", ".github/workflows/template-update.yml"}
     assert change("gitlab") == ({".gitlab-ci.yml"}, workflows)
     assert change("no CI") == (set(), {*workflows, "dev/template_update.py"})
