@@ -289,8 +289,8 @@ def releases(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = with_few_files(template, tmp_path_factory.mktemp("releases") / "template")
     rendered = home / "template"
     edit(
-        rendered / "app/core/http/changes.py",
-        (rendered / "app/core/http/changes.py").read_text().splitlines()[0],
+        rendered / "app/core/http/routing.py",
+        (rendered / "app/core/http/routing.py").read_text().splitlines()[0],
         '"""Older."""',
     )
     write(rendered / "app/core/removed.py", '"""Gone in the next version."""\n\nTHERE = True\n')
@@ -347,7 +347,7 @@ def push(forge: Forge, message: str, refspec: str = "HEAD:main") -> None:
 def work(forge: Forge) -> None:
     """What a team does: edits of ours, one of them to what will be removed, edits at seams, files of their own."""
     service = forge.home / "service"
-    edit(service / "app/core/http/changes.py", '"""Older."""', '"""The team\'s."""')
+    edit(service / "app/core/http/routing.py", '"""Older."""', '"""The team\'s."""')
     edit(service / "app/core/removed.py", "THERE = True", "THERE = 'for the team'")
     write(service / "app/orders.py", '"""Orders."""\n\nfrom app.core.removed import THERE\n\nORDERS = THERE\n')
     edit(service / "pyproject.toml", "\n]\n\n[dependency-groups]", '\n  "httpx>=0.28",\n]\n\n[dependency-groups]')
@@ -377,14 +377,14 @@ def test_a_newer_version_is_proposed_with_conflicts_deletions_and_what_no_longer
     assert sorted(changed) == sorted(
         [
             "M\t.copier-answers.yml",
-            "M\tapp/core/http/changes.py",
+            "M\tapp/core/http/routing.py",
             "D\tapp/core/removed.py",
             "M\tpyproject.toml",
             "M\tuv.lock",
             "M\t.github/workflows/ci.yml" if forge.system == "github" else "M\t.gitlab-ci.yml",
         ]
     )
-    conflict = forge.show("show", f"{BRANCH}:app/core/http/changes.py")
+    conflict = forge.show("show", f"{BRANCH}:app/core/http/routing.py")
     assert conflict.startswith('<<<<<<< before updating\n"""The team\'s."""\n=======\n')
 
     # What the team wrote at the seams is there, beside what the template changed next to it.
@@ -404,7 +404,7 @@ def test_a_newer_version_is_proposed_with_conflicts_deletions_and_what_no_longer
         "Fails: `uv run --quiet mypy`",
         "Before you merge",
     ]
-    assert "```text\napp/core/http/changes.py\n```" in sections[0]
+    assert "```text\napp/core/http/routing.py\n```" in sections[0]
     restore = f"git checkout {main[:12]} -- app/core/removed.py"
     assert f"```console\n{restore}\n```" in sections[1]
     # Not the conflict, at which a type check would stop; no token, no git settings.
