@@ -76,7 +76,7 @@ class KeyedRoute:
         # For telemetry, which reads the whole path: an included route only knows its end.
         is_whole = getattr(context.route, "path", None) == matched.path
         self.route = context.route if is_whole else context
-        self.declaration = declare(policy_of(context.endpoint) or no_store, dependant)
+        self.declaration = declare(context.endpoint, dependant)
         self.policy = self.declaration.policy
         self.vary = tuple(name.encode() for name in self.policy.vary)
         if dependant is None:
