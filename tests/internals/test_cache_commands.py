@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -68,7 +69,7 @@ async def test_an_entry_is_shown(cache: Cache) -> None:
 async def test_the_help_shows_the_forms_of_keys(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cached_total, "_store", cache)
+    monkeypatch.setattr(cached_total, "_options", replace(cached_total._options, store=cache))
     app = FastAPI()
 
     @app.get("/orders/{order_id}")

@@ -29,6 +29,9 @@ class Declaration(NamedTuple):
     credentials: frozenset[bytes]
 
 
+_UNDECLARED = Declaration(no_store, (), frozenset())
+
+
 class CacheHeaders:
     """ASGI middleware: `Cache-Control`, `Vary`, `ETag` and 304; HEAD wherever GET is."""
 
@@ -38,18 +41,14 @@ class CacheHeaders:
         self._declarations: dict[object, Declaration] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request; the router has set the route by the time of the first message."""
+        """Answer the request; HEAD by a route of its own, else as GET without a body."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-        elif scope["method"] == "HEAD":
-            await self._head(scope, receive, send)
-        else:
-            complete = partial(self._complete, scope, scope)
-            await self.app(scope, receive, Responder(scope, send, complete).send)
-
-    async def _head(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer HEAD by a route of its own, else as GET without a body."""
-        responder = Responder(scope, send, partial(self._complete, scope, scope))
+            return
+        responder = Responder(scope, send, partial(self._complete, scope))
+        if scope["method"] != "HEAD":
+            await self.app(scope, receive, responder.send)
+            return
         is_refused = False
 
         async def send_unless_refused(message: Message) -> None:
@@ -63,32 +62,21 @@ class CacheHeaders:
         if is_refused:
             # Without extensions, which would send a body past `send`.
             get = {**scope, "method": "GET", "extensions": {}}
-            complete = partial(self._complete, get, scope)
-            await self.app(get, receive, Responder(scope, send, complete).send)
+            responder = Responder(scope, send, partial(self._complete, get))
+            await self.app(get, receive, responder.send)
 
-    def _complete(
-        self, scope: Scope, client_scope: Scope, status: int, headers: h.Headers
-    ) -> h.Headers:
-        """Return the headers with those of the policy of the route that the router has chosen."""
-        declaration = self._declaration(scope)
-        if declaration is None or not declaration.policy.is_storable:
-            if h.get(headers, b"cache-control") is None:
-                return [*headers, (b"cache-control", no_store.cache_control)]
-            return headers
-        names = declaration.credentials
-        has_credentials = any(name in names for name, _ in client_scope["headers"])
-        return declared(declaration, status, headers, has_credentials=has_credentials)
-
-    def _declaration(self, scope: Scope) -> Declaration | None:
+    def _complete(self, scope: Scope, status: int, headers: h.Headers) -> h.Headers:
+        """Add the headers of the policy of the route, which the router has set by now."""
+        declaration = _UNDECLARED
         endpoint = scope.get("endpoint")
-        if endpoint is None or scope["method"] != "GET":
-            return None
-        declaration = self._declarations.get(endpoint)
-        if declaration is None:
-            dependant = getattr(scope.get("route"), "dependant", None)
-            declaration = declare(policy_of(endpoint) or no_store, dependant)
-            self._declarations[endpoint] = declaration
-        return declaration
+        if endpoint is not None and scope["method"] == "GET":
+            if endpoint not in self._declarations:
+                dependant = getattr(scope.get("route"), "dependant", None)
+                self._declarations[endpoint] = declare(endpoint, dependant)
+            declaration = self._declarations[endpoint]
+        names = (name for name, _ in scope["headers"])
+        has_credentials = not declaration.credentials.isdisjoint(names)
+        return declared(declaration, status, headers, has_credentials=has_credentials)
 
 
 class Responder:
@@ -101,48 +89,44 @@ class Responder:
     def __init__(
         self, scope: Scope, send: Send, complete: Callable[[int, h.Headers], h.Headers]
     ) -> None:
+        self._scope = scope
         self._send = send
         self._complete = complete
-        self._is_head = scope["method"] == "HEAD"
-        self._if_none_match = h.get(scope["headers"], b"if-none-match")
         self._held: Message | None = None
 
     async def send(self, message: Message) -> None:
         """Hold the start of a 200 until the next message shows whether it is a stream."""
-        is_body = message["type"] == "http.response.body"
         if message["type"] == "http.response.start":
             headers = self._complete(message["status"], list(message.get("headers", ())))
             message = {**message, "headers": headers}
             if message["status"] == HTTPStatus.OK:
                 self._held = message
                 return
-        elif self._held is not None:
-            start, self._held = self._held, None
-            if is_body and not message.get("more_body"):
-                await respond(
-                    self._send,
-                    start["status"],
-                    start["headers"],
-                    message.get("body", b""),
-                    self._if_none_match,
-                    is_head=self._is_head,
-                )
+        start, self._held = self._held, None
+        if message["type"] == "http.response.body":
+            body = message.get("body", b"")
+            if start is not None and not message.get("more_body"):
+                await respond(self._scope, self._send, start["status"], start["headers"], body)
                 return
+            if self._scope["method"] == "HEAD":
+                message = {**message, "body": b""}
+        if start is not None:
             await self._send(start)
-        await self._send({**message, "body": b""} if self._is_head and is_body else message)
+        await self._send(message)
 
 
-def declare(policy: Policy, dependant: Dependant | None) -> Declaration:
+def declare(endpoint: object, dependant: Dependant | None) -> Declaration:
     """Make the declaration of a route; its API key headers are credentials."""
+    policy = policy_of(endpoint) or no_store
+    vary = [name.encode() for name in policy.vary]
+    if policy.audience is not Audience.EVERYBODY or policy.ignore_credentials:
+        return Declaration(policy, tuple(vary), frozenset())
     keys = {
         dependency.call.model.name.lower().encode()
         for dependency in (flat(dependant) if dependant else ())
         if isinstance(dependency.call, APIKeyHeader)
     }
-    credentials = frozenset(CREDENTIAL_HEADERS | keys)
-    vary = [name.encode() for name in policy.vary]
-    if policy.audience is not Audience.EVERYBODY or policy.ignore_credentials:
-        return Declaration(policy, tuple(vary), frozenset())
+    credentials = CREDENTIAL_HEADERS | keys
     if policy.is_reusable:
         # A cache outside of the service has to tell users apart.
         vary += sorted(credentials)
@@ -156,7 +140,8 @@ def declared(
     added: h.Headers = []
     if h.get(headers, b"cache-control") is None:
         control = declaration.policy.cache_control_of(status)
-        if has_credentials or is_one_clients(headers):
+        is_one_clients = has_credentials or h.get(headers, b"set-cookie") is not None
+        if is_one_clients and declaration.policy.audience is not Audience.NOBODY:
             control = _ONE_CLIENTS_COPY
         added.append((b"cache-control", control))
     if declaration.vary:
@@ -166,30 +151,19 @@ def declared(
     return [*headers, *added]
 
 
-def is_one_clients(headers: h.Headers) -> bool:
-    """Return whether the response sets a cookie."""
-    return any(name == b"set-cookie" for name, _ in headers)
-
-
-async def respond(
-    send: Send,
-    status: int,
-    headers: h.Headers,
-    body: bytes,
-    if_none_match: bytes | None,
-    *,
-    is_head: bool,
-) -> None:
+async def respond(scope: Scope, send: Send, status: int, headers: h.Headers, body: bytes) -> None:
     """Send a whole response; a 200 has an `ETag`, and becomes a 304 when the client has it."""
     if status == HTTPStatus.OK:
         etag = h.get(headers, b"etag")
         if etag is None and b"no-store" not in (h.get(headers, b"cache-control") or b""):
             etag = h.etag_of(body)
             headers = [*headers, (b"etag", etag)]
+        if_none_match = h.get(scope["headers"], b"if-none-match")
         if if_none_match is not None and etag is not None and h.matches(if_none_match, etag):
             status, headers, body = HTTPStatus.NOT_MODIFIED, h.of_304(headers), b""
+    body = b"" if scope["method"] == "HEAD" else body
     await send({"type": "http.response.start", "status": int(status), "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if is_head else body})
+    await send({"type": "http.response.body", "body": body})
 
 
 def flat(dependant: Dependant) -> Iterator[Dependant]:

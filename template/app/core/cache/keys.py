@@ -33,11 +33,7 @@ MAX_REMEMBERED_CHARS = 512
 
 
 class ResponseKey(NamedTuple):
-    """A GET in canonical form.
-
-    Attributes:
-        text: the route's template with the values of the path, and the query.
-    """
+    """A GET in canonical form; `text` is the template of the route, its values and the query."""
 
     route: "KeyedRoute"
     text: str
@@ -63,11 +59,7 @@ class Route:
 
 
 class KeyedRoute:
-    """A route whose policy has a `ttl_s` or tags.
-
-    Raises:
-        TypeError: when a tag names a parameter that the route does not have.
-    """
+    """A route whose policy has a `ttl_s` or tags; TypeError if a tag names no parameter of it."""
 
     def __init__(self, context: RouteContext, matched: Route) -> None:
         dependant: Dependant | None = getattr(context, "dependant", None)
@@ -76,30 +68,38 @@ class KeyedRoute:
         # For telemetry, which reads the whole path: an included route only knows its end.
         is_whole = getattr(context.route, "path", None) == matched.path
         self.route = context.route if is_whole else context
-        self.declaration = declare(policy_of(context.endpoint) or no_store, dependant)
+        self.declaration = declare(context.endpoint, dependant)
         self.policy = self.declaration.policy
         self.vary = tuple(name.encode() for name in self.policy.vary)
         if dependant is None:
             raise TypeError(f"{self.template}: a key or tag needs a path operation of FastAPI")
         self._matched = matched
-        self._in_path: dict[str, Parameter] = {}
+        # In the path, but perhaps no argument of the endpoint.
+        self._in_path = {
+            name: Parameter(name, [name], FieldInfo(annotation=str))
+            for name in (matched.regex.groupindex if matched.regex else ())
+        }
         # In the order of their declaration.
         self._in_query: list[Parameter] = []
         # API keys in the query: such a request has no key.
         self._secrets: set[str] = set()
         # Whether parameters that are not declared are refused, or are part of the response.
         self._is_closed = False
-        self._read(dependant)
+        for owner in flat(dependant):
+            for field in owner.path_params:
+                self._in_path[field.alias] = Parameter(field.alias, [field.alias], field.field_info)
+            for field in owner.query_params:
+                self._in_query += query_parameters(field)
+                model = model_of(field)
+                if model and model.model_config.get("extra") in ("forbid", "allow"):
+                    self._is_closed = True
+            if isinstance(owner.call, APIKeyQuery):
+                self._secrets.add(owner.call.model.name)
         self._names = {name for parameter in self._in_query for name in parameter.names}
-        by_name = {parameter.name: parameter for parameter in self._in_query} | self._in_path
-        self._defaults = self._check_tags(by_name)
+        self._defaults = self._check_tags()
 
     def key(self, path: str, query: bytes) -> ResponseKey:
-        """Return the key of a GET of this route.
-
-        Raises:
-            NotCacheable: when the application has to answer.
-        """
+        """Return the key of a GET, or raise NotCacheable when the application has to answer."""
         found = self._matched.regex.match(path) if self._matched.regex else None
         sent = found.groupdict() if found else {}
         values = {name: self._in_path[name].canonical(value) for name, value in sent.items()}
@@ -109,7 +109,9 @@ class KeyedRoute:
             by_name: dict[str, list[str]] = {}
             for name, value in parse_query(query):
                 by_name.setdefault(name, []).append(value)
-            self._check_query(by_name.keys())
+            is_unknown = self._is_closed and not self._names.issuperset(by_name)
+            if is_unknown or not self._secrets.isdisjoint(by_name):
+                raise NotCacheable
             for parameter, name, value in self._declared(by_name):
                 pairs.append((name, _as_sent(parameter, value)))
                 if parameter.taggable:
@@ -139,24 +141,9 @@ class KeyedRoute:
                 for value in values if parameter.repeats else values[-1:]:
                     yield parameter, name, value
 
-    def _read(self, dependant: Dependant) -> None:
-        for owner in flat(dependant):
-            for field in owner.path_params:
-                parameter = Parameter(field.alias, [field.alias], field.field_info)
-                self._in_path[field.alias] = parameter
-            for field in owner.query_params:
-                self._in_query += query_parameters(field)
-                model = model_of(field)
-                if model and model.model_config.get("extra") in ("forbid", "allow"):
-                    self._is_closed = True
-            if isinstance(owner.call, APIKeyQuery):
-                self._secrets.add(owner.call.model.name)
-        for name in self._matched.regex.groupindex if self._matched.regex else ():
-            # In the path, but no argument of the endpoint.
-            self._in_path.setdefault(name, Parameter(name, [name], FieldInfo(annotation=str)))
-
-    def _check_tags(self, by_name: dict[str, Parameter]) -> dict[str, str]:
+    def _check_tags(self) -> dict[str, str]:
         """Return the defaults of the parameters in tags, in canonical form."""
+        by_name = {parameter.name: parameter for parameter in self._in_query} | self._in_path
         defaults = {}
         for template in self.policy.tags:
             for name in field_names(template):
@@ -174,13 +161,6 @@ class KeyedRoute:
                 if parameter.default not in (None, PydanticUndefined):
                     defaults[name] = canonical(parameter.default)
         return defaults
-
-    def _check_query(self, names: Any) -> None:
-        """Raise NotCacheable for a parameter that is not part of the key."""
-        if not self._secrets.isdisjoint(names):
-            raise NotCacheable
-        if self._is_closed and not self._names.issuperset(names):
-            raise NotCacheable
 
 
 class RouteTable:
@@ -240,11 +220,7 @@ class RouteTable:
         return self._keys.get((path, query))
 
     def key(self, route: KeyedRoute, path: str, query: bytes) -> ResponseKey:
-        """Return the key of a GET of the route, and remember it.
-
-        Raises:
-            NotCacheable: when the application has to answer.
-        """
+        """Return the key of a GET and remember it; errors as from `KeyedRoute.key`."""
         key = route.key(path, query)
         if key.path != path:
             # The canonical path may belong to another route.

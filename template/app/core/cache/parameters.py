@@ -23,7 +23,6 @@ class Parameter:
     """A declared parameter of the path or the query.
 
     Attributes:
-        name: in the code.
         names: in requests: aliases, or the name.
         repeats: whether every value counts, and not only the last one.
         taggable: whether a tag may contain the value.
@@ -44,11 +43,7 @@ class Parameter:
             self.validate = TypeAdapter(Annotated[declared, info]).validate_python
 
     def canonical(self, value: str) -> str:
-        """Return the value's quoted form in keys and tags.
-
-        Raises:
-            NotCacheable: when the application would refuse the value.
-        """
+        """Return the quoted form for keys and tags; NotCacheable if the value is not valid."""
         if self.validate is None:
             return quote(value, safe="")
         if self._is_uuid and _CANONICAL_UUID(value):

@@ -53,12 +53,6 @@ def canonical(value: object) -> str:
     """
     if isinstance(value, Enum):
         value = value.value
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, bool):
-        raise TypeError("a tag cannot contain a bool")
-    if isinstance(value, int):
-        return str(int(value))
-    if isinstance(value, str):
-        return quote(value, safe="")
-    raise TypeError(f"a tag contains UUID, int, str or enum, not {type(value).__name__}")
+    if isinstance(value, bool) or not isinstance(value, (UUID, int, str)):
+        raise TypeError(f"a tag contains UUID, int, str or enum, not {type(value).__name__}")
+    return quote(str(int(value) if isinstance(value, int) else value), safe="")

@@ -5,12 +5,7 @@ from app.core.database.engine import Database, database
 from app.core.database.errors import violated_constraint
 from app.core.database.models import Base
 from app.core.database.prepared import PreparedRead, PreparedWrite, Row
-from app.core.database.sessions import (
-    ReadSession,
-    ReadSessionDep,
-    WriteSession,
-    WriteSessionDep,
-)
+from app.core.database.sessions import ReadSession, ReadSessionDep, WriteSession, WriteSessionDep
 
 __all__ = [
     "Base",

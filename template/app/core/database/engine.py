@@ -96,10 +96,7 @@ class Database:
                 connection.close()
 
     async def _check_out(self) -> PoolProxiedConnection:
-        """Take a connection from the pool; `close()` returns it.
-
-        The caller holds a slot of the gate.
-        """
+        """Take a connection from the pool, with a slot of the gate; `close()` returns it."""
         engine = self.engine.sync_engine
         try:
             # An open connection needs no greenlet, which saves a third of the time.
@@ -109,11 +106,7 @@ class Database:
             return (await greenlet_spawn(engine.connect)).connection
 
     async def ping(self) -> None:
-        """Run `SELECT 1`.
-
-        Raises:
-            Unavailable: when the database does not answer.
-        """
+        """Run `SELECT 1`, or raise Unavailable when the database does not answer."""
         with translated():
             async with self.gate, self.autocommit_engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
@@ -125,11 +118,7 @@ async def run(
     values: Mapping[str, Any],
     engine: AsyncEngine,
 ) -> list[Row]:
-    """Run a prepared statement on the driver's connection, and return its rows.
-
-    Raises:
-        DBAPIError: the same errors as the engine raises.
-    """
+    """Run a prepared statement on the driver's connection; errors are those of the engine."""
     driver = connection.driver_connection
     assert driver is not None
     compiled = statement.compiled(engine.dialect)

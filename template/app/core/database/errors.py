@@ -20,9 +20,7 @@ _UNSTORABLE = ("22021", "22P05", "22001", "22003")
 _OF_DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
-# These are classes because every statement uses them: `contextmanager` costs three times as much.
-
-
+# Classes, because every statement uses them: `contextmanager` costs three times as much.
 class translated:
     """Turn failures of the database, and values it cannot store, into problems.
 
@@ -32,30 +30,23 @@ class translated:
     def __enter__(self) -> None:
         return
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         match error:
-            case None:
-                return
             case PoolTimeoutError():
                 raise Busy("All database connections are in use.") from error
             case DBAPIError():
-                _raise_translated(error)
+                state = getattr(error.orig, "sqlstate", None) or ""
+                if error.connection_invalidated or state.startswith(_UNAVAILABLE):
+                    raise Unavailable("The database cannot serve the request now.") from error
+                if state in _UNSTORABLE:
+                    raise Unprocessable(
+                        "A value is too long, or contains characters that cannot be stored."
+                    ) from error
             case TimeoutError():
                 raise Unavailable("The database did not answer in time.") from error
             case OSError() | asyncpg.InterfaceError() | asyncpg.PostgresError():
                 # SQLAlchemy does not wrap the errors of opening a connection.
                 raise Unavailable("The database cannot be reached.") from error
-
-
-def _raise_translated(error: DBAPIError) -> None:
-    if error.connection_invalidated or _sqlstate(error).startswith(_UNAVAILABLE):
-        raise Unavailable("The database cannot serve the request now.") from error
-    if _sqlstate(error) in _UNSTORABLE:
-        raise Unprocessable(
-            "A value is too long, or contains characters that cannot be stored."
-        ) from error
 
 
 async def again_if_disconnected(read: Callable[[], Awaitable[Result]]) -> Result:
@@ -83,9 +74,7 @@ class engine_errors:
     def __enter__(self) -> None:
         return
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, _OF_DRIVER):
             return
         dbapi: Any = self._dialect.loaded_dbapi
@@ -109,7 +98,3 @@ def violated_constraint(error: IntegrityError) -> str | None:
     """Return the name of the violated constraint, such as `uq_users_email`."""
     cause = error.orig.__cause__ if error.orig else None
     return getattr(cause, "constraint_name", None)
-
-
-def _sqlstate(error: DBAPIError) -> str:
-    return getattr(error.orig, "sqlstate", None) or ""

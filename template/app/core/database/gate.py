@@ -8,7 +8,6 @@ gate always finds a free connection in the pool.
 import asyncio
 from collections import deque
 from contextvars import ContextVar
-from types import TracebackType
 
 from app.core.http.problems import Busy
 
@@ -56,11 +55,7 @@ class Gate:
             turn.set_exception(Busy("All database connections are in use."))
 
     def refuse_holder(self) -> None:
-        """Check that this task holds no slot: tasks with one that wait for a second can deadlock.
-
-        Raises:
-            RuntimeError: when this task's own transaction holds a slot.
-        """
+        """Raise RuntimeError when this task's own transaction holds a slot: it may deadlock."""
         holder = _holder.get()
         if holder is not None and holder.holds(self):
             raise RuntimeError(
@@ -80,12 +75,7 @@ class Gate:
     async def __aenter__(self) -> None:
         await self.acquire()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.release()
 
 
@@ -100,11 +90,7 @@ class Slot:
         return self._held and self._gate is gate
 
     async def take(self) -> None:
-        """Take a slot of the gate, unless this transaction holds one.
-
-        Raises:
-            Busy: when no slot is free in time.
-        """
+        """Take a slot of the gate, unless this transaction holds one; errors as from `acquire`."""
         if not self._held:
             await self._gate.acquire()
             self._held = True

@@ -10,12 +10,12 @@ import hmac
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar, TypeVarTuple
 
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
-from sqlalchemy import Integer, Select, bindparam, literal
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, literal
 
 from app.core.database import PreparedRead, ReadSession, Row
 from app.core.http.problems import BadRequest
@@ -27,6 +27,7 @@ VERSION = 2
 SIGNATURE_BYTES = 16
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 Item = TypeVar("Item")
 Values = tuple[Any, ...]
 
@@ -54,11 +55,7 @@ class Signer:
         self._key = settings.cursor_secret.get_secret_value().encode()
 
     def sign(self, payload: bytes) -> bytes:
-        """Return the first `SIGNATURE_BYTES` of the payload's HMAC-SHA256.
-
-        Raises:
-            RuntimeError: when the signer is not open.
-        """
+        """Return the first `SIGNATURE_BYTES` of the payload's HMAC-SHA256."""
         if self._key is None:
             raise RuntimeError("Cursors have no secret: use `async with lifecycle.resources(...)`.")
         return hmac.digest(self._key, payload, hashlib.sha256)[:SIGNATURE_BYTES]
@@ -93,18 +90,14 @@ async def paginate(
         BadRequest: when the cursor is invalid, or belongs to another list.
     """
     keyset = Keyset.of(order_by)
+
+    def values_of(row: T) -> Values:
+        return tuple(getattr(row, key.column.key) for key in keyset.keys)
+
     cursor = decode(params.cursor, keyset)
-    directed = keyset.reversed() if cursor and cursor.backward else keyset
-    statement = statement.order_by(*directed.ordering()).limit(params.limit + 1)
-    statements = [statement]
-    if cursor:
-        values = [
-            None if value is None else literal(value, key.column.type)
-            for key, value in zip(keyset.keys, cursor.values, strict=True)
-        ]
-        statements = [statement.where(condition) for condition in directed.ranges(values)]
+    statements = _selects(statement.limit(params.limit + 1), keyset, cursor)
     rows = await _read(statements, session.scalars, params.limit + 1)
-    page = _page(rows, params.limit, cursor, keyset, lambda row: _attributes(row, keyset))
+    page = _page(rows, params.limit, cursor, keyset, values_of)
     return Page(items=[convert(row) for row in page.items], next=page.next, prev=page.prev)
 
 
@@ -159,17 +152,26 @@ class PreparedList:
         if key not in self._prepared:
             # PostgreSQL plans a LIMIT that is a parameter at every call: the default is a constant.
             limit = DEFAULT_LIMIT + 1 if usual_limit else bindparam("page_rows", type_=Integer)
-            keyset = self._keyset.reversed() if backward else self._keyset
-            statement = self._statement.order_by(*keyset.ordering()).limit(limit)
-            statements = [statement]
-            if cursor:
-                there = [
-                    None if null else bindparam(f"page_{number}", type_=key.column.type)
-                    for number, (key, null) in enumerate(zip(keyset.keys, nulls, strict=True))
-                ]
-                statements = [statement.where(condition) for condition in keyset.ranges(there)]
-            self._prepared[key] = [PreparedRead(each) for each in statements]
+            selects = _selects(self._statement.limit(limit), self._keyset, cursor, prepared=True)
+            self._prepared[key] = [PreparedRead(select) for select in selects]
         return self._prepared[key]
+
+
+def _selects(
+    statement: Select[*Ts], keyset: Keyset, cursor: Cursor | None, *, prepared: bool = False
+) -> list[Select[*Ts]]:
+    """Return a SELECT for each range of the page; `prepared` makes parameters of the values."""
+    if cursor is None:
+        return [statement.order_by(*keyset.ordering())]
+    values: list[ColumnElement[Any] | None] = [None] * len(keyset.keys)
+    for number, (key, value) in enumerate(zip(keyset.keys, cursor.values, strict=True)):
+        if value is not None and prepared:
+            values[number] = bindparam(f"page_{number}", type_=key.column.type)
+        elif value is not None:
+            values[number] = literal(value, key.column.type)
+    directed = keyset.reversed() if cursor.backward else keyset
+    statement = statement.order_by(*directed.ordering())
+    return [statement.where(condition) for condition in directed.ranges(values)]
 
 
 async def _read(
@@ -239,10 +241,6 @@ def decode(cursor: str | None, keyset: Keyset) -> Cursor | None:
         raise BadRequest(
             "The cursor is not valid for this list: start again without a cursor."
         ) from error
-
-
-def _attributes(row: object, keyset: Keyset) -> Values:
-    return tuple(getattr(row, key.column.key) for key in keyset.keys)
 
 
 def _name(statement: Select[*tuple[Any, ...]], column: Any) -> str:

@@ -19,12 +19,8 @@ from app.core.pagination.page import OrderBy
 # The value of a column in the row before the page; None is NULL.
 Value: TypeAlias = ColumnElement[Any] | None
 
-_MODIFIERS = {
-    operators.desc_op,
-    operators.asc_op,
-    operators.nulls_first_op,
-    operators.nulls_last_op,
-}
+_NULLS = {operators.nulls_first_op, operators.nulls_last_op}
+_MODIFIERS = {operators.desc_op, operators.asc_op, *_NULLS}
 
 
 @dataclass(frozen=True)
@@ -108,18 +104,13 @@ def _ranges(keys: Sequence[Key], values: Sequence[Value]) -> list[ColumnElement[
     if keys[0].nullable:
         return _ranges_with_nulls(keys, values)
     # Columns in the same direction are compared as one row, which is one range of the index.
-    alike = list(
-        takewhile(
-            lambda key: not key.nullable and key.descending == keys[0].descending,
-            keys,
-        )
-    )
+    descending = keys[0].descending
+    alike = list(takewhile(lambda key: not key.nullable and key.descending == descending, keys))
     n = len(alike)
     here: Any = tuple_(*(key.column for key in alike)) if n > 1 else keys[0].column
     there: Any = (
         tuple_(*values[:n], types=[key.column.type for key in alike]) if n > 1 else values[0]
     )
-    descending = keys[0].descending
     strictly = here < there if descending else here > there
     if n == len(keys):
         return [strictly]

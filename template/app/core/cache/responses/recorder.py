@@ -58,7 +58,7 @@ class Recorder:
         self._start: Message | None = None
         self._is_passing = False
         self._passes = asyncio.Event()
-        self._recorded: asyncio.Future[Recorded] | None = None
+        self._recorded: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
         self._run: asyncio.Task[None] | None = None
 
     async def record(self) -> Recorded:
@@ -67,7 +67,6 @@ class Recorder:
         Raises:
             NotShareable: when the response goes to the client, or when the client has left.
         """
-        self._recorded = asyncio.get_running_loop().create_future()
         self._run = asyncio.create_task(self._call())
         self._run.add_done_callback(self._on_end)
         try:
@@ -102,7 +101,6 @@ class Recorder:
 
     async def _send(self, message: Message) -> None:
         """Record the message, or pass it to the client."""
-        assert self._recorded is not None
         if self._is_passing:
             assert self._client is not None
             await self._client.send(message)
@@ -124,21 +122,18 @@ class Recorder:
 
     async def _pass(self, start: Message, message: Message) -> None:
         """Send the response to the client from now on, in this task."""
-        assert self._recorded is not None
         assert self._run is not None
-        client = self._client
-        self._is_passing = client is not None
         self._recorded.set_exception(NotShareable())
-        if client is None:
+        if self._client is None:
             # A stream may have no end.
             self._run.cancel()
             return
+        self._is_passing = True
         self._passes.set()
-        await client.send(start)
-        await client.send(message)
+        await self._client.send(start)
+        await self._client.send(message)
 
     def _on_end(self, run: asyncio.Task[None]) -> None:
-        assert self._recorded is not None
         error = None if run.cancelled() else run.exception()
         if not self._recorded.done():
             if run.cancelled():

@@ -9,7 +9,7 @@ import orjson
 from starlette.types import Scope, Send
 
 from app.core.cache import headers as h
-from app.core.cache.conditional import declared, is_one_clients
+from app.core.cache.conditional import declared
 from app.core.cache.keys import ResponseKey
 from app.core.cache.policy import Policy
 from app.core.cache.responses.recorder import Recorded
@@ -85,7 +85,7 @@ def loaded(recorded: Recorded, policy: Policy, own_control: bytes | None) -> Loa
 
 def tag_headers(key: ResponseKey, headers: h.Headers) -> h.Headers:
     """Return the tags in the headers by which CDNs invalidate."""
-    if not key.tags or not key.route.policy.s_maxage_s or is_one_clients(headers):
+    if not (key.tags and key.route.policy.s_maxage_s) or h.get(headers, b"set-cookie") is not None:
         return []
     return [
         (b"surrogate-key", " ".join(key.tags).encode()),

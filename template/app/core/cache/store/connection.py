@@ -8,6 +8,7 @@ because it handles URLs, TLS and credentials.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
@@ -55,9 +56,9 @@ class MultiplexedConnection:
     ) -> None:
         self._url = url
         self._channel = channel
-        self._timeout_s = timeout_s
-        self._on_message = on_message
-        self._on_loss = on_loss
+        self.timeout_s = timeout_s
+        self.on_message = on_message
+        self.on_loss = on_loss
         self._link: _Link | None = None
         self._connecting: asyncio.Task[_Link] | None = None
         self._closed = False
@@ -103,8 +104,8 @@ class MultiplexedConnection:
             "retry": Retry(NoBackoff(), 0),
             "driver_info": DRIVER,
             **parse_url(self._url),
-            "socket_timeout": self._timeout_s,
-            "socket_connect_timeout": self._timeout_s,
+            "socket_timeout": self.timeout_s,
+            "socket_connect_timeout": self.timeout_s,
             # RESP3: messages and replies share a connection.
             "protocol": 3,
         }
@@ -118,50 +119,41 @@ class MultiplexedConnection:
             raise
         # From here on only the link reads and writes the stream.
         writer, connection._writer = connection._writer, None
-        link = _Link(writer, self._timeout_s, self._on_message, self._on_loss)
+        link = _Link(writer, self)
         try:
             # SUBSCRIBE has no reply of its own.
             await link.send([("SUBSCRIBE", self._channel), ("PING",)], replies=1)
-        except ResponseError as error:
-            link.end(ConnectionError(f"SUBSCRIBE: {error}"))
-            raise ConnectionError(f"SUBSCRIBE: {error}") from error
-        except BaseException:
+        except BaseException as error:
             link.end(ConnectionError("closed"))
+            if isinstance(error, ResponseError):
+                raise ConnectionError(f"SUBSCRIBE: {error}") from error
             raise
         self._link = link
         return link
 
 
+@dataclass(slots=True, eq=False)
 class _Batch:
     """Commands of one call, and the replies so far."""
 
-    __slots__ = ("deadline", "expected", "future", "packed", "replies")
-
-    def __init__(self, future: "asyncio.Future[list[Any]]", packed: bytes, expected: int) -> None:
-        self.future = future
-        self.packed = packed
-        self.expected = expected
-        # By the event loop's clock; set at the write, which a busy process makes later.
-        self.deadline = inf
-        self.replies: list[Any] = []
+    future: "asyncio.Future[list[Any]]"
+    packed: bytes
+    expected: int
+    # By the event loop's clock; set at the write, which a busy process makes later.
+    deadline: float = inf
+    replies: list[Any] = field(default_factory=list)
 
 
 class _Link(asyncio.Protocol):
     """An open connection; after its first failure it is unusable, and `error` is the reason."""
 
-    def __init__(
-        self,
-        writer: asyncio.StreamWriter,
-        timeout_s: float,
-        on_message: Callable[[bytes], None],
-        on_loss: Callable[[], None],
-    ) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, owner: MultiplexedConnection) -> None:
         self._loop = asyncio.get_running_loop()
         # A garbage-collected writer would close the connection.
         self._writer = writer
-        self._timeout_s = timeout_s
-        self._on_message = on_message
-        self._on_loss = on_loss
+        self._timeout_s = owner.timeout_s
+        self._on_message = owner.on_message
+        self._on_loss = owner.on_loss
         self._reader = hiredis.Reader(
             protocolError=InvalidResponse, replyError=_refusal, notEnoughData=_INCOMPLETE
         )

@@ -86,7 +86,7 @@ class SharedCache:
         self._closed_until = 0.0
         # Invalidations without the server's confirmation: until then its entries are not shown.
         self._undelivered: dict[str, object] = {}
-        self._reported: dict[tuple[str, str], int] = {}
+        self._reported: Counter[tuple[str, str]] = Counter()
 
     def open(self, settings: CacheSettings) -> None:
         """Begin to connect and to listen, without waiting."""
@@ -125,15 +125,10 @@ class SharedCache:
         return bool(self._undelivered)
 
     async def invalidate(self, tags: Sequence[str]) -> None:
-        """Invalidate tags in all workers; deliver later if the server is unavailable."""
+        """Invalidate tags in all workers, or `EVERYTHING`; later if the server is unavailable."""
         self._undelivered |= dict.fromkeys(tags, object())
         if len(self._undelivered) > MAX_UNDELIVERED:
             self._undelivered = {EVERYTHING: object()}
-        await self._deliver()
-
-    async def clear(self) -> None:
-        """Invalidate every entry in all workers."""
-        self._undelivered = {EVERYTHING: object()}
         await self._deliver()
 
     async def find_or_claim(self, key: str, tags: Sequence[str], *, accept_stale: bool) -> Claim:
@@ -168,11 +163,11 @@ class SharedCache:
     async def finish(self, key: str, claim: Claim, entry: Entry | None) -> bool:
         """Store the loaded entry, if any, and end the lease; return whether it is stored."""
         commands: list[Command] = []
-        is_storable = entry is not None and claim.generations is not None
         if entry is not None and claim.generations is not None:
             name = self._name("entry", self._version, key)
             lifetime_ms = max(1, int(entry.lifetime_s * 1000))
             commands.append(("SET", name, _wrap(entry, claim.generations), "PX", lifetime_ms))
+        is_storable = bool(commands)
         # A lease that has ended may belong to another worker.
         if time.monotonic() < claim.lease_until:
             commands.append(("DEL", self._name("lease", self._version, key)))
@@ -209,11 +204,10 @@ class SharedCache:
         Both in one round trip: a worker that takes the lease after another one finds its entry.
         """
         names = self._names(key, tags)
-        lifetime_ms = int(LEASE_S * 1000)
         lease_name = self._name("lease", self._version, key)
         replies = await self._attempt(
             # With GET, a repeated claim recognises its own lease.
-            ("SET", lease_name, lease, "NX", "GET", "PX", lifetime_ms),
+            ("SET", lease_name, lease, "NX", "GET", "PX", int(LEASE_S * 1000)),
             *(
                 ("SET", name, os.urandom(GENERATION_BYTES), "NX", "EX", GENERATION_S)
                 for name in missing
@@ -232,26 +226,22 @@ class SharedCache:
         if not self._undelivered.keys().isdisjoint((EVERYTHING, *tags)):
             return Found(None, None)
         raw, *generations = values
-        if missing := [
-            name for name, known in zip(names[1:], generations, strict=True) if not known
-        ]:
-            return Found(None, b"", missing)
+        if not all(generations):
+            pairs = zip(names[1:], generations, strict=True)
+            return Found(None, b"", [name for name, known in pairs if not known])
         joined = b"".join(generations)
         return Found(_unwrap(raw, joined) if raw else None, joined)
 
     async def _deliver(self) -> None:
         """Send the invalidations that the server has not confirmed."""
         tags = self._undelivered.copy()
-        if not tags:
-            return
-        replies = await self._attempt(
+        if tags and await self._attempt(
             ("MULTI",),
             # A server without memory refuses no deletion.
             ("DEL", *(self._name("tag", tag) for tag in tags)),
             ("PUBLISH", self._name("invalidated"), "\n".join(tags)),
             ("EXEC",),
-        )
-        if replies is not None:
+        ):
             for tag, invalidation in tags.items():
                 # A newer invalidation of the tag is not delivered yet.
                 if self._undelivered.get(tag) is invalidation:
@@ -287,16 +277,11 @@ class SharedCache:
 
     async def _report(self) -> None:
         """Add the counts of this worker to the counts of all workers."""
-        new = {name: count - self._reported.get(name, 0) for name, count in self._counts.items()}
+        new = self._counts - self._reported
         name = self._name("counts")
-        added = [
-            ("HINCRBY", name, f"{level} {outcome}", count)
-            for (level, outcome), count in new.items()
-            if count
-        ]
+        added = [("HINCRBY", name, " ".join(counted), count) for counted, count in new.items()]
         if added and await self._attempt(*added) is not None:
-            for counted, count in new.items():
-                self._reported[counted] = self._reported.get(counted, 0) + count
+            self._reported += new
 
     async def _attempt(self, *commands: Command) -> list[Any] | None:
         """Return the replies; None when the server is unavailable, late, or refuses a command."""
