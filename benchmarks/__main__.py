@@ -11,8 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
 from dev.processes import ServerUnavailable
-from dev.signals import terminate_as_interrupt
-from dev.workspace import workspace
+from dev.workspace import terminate_as_interrupt, workspace
 
 from benchmarks.harness import drivers, machine, output, report
 from benchmarks.harness.answers import AnswersDiffer

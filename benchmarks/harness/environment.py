@@ -12,8 +12,7 @@ from tempfile import mkdtemp
 import asyncpg
 import psutil
 import redis
-from dev.processes import ServerUnavailable, stop
-from dev.serving import free_port
+from dev.processes import ServerUnavailable, free_port, stop
 from dev.valkey import valkey
 
 from benchmarks.harness import machine, seeding

@@ -14,8 +14,7 @@ from tempfile import mkdtemp
 from urllib.parse import urlencode
 
 import psutil
-from dev.processes import StartFailed, start, stop
-from dev.serving import free_port
+from dev.processes import StartFailed, free_port, start, stop
 
 from benchmarks.harness.seeding import Rows
 from tests.rendering import ROOT, render, snapshot

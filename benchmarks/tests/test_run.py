@@ -34,8 +34,9 @@ def temporary() -> Iterator[Path]:
     path.chmod(0o711)
     yield path
     # Whatever a failing test has left behind.
+    removal = "import benchmarks\nfrom dev.workspace import workspace\nwith workspace(): pass"
     subprocess.run(
-        [sys.executable, "-c", "import benchmarks; from dev.workspace import reap_orphans; reap_orphans()"],
+        [sys.executable, "-c", removal],
         cwd=ROOT,
         env=environment(path),
         check=True,

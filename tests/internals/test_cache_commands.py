@@ -17,7 +17,7 @@ from app.core.cache.store.entry import Entry
 from app.core.cache.responses.middleware import ResponseCache
 from app.core.cache.store import Cache, Loaded
 from app.settings import get_settings
-from dev.serving import free_port
+from dev.processes import free_port
 from tests.internals.commands import run
 from tests.internals.valkey_server import trusted
 

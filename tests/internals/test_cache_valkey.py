@@ -19,7 +19,7 @@ from app.core.cache.store.entry import Entry
 from app.core.cache.store import Cache, Loaded, Outcome
 from app.core.cache.store.valkey import TRUST_S
 from app.settings import get_settings
-from dev.serving import free_port
+from dev.processes import free_port
 from tests.core.serving import serving
 from tests.internals.fault_proxy import FaultProxy, fault_proxy
 from tests.internals.valkey_server import own_server, trusted

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import psutil
 
-from dev.__main__ import exports
-from dev.programs import attached
-from dev.serving import free_port
-from dev.workspace import reap_orphans
+from dev.__main__ import attached, exports
+from dev.processes import free_port
+from dev.workspace import workspace
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,7 +52,8 @@ def test_nothing_is_left_of_a_killed_run_once_the_next_starts(tmp_path: Path) ->
         process.send_signal(signal.SIGKILL)
     assert processes_in(home)
 
-    reap_orphans()
+    with workspace():
+        pass
 
     assert not home.exists()
     assert processes_in(home) == []

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.core.database import ReadSession, database
-from dev.serving import free_port
+from dev.processes import free_port
 from tests.core.serving import serving
 
 

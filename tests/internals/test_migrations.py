@@ -1,22 +1,26 @@
 """Migrations take turns, give up in time, and are found out when a foreign key has no index."""
 
+import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from select import select
 
+import asyncpg
 import pytest
 
 from tests.core.plugin import migrated_database
-from tests.core.test_migrations import UNINDEXED_FOREIGN_KEYS, session
+from tests.core.test_migrations import UNINDEXED_FOREIGN_KEYS
 
 ROOT = Path(__file__).parents[2]
 # What migrations/env.py says that it locks.
 LOCK = int.from_bytes(b"alembic", "big")
 TIMEOUT_S = 60
+
+SQL = Callable[[str], list[asyncpg.Record]]
 
 MIGRATION = '''\
 """Planted by a test."""
@@ -177,3 +181,14 @@ def new_to_migrations() -> Iterator[str]:
         with session(url) as sql:
             sql("DROP TABLE IF EXISTS alembic_version")
         yield url
+
+
+@contextmanager
+def session(url: str) -> Iterator[SQL]:
+    """Runs SQL in one session, outside of the service and of its event loop."""
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(url))
+        try:
+            yield lambda sql: runner.run(connection.fetch(sql))
+        finally:
+            runner.run(connection.close())

@@ -32,7 +32,7 @@ from app.core.database import (
 )
 from app.core.http.problems import Unavailable
 from app.settings import get_settings
-from dev.serving import serve
+from dev.processes import serve
 from dev.workspace import workspace
 from tests.core.plugin import migrated_database
 from tests.internals.tables import Book, tables

@@ -1,7 +1,7 @@
 """How many statements a block may send to the database."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
@@ -11,23 +11,18 @@ from app.core.database.queries import Queries
 class QueryBudget:
     """`with queries.at_most(2): ...`; a test that spends more shows its statements."""
 
-    @contextmanager
-    def at_most(self, number: int) -> Iterator[Queries]:
-        with Queries() as queries:
-            yield queries
-        if len(queries.statements) > number:
-            self._fail(f"at most {number}", queries)
+    def exactly(self, number: int) -> AbstractContextManager[Queries]:
+        return self._between(number, number, f"{number}")
+
+    def at_most(self, number: int) -> AbstractContextManager[Queries]:
+        return self._between(0, number, f"at most {number}")
 
     @contextmanager
-    def exactly(self, number: int) -> Iterator[Queries]:
+    def _between(self, least: int, most: int, budget: str) -> Iterator[Queries]:
         with Queries() as queries:
             yield queries
-        if len(queries.statements) != number:
-            self._fail(f"{number}", queries)
-
-    def _fail(self, budget: str, queries: Queries) -> None:
-        shown = "\n".join(f"{n}. {sql}" for n, sql in enumerate(queries.statements, 1))
-        pytest.fail(
-            f"the budget is {budget} statements, sent were {len(queries.statements)}:\n{shown}",
-            pytrace=False,
-        )
+        sent = len(queries.statements)
+        if not least <= sent <= most:
+            shown = "\n".join(f"{n}. {sql}" for n, sql in enumerate(queries.statements, 1))
+            message = f"the budget is {budget} statements, sent were {sent}:\n{shown}"
+            pytest.fail(message, pytrace=False)

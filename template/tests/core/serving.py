@@ -12,7 +12,7 @@ from tempfile import NamedTemporaryFile
 
 import httpx2
 
-from dev.serving import free_port
+from dev.processes import free_port
 
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 20

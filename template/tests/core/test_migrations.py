@@ -4,8 +4,6 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -14,8 +12,6 @@ from tests.core.plugin import migrated_database
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60
-
-SQL = Callable[[str], list[asyncpg.Record]]
 
 # Raises when it finds a difference between the models and the database.
 THERE_AND_BACK = """
@@ -59,18 +55,13 @@ def test_the_migrations_go_both_ways_and_make_what_the_models_say() -> None:
 
 
 def test_every_foreign_key_has_an_index() -> None:
-    with migrated_database() as url, session(url) as sql:
-        found = [row["name"] for row in sql(UNINDEXED_FOREIGN_KEYS)]
+    async def find(url: str) -> list[str]:
+        connection = await asyncpg.connect(url)
+        rows = await connection.fetch(UNINDEXED_FOREIGN_KEYS)
+        await connection.close()
+        return [row["name"] for row in rows]
+
+    with migrated_database() as url:
+        found = asyncio.run(find(url))
 
     assert found == [], "to delete or update what they refer to reads the whole table: add an Index"
-
-
-@contextmanager
-def session(url: str) -> Iterator[SQL]:
-    """Runs SQL in one session, outside of the service and of its event loop."""
-    with asyncio.Runner() as runner:
-        connection = runner.run(asyncpg.connect(url))
-        try:
-            yield lambda sql: runner.run(connection.fetch(sql))
-        finally:
-            runner.run(connection.close())

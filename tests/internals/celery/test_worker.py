@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from app.core.jobs import enqueue
-from dev.serving import free_port
+from dev.processes import free_port
 from tests.core.job_worker import job_worker
 from tests.core.serving import serving
 from tests.internals.celery.jobs import mark, survive

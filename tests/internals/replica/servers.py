@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from dev.postgres import Installation, create_cluster, installation, serve_cluster
-from dev.serving import free_port
+from dev.processes import free_port
 from dev.workspace import workspace
 
 PASSWORD = "secret"  # noqa: S105 - of servers that only this machine reaches, for some seconds

@@ -1,6 +1,5 @@
 """Errors for clients: each one is an `application/problem+json` document (RFC 9457)."""
 
-from collections.abc import Sequence
 from http import HTTPStatus
 from logging import getLogger
 from typing import Any, ClassVar
@@ -8,6 +7,7 @@ from typing import Any, ClassVar
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.utils import is_body_allowed_for_status_code
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
@@ -108,18 +108,16 @@ async def _problem(_: Request, error: Exception) -> Response:
 async def _http_exception(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers) if error.headers else None
-    if error.status_code < HTTPStatus.OK or error.status_code in (
-        HTTPStatus.NO_CONTENT,
-        HTTPStatus.NOT_MODIFIED,
-    ):
+    if not is_body_allowed_for_status_code(error.status_code):
         return Response(status_code=error.status_code, headers=headers)
     return problem_response(error.status_code, str(error.detail), headers=headers)
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    # The location ("body", "email") is the field `body.email`; a name may be as long as the body.
     fields = [
-        {"field": _field(item["loc"]), "message": item["msg"]}
+        {"field": ".".join(map(str, item["loc"]))[:100], "message": item["msg"]}
         for item in error.errors()[:MAX_FIELDS]
     ]
     names = ", ".join(dict.fromkeys(item["field"] for item in fields))
@@ -135,8 +133,3 @@ async def _unexpected(_: Request, error: Exception) -> Response:
         # Made outside of all middleware, which would add Cache-Control.
         headers={"Connection": "close", "Cache-Control": "private, no-store"},
     )
-
-
-def _field(location: Sequence[Any]) -> str:
-    """Return `("body", "email")` as `body.email`, at most 100 characters."""
-    return ".".join(str(part) for part in location)[:100]

@@ -5,19 +5,29 @@ that run at once, and a stopping worker waits for its jobs. A killed worker lose
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextvars import Context
+from functools import partial
 from logging import getLogger
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 from app.core.http.problems import Unavailable
 from app.core.jobs.settings import JobsSettings
 
 P = ParamSpec("P")
+Job = Coroutine[Any, Any, None]
 
 logger = getLogger(__name__)
 
 RETRY_AFTER_S = 1.0
+
+_jobs: set[Callable[..., Job]] = set()
+
+
+def job(function: Callable[P, Job]) -> Callable[P, Job]:
+    """Declare an async function as a job, for `enqueue`."""
+    _jobs.add(function)
+    return function
 
 
 class Runner:
@@ -33,17 +43,21 @@ class Runner:
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.job_concurrency)
 
-    def accept(
-        self, function: Callable[P, Awaitable[None]], *args: P.args, **kwargs: P.kwargs
+    async def enqueue(
+        self, function: Callable[P, Job], /, *args: P.args, **kwargs: P.kwargs
     ) -> None:
-        """Run the job as a task.
+        """Run the job soon, in this process; an error of the job is logged.
 
         Raises:
-            RuntimeError: when the runner is not open.
+            TypeError: when the function is not declared with `job`.
+            RuntimeError: when the process has not opened its resources.
         """
+        if function not in _jobs:
+            raise TypeError(f"{function!r} is not declared with @job")
         if self._settings is None:
             raise RuntimeError("Jobs need `async with lifecycle.resources(...)`.")
-        run = self._run(self._settings.job_time_limit_s, function, *args, **kwargs)
+        work = partial(function, *args, **kwargs)
+        run = self._run(function.__qualname__, work, self._settings.job_time_limit_s)
         # A new context: the job is no part of the request.
         task = asyncio.create_task(run, context=Context())
         # The event loop keeps only weak references to tasks.
@@ -71,19 +85,12 @@ class Runner:
         await self.drain()
         self._settings = None
 
-    async def _run(
-        self,
-        time_limit_s: float,
-        function: Callable[P, Awaitable[None]],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> None:
-        name = getattr(function, "__qualname__", repr(function))
+    async def _run(self, name: str, work: Callable[[], Job], time_limit_s: float) -> None:
         try:
             async with self._slots, asyncio.timeout(time_limit_s):
                 while True:
                     try:
-                        return await function(*args, **kwargs)
+                        return await work()
                     except Unavailable as error:
                         # Requests come first when connections are short; a job can wait.
                         logger.warning("job %s runs again in %g s: %s", name, RETRY_AFTER_S, error)
@@ -93,28 +100,4 @@ class Runner:
 
 
 runner = Runner()
-open = runner.open
-close = runner.close
-drain = runner.drain
-
-_jobs: set[Callable[..., Awaitable[None]]] = set()
-
-
-def job(function: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
-    """Declare an async function as a job, for `enqueue`."""
-    _jobs.add(function)
-    return function
-
-
-async def enqueue(
-    function: Callable[P, Awaitable[None]], /, *args: P.args, **kwargs: P.kwargs
-) -> None:
-    """Run the job soon, in this process; an error of the job is logged.
-
-    Raises:
-        TypeError: when the function is not declared with `job`.
-        RuntimeError: when the process has not opened its resources.
-    """
-    if function not in _jobs:
-        raise TypeError(f"{function!r} is not declared with @job")
-    runner.accept(function, *args, **kwargs)
+open, close, drain, enqueue = runner.open, runner.close, runner.drain, runner.enqueue

@@ -5,7 +5,7 @@ settings below the broker keeps a task until it has ended; therefore a job may r
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec
 
 from celery import Celery
@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError
 from app.core.jobs.settings import JobsSettings
 
 P = ParamSpec("P")
+Job = Coroutine[Any, Any, None]
 
 # The longest wait of a request, after its commit.
 PUBLISH_TIMEOUT_S = 2.0
@@ -23,7 +24,7 @@ celery = Celery("app")
 # Jobs of one worker process run in this event loop, one at a time.
 job_loop = asyncio.Runner()
 
-_jobs: set[Callable[..., Awaitable[None]]] = set()
+_jobs: set[Callable[..., Job]] = set()
 
 
 def open(settings: JobsSettings) -> None:
@@ -49,28 +50,25 @@ def open(settings: JobsSettings) -> None:
     )
 
 
-async def close() -> None:
-    """Do nothing: the broker holds every job."""
-
-
 async def drain() -> None:
     """Do nothing: the broker holds every job."""
 
 
-def job(function: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
+close = drain
+
+
+def job(function: Callable[P, Job]) -> Callable[P, Job]:
     """Declare an async function as a task with the name of its module and function."""
 
     def run(*args: Any, **kwargs: Any) -> None:
-        job_loop.run(_await(function, *args, **kwargs))
+        job_loop.run(function(*args, **kwargs))
 
     celery.task(name=_name(function))(run)
     _jobs.add(function)
     return function
 
 
-async def enqueue(
-    function: Callable[P, Awaitable[None]], /, *args: P.args, **kwargs: P.kwargs
-) -> None:
+async def enqueue(function: Callable[P, Job], /, *args: P.args, **kwargs: P.kwargs) -> None:
     """Send the job to the broker, in a thread because Celery's client blocks.
 
     Raises:
@@ -107,7 +105,3 @@ def _connect() -> None:
 
 def _name(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{function.__qualname__}"
-
-
-async def _await(function: Callable[..., Awaitable[None]], *args: Any, **kwargs: Any) -> None:
-    await function(*args, **kwargs)

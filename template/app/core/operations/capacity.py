@@ -63,7 +63,10 @@ def make_plan(limits: Limits) -> Plan:
     Raises:
         CapacityError: when the plan needs more connections than the database allows.
     """
-    workers = limits.workers or _workers(limits)
+    derived = max(1, int(limits.cores * limits.workers_per_core))
+    if limits.memory_bytes is not None:
+        derived = min(derived, max(1, limits.memory_bytes // limits.worker_bytes))
+    workers = limits.workers or derived
     free = limits.max_connections - sum(limits.reserved.values())
     pool_size = limits.pool_size or max(1, min(MAX_POOL_SIZE, free // (limits.instances * workers)))
     connections = limits.instances * workers * pool_size + sum(limits.reserved.values())
@@ -77,13 +80,6 @@ def make_plan(limits: Limits) -> Plan:
             "DATABASE_POOL_SIZE."
         )
     return Plan(workers, pool_size, connections, arithmetic, _memory(limits, workers))
-
-
-def _workers(limits: Limits) -> int:
-    workers = max(1, int(limits.cores * limits.workers_per_core))
-    if limits.memory_bytes is not None:
-        workers = min(workers, max(1, limits.memory_bytes // limits.worker_bytes))
-    return workers
 
 
 def _memory(limits: Limits, workers: int) -> str:

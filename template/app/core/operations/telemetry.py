@@ -9,8 +9,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.database.queries import Queries
 
-UNMATCHED = "unmatched"
-
 
 class QueryCount:
     """Counts the statements of a request, for a metric and, if asked, for `Server-Timing`."""
@@ -34,10 +32,11 @@ class QueryCount:
                     scope, receive, _with_header(send, queries) if self.server_timing else send
                 )
             finally:
-                self.queries.record(
-                    len(queries.statements),
-                    {"http.request.method": scope["method"], "http.route": _route(scope)},
-                )
+                context = scope.get("fastapi", {}).get("effective_route_context")
+                # The template of the route: a path would make one time series for each row.
+                path = getattr(context or scope.get("route"), "path", "unmatched")
+                attributes = {"http.request.method": scope["method"], "http.route": path}
+                self.queries.record(len(queries.statements), attributes)
 
 
 def _with_header(send: Send, queries: Queries) -> Send:
@@ -48,9 +47,3 @@ def _with_header(send: Send, queries: Queries) -> Send:
         await send(message)
 
     return send_with_header
-
-
-def _route(scope: Scope) -> str:
-    """Return the template of the route: a path would make one time series for each row."""
-    route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
-    return getattr(route, "path", UNMATCHED)
