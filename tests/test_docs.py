@@ -371,7 +371,7 @@ def test_a_dependency_is_installed(extended: Path) -> None:
 
 
 def test_a_session_is_listed(extended: Path) -> None:
-    assert "* migrations -> Fail when a model has changed" in uv(extended, "run", "nox", "--list")
+    assert "* migrations -> Fail when a model has changed without a migration" in uv(extended, "run", "nox", "--list")
 
 
 def test_a_job_stands_beside_the_others(extended: Path) -> None:
