@@ -161,6 +161,21 @@ def test_options_of_copier_exist(command: str) -> None:
     assert used - known == set()
 
 
+def test_the_readme_counts_the_lines_of_every_part(defaults: Path) -> None:
+    rows = re.findall(r"^\| (.+) \| ([\d,]+) \| (\d+) \|$", read(ROOT / "README.md"), re.MULTILINE)
+    total = 0
+    for part, lines, minutes in rows[:-1]:
+        homes = [defaults / code for code in CODE.findall(part)]
+        modules = [path for home in homes for path in ([home] if home.is_file() else home.rglob("*.py"))]
+        count = sum(len(read(path).splitlines()) for path in modules)
+        total += count
+        assert int(lines.replace(",", "")) == pytest.approx(count, rel=0.1, abs=30), part
+        assert int(minutes) == pytest.approx(count / 25, rel=0.1, abs=4), part
+    everything = sum(len(read(path).splitlines()) for path in defaults.rglob("*.py"))
+    assert total == pytest.approx(everything, rel=0.01)
+    assert int(rows[-1][1].replace(",", "")) == pytest.approx(everything, rel=0.1)
+
+
 # --- Ownership ---
 
 
@@ -217,7 +232,7 @@ def test_a_preset_leaves_database_connections_for_every_worker(preset: Path, tem
 
 def make_newer(template: Path) -> None:
     """The version that the page updates to, with a change of each kind."""
-    edit(template / "template/app/core/http/body_limit.py", '"""Refuse', '"""Newer. Refuse')
+    edit(template / "template/app/core/http/body_limit.py", '"""Refuse ', '"""Newer. Refuse ')
     (template / "template/app/core/operations/logs.py").unlink()
     (template / "template/app/core/retries.py").write_text('"""New in 1.1."""\n')
     pyproject = template / "template/pyproject.toml.jinja"
@@ -252,7 +267,7 @@ def worked_on(template: Path, tmp_path: Path) -> Path:
     release(source, "v1.0.0")
     service = render(source, tmp_path / "service", {}, "v1.0.0")
     commit(service, "Start from the template")
-    edit(service / "app/core/http/body_limit.py", '"""Refuse', '"""Ours. Refuse')
+    edit(service / "app/core/http/body_limit.py", '"""Refuse ', '"""Ours. Refuse ')
     edit(service / "app/core/operations/logs.py", "import logging\n", "import logging  # and our own edit\n")
     edit(service / "app/settings.py", "    pass", "    greeting: str")
     commit(service, "A year of work")
@@ -371,7 +386,7 @@ def test_a_dependency_is_installed(extended: Path) -> None:
 
 
 def test_a_session_is_listed(extended: Path) -> None:
-    assert "* migrations -> Fail when a model has changed" in uv(extended, "run", "nox", "--list")
+    assert "* migrations -> Fail when a model has changed without a migration" in uv(extended, "run", "nox", "--list")
 
 
 def test_a_job_stands_beside_the_others(extended: Path) -> None:

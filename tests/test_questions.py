@@ -148,8 +148,10 @@ def test_free_text_is_what_the_variants_take_for_free_text() -> None:
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_a_question_explains_itself_in_sentences(name: str) -> None:
-    assert re.fullmatch(r"[A-Z].{20,}[.?]", CONFIGURED[name]["help"])
+def test_a_question_explains_itself_in_one_short_line(name: str) -> None:
+    # Copier cuts longer lines at the width of the terminal.
+    assert re.fullmatch(r"[A-Z].{20,67}[.?]", CONFIGURED[name]["help"])
+    assert [choice for choice in CONFIGURED[name].get("choices", ()) if len(choice) >= 70] == []
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -315,17 +317,17 @@ def test_a_person_answers_the_questionnaire(questionnaire: Questionnaire, tmp_pa
     questionnaire.writes("Orders")
     questionnaire.sees("What does it do, in one sentence?")
     questionnaire.writes("Takes & tracks orders")
-    questionnaire.sees("Where are cached reads kept?")
+    questionnaire.sees("Where are cached responses stored?")
     questionnaire.presses(f"{DOWN}\r")
-    questionnaire.sees("What runs work that a request need not wait for?")
+    questionnaire.sees("Which process runs background jobs?")
     questionnaire.presses(f"{DOWN}\r")
-    questionnaire.sees("How are lists paged?")
+    questionnaire.sees("How do lists return their pages?")
     questionnaire.presses("\r")
-    questionnaire.sees("How many CPU cores will one instance have?")
+    questionnaire.sees("How many CPU cores has one instance?")
     questionnaire.writes("4")
-    questionnaire.sees("Where do the checks run?")
+    questionnaire.sees("Which CI runs the checks")
     questionnaire.presses(f"{DOWN}\r")
-    questionnaire.sees("Start with an example domain")
+    questionnaire.sees("Add an example domain?")
     questionnaire.presses("n")
     message = questionnaire.sees_the_end()
 
@@ -358,17 +360,17 @@ def test_more_cores_than_the_database_can_serve_lose_no_answer(questionnaire: Qu
     questionnaire.presses("\r")
     questionnaire.sees("What does it do, in one sentence?")
     questionnaire.presses("\r")
-    questionnaire.sees("Where are cached reads kept?")
+    questionnaire.sees("Where are cached responses stored?")
     questionnaire.presses("\r")
-    questionnaire.sees("What runs work that a request need not wait for?")
+    questionnaire.sees("Which process runs background jobs?")
     questionnaire.presses("\r")
-    questionnaire.sees("How are lists paged?")
+    questionnaire.sees("How do lists return their pages?")
     questionnaire.presses("\r")
-    questionnaire.sees("How many CPU cores will one instance have?")
+    questionnaire.sees("How many CPU cores has one instance?")
     questionnaire.writes("128")
-    questionnaire.sees("Where do the checks run?")
+    questionnaire.sees("Which CI runs the checks")
     questionnaire.presses("\r")
-    questionnaire.sees("Start with an example domain")
+    questionnaire.sees("Add an example domain?")
     questionnaire.presses("y")
     assert "ATTENTION: these answers need at least 133 database connections" in questionnaire.sees_the_end()
 
