@@ -27,7 +27,9 @@ class Migration:
         for position, word in enumerate(self.words):
             if PurePosixPath(word).name == script:
                 rest = list(self.words[position + 1 :])
-                return rest[2:] if rest[:1] == ["--answers-file"] else rest
+                if rest[:1] == ["--answers-file"]:
+                    return rest[2:]
+                return rest[1:] if rest[:1] and rest[0].startswith("--answers-file=") else rest
         return []
 
     @property

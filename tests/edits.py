@@ -62,6 +62,8 @@ def ruff(service: Path, *arguments: str) -> None:
 
 # How a comment is written, by suffix or, where a file has none, by name.
 COMMENTS = {
+    ".editorconfig": "# {}",
+    ".example": "# {}",
     ".gitignore": "# {}",
     ".mako": "## {}",
     ".md": "<!-- {} -->",
@@ -364,8 +366,8 @@ from uuid import UUID
 from sqlalchemy import select
 
 from app.core.database import ReadSession, WriteSession
-from app.core.pagination import Page, PageParams, paginate
 from app.core.http.problems import NotFound
+from app.core.pagination import Page, PageParams, paginate
 from app.$name.models import $Noun
 from app.$name.schemas import ${Noun}Create, ${Noun}Read
 
@@ -407,8 +409,8 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 
-from app.core.database import ReadSessionDep, WriteSessionDep
 from app.core.cache import no_store
+from app.core.database import ReadSessionDep, WriteSessionDep
 from app.core.pagination import Page, PageParams, page_response
 from app.$name import service
 from app.$name.schemas import ${Noun}Create, ${Noun}Read
@@ -460,8 +462,8 @@ _COUNT = '''"""How many there are, in the prepared lane."""
 from fastapi import APIRouter
 from sqlalchemy import func, select
 
-from app.core.database import PreparedRead, ReadSessionDep
 from app.core.cache import no_store
+from app.core.database import PreparedRead, ReadSessionDep
 from app.$name.models import $Noun
 
 COUNT = PreparedRead(select(func.count().label("count")).select_from($Noun))
@@ -547,8 +549,8 @@ _SHELF = '''"""What everybody may see, kept by caches for a while."""
 from fastapi import APIRouter
 from sqlalchemy import select
 
-from app.core.database import ReadSessionDep
 from app.core.cache import public
+from app.core.database import ReadSessionDep
 from app.$name.models import $Noun
 
 router = APIRouter(prefix="/$name-shelf", tags=["$name"])

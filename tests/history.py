@@ -92,7 +92,7 @@ REMOVED = "app/core/removed.py"
 CONTESTED = {"app/core/operations/capacity.py", "app/core/operations/logs.py", "app/main.py", "noxfile.py", *MOVED}
 # What only the renamed choice brings. The newer `_exclude` is rendered with its older name too, and so leaves these out
 # of what Copier compares with: any edit there is a conflict.
-CHOSEN = re.compile(r"app/core/jobs/celery\.py|tests/core/job_worker\.py")
+CHOSEN = re.compile(r"app/worker\.py|app/core/jobs/(celery|worker)\.py|tests/core/job_worker\.py")
 
 
 def make_lists_shorter(template: Path) -> None:
@@ -108,7 +108,7 @@ def wire_otherwise(template: Path) -> None:
     """The files that put the service together, next to where a team writes as well."""
     substitute(source(template, "app/main.py"), r'^"""', '"""Older: ')
     substitute(source(template, "app/main.py"), r"    description=[^\n]+\n(?=\)\n)", "")
-    substitute(source(template, "app/core/application.py"), r"    app\.add_middleware\(QueryCount[^\n]+\n", "")
+    substitute(source(template, "app/core/application.py"), r" +Middleware\(QueryCount[^\n]+\n", "")
     substitute(source(template, "noxfile.py"), r'^"""', '"""Older: ')
     substitute(source(template, ".github/workflows/ci.yml"), "Run every check", "Run the checks")
 

@@ -322,6 +322,7 @@ def test_a_part_of_no_version_is_refused() -> None:
             "c/d.py",
             "e.py",
         ],
+        "python hooks/merge_moved.py '--answers-file={{ _copier_conf.answers_file }}' a b c/d.py e.py",
     ],
 )
 def test_a_move_is_read_from_either_form_of_a_command(command: str | list[str]) -> None:

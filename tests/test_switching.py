@@ -45,7 +45,7 @@ SWITCHES = {
         {
             "from redis.asyncio import Redis": "redis.asyncio",
             "from app.core import cache, http": "",
-            "from app.core.cache import cached": "app.core.cache",
+            "from app.core.cache import cached": "cached",
             "from app.core.cache.store.valkey import SharedCache": "app.core.cache.store.valkey",
             "from app.core.cache import public": "",
             "from ..core.cache.settings import CacheSettings": "app.core.cache.settings",

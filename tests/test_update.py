@@ -57,6 +57,7 @@ OTHER_ANSWERS: Answers = {
     "ci": "gitlab",
     "example": False,
     "read_replica": True,
+    "static_files": True,
 }
 CI = ".github/workflows/ci.yml"
 HARDEST = "everything"
@@ -451,7 +452,7 @@ def test_a_new_question_brings_what_its_default_gives_to_an_older_service(
     template = releases(template, tmp_path / "template", lambda template: forget(template, older))
     service = start(template, tmp_path / "service", {}, "v1.0.0")
     team = team_owned(service)
-    assert "app/core/cache/__init__.py" not in files(service)
+    assert "app/core/cache/cached.py" not in files(service)
     update(service)
     assert not tally.count(service)
     assert not conflicts(service)
