@@ -176,20 +176,16 @@ class RouteTable:
         self._keys: dict[tuple[str, bytes], ResponseKey] = {}
 
     def compile(self, app: FastAPI) -> None:
-        """Read the routes of the application; it must not get more of them.
-
-        Raises:
-            TypeError: when the policy of a route cannot hold, with the path of the route.
-        """
+        """Read the routes, which must be complete; TypeError for a policy that cannot hold."""
         routes = [
             Route(context)
             for context in iter_route_contexts(app.router.routes)
             if not isinstance(context.original_route, WebSocketRoute)
         ]
-        firsts = {first for route in routes if (first := _first(route.path)) is not None}
         self._buckets = {
             first: [route for route in routes if _first(route.path) in (first, None)]
-            for first in firsts
+            for first in {_first(route.path) for route in routes}
+            if first is not None
         }
         self._dynamic = [route for route in routes if _first(route.path) is None]
         keyed = [route.keyed for route in routes if route.keyed]

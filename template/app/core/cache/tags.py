@@ -46,11 +46,7 @@ def field_names(template: str) -> list[str]:
 
 
 def canonical(value: object) -> str:
-    """Return a value as text, quoted so that no value contains a separator.
-
-    Raises:
-        TypeError: when the value is neither a UUID, an int, a str nor an enum of these.
-    """
+    """Return a UUID, int, str or enum of these as quoted text; TypeError for other values."""
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, bool) or not isinstance(value, (UUID, int, str)):

@@ -55,8 +55,7 @@ class Database:
             # Values may be personal data, which must not reach the log.
             hide_parameters=True,
         )
-        _replace_dead_and_old(self._engine, lifetime_s=settings.database_connection_lifetime_s)
-        event.listen(self._engine.sync_engine, "before_cursor_execute", _before_execute)
+        _listen(self._engine, lifetime_s=settings.database_connection_lifetime_s)
         self._autocommit_engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._gate = Gate(pool_size, timeout_s=settings.database_pool_timeout_s)
 
@@ -145,8 +144,8 @@ async def settle(connection: PoolProxiedConnection) -> None:
             raise
 
 
-def _replace_dead_and_old(engine: AsyncEngine, *, lifetime_s: float) -> None:
-    """On checkout, replace closed or expired connections.
+def _listen(engine: AsyncEngine, *, lifetime_s: float) -> None:
+    """Collect the statements; on checkout, replace closed or expired connections.
 
     This needs no round trip: the driver notices when the server closes a connection. Lifetimes
     vary by up to a fifth, so that the connections of a fleet are not all replaced at once.
@@ -167,9 +166,9 @@ def _replace_dead_and_old(engine: AsyncEngine, *, lifetime_s: float) -> None:
         if dbapi.driver_connection.is_closed() or monotonic() > entry.info["expires_s"]:
             raise DisconnectionError  # The pool connects anew.
 
-
-def _before_execute(_connection: Any, _dbapi: Any, sql: str, *_: Any) -> None:
-    collect_statement(sql)
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def collect(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
+        collect_statement(sql)
 
 
 def _opened(part: Part | None) -> Part:

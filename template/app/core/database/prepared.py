@@ -74,11 +74,7 @@ class _Compiled:
         self._make_rows: Callable[[Sequence[Sequence[Any]]], list[Row]] | None = None
 
     async def fetch(self, driver: asyncpg.Connection, values: Mapping[str, Any]) -> list[Row]:
-        """Run the statement on a connection of the engine, and return its rows.
-
-        Raises:
-            TypeError: when a parameter is missing or unknown.
-        """
+        """Run the statement, return its rows; TypeError for a missing or unknown parameter."""
         arguments = self._arguments(values)
         records: Sequence[Sequence[Any]]
         try:

@@ -121,11 +121,7 @@ class PreparedList:
         self._reads(None, usual_limit=True)
 
     async def page(self, session: ReadSession, params: PageParams, **values: Any) -> Page[Row]:
-        """Return a page; `values` are the parameters of the statement.
-
-        Raises:
-            BadRequest: when the cursor is invalid, or belongs to another list.
-        """
+        """Return a page; `values` are the parameters; BadRequest as from `paginate`."""
         cursor = decode(params.cursor, self._keyset)
         usual_limit = params.limit == DEFAULT_LIMIT
         if not usual_limit:
@@ -213,11 +209,7 @@ def encode(values: Values, keyset: Keyset, *, backward: bool) -> str:
 
 
 def decode(cursor: str | None, keyset: Keyset) -> Cursor | None:
-    """Return the position in a cursor, or None without a cursor.
-
-    Raises:
-        BadRequest: when it is malformed, forged, of another list or of another version.
-    """
+    """Return the position; BadRequest for a cursor that is malformed, forged or of another list."""
     if cursor is None:
         return None
     try:

@@ -68,11 +68,7 @@ class Keyset:
 
     @classmethod
     def of(cls, order_by: OrderBy) -> "Keyset":
-        """Read `(Model.due_at.desc().nulls_last(), Model.id)`.
-
-        Raises:
-            ValueError: when there is no column, or the last one may be NULL.
-        """
+        """Read columns such as `User.id.desc()`; ValueError when the last one may be NULL."""
         keys = tuple(Key.of(item) for item in order_by)
         if not keys or keys[-1].nullable:
             raise ValueError("order_by ends with a column that is never NULL: the primary key")

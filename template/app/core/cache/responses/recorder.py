@@ -62,11 +62,7 @@ class Recorder:
         self._run: asyncio.Task[None] | None = None
 
     async def record(self) -> Recorded:
-        """Return the response once it is complete; background work after it is not awaited.
-
-        Raises:
-            NotShareable: when the response goes to the client, or when the client has left.
-        """
+        """Return the complete response; NotShareable when its client gets it, or has left."""
         self._run = asyncio.create_task(self._call())
         self._run.add_done_callback(self._on_end)
         try:

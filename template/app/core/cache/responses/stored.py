@@ -58,18 +58,8 @@ def complete(recorded: Recorded, key: ResponseKey) -> Recorded:
 
 
 def loaded(recorded: Recorded, policy: Policy, own_control: bytes | None) -> Loaded:
-    """Make the entry of a complete response.
-
-    Args:
-        own_control: the endpoint's own `Cache-Control`, which may shorten the policy's times.
-
-    Raises:
-        FailedResponse: for a 5xx.
-    """
-    pairs = [
-        (name.decode("latin-1"), value.decode("latin-1"))
-        for name, value in storable(recorded.headers)
-    ]
+    """Make the entry of a response; FailedResponse for a 5xx; `own_control` as in `ttl_of`."""
+    pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in storable(recorded.headers)]
     is_found = recorded.status == HTTPStatus.OK
     entry = Entry(
         recorded.body,
