@@ -22,11 +22,11 @@ from tests.updates import ANSWERS_FILE, Tally, conflicts, listed, restored, upda
 from tests.variants import DEFAULTS, VARIANTS, Answers
 
 BEFORE = "c3dc916af25653fdb06fb6587fd0d06a62e986bd"
-VERSION = "v0.1.0"
 NEW_ANSWERS: Answers = {"static_files": True}
 ANSWERS = {name: answer for name, answer in (DEFAULTS | VARIANTS["everything"]).items() if name not in NEW_ANSWERS}
 ENTRIES = yaml.safe_load(read(ROOT / "copier.yml"))["_migrations"]
-PATHS = next(entry["command"][3:] for entry in ENTRIES if entry["version"] == VERSION and len(entry["command"]) > 3)
+VERSION: str = ENTRIES[0]["version"]
+PATHS: list[str] = ENTRIES[0]["command"][3:]
 MOVES: Mapping[str, str] = dict(zip(PATHS[::2], PATHS[1::2], strict=True))
 # Of so many lines alike in both versions, an edit in the middle merges.
 ALIKE = 8
@@ -37,8 +37,8 @@ IMPORT = re.compile(r"^from (app\.core[\w.]*) import (\([^)]+\)|[^\n]+)\n", re.M
 
 
 def tables() -> dict[str, str]:
-    """All rows of the tables in CHANGELOG.md, of the version or still unreleased."""
-    return dict(ROW.findall(read(ROOT / "CHANGELOG.md")))
+    """All rows of the tables in CHANGELOG.md, in the oldest of its parts `Breaking`."""
+    return dict(ROW.findall(read(ROOT / "CHANGELOG.md").rpartition("\n### Breaking\n")[2]))
 
 
 def translate(text: str) -> str:
