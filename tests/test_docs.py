@@ -367,7 +367,7 @@ def test_the_hook_before_a_commit_lints(extended: Path, tmp_path: Path) -> None:
     prek = Path(sys.executable).parent / "prek"
     process = run(prek, "run", "--all-files", cwd=service, **variables)
     assert process.returncode == 0, process.stdout
-    edit(service / "app/main.py", "import router", "import  router")
+    edit(service / "app/main.py", 'title="', 'title ="')
     process = run(prek, "run", "--all-files", cwd=service, **variables)
     assert process.returncode == 1
     assert "1 file would be reformatted" in process.stdout
