@@ -134,7 +134,7 @@ def render_previous(answers_file: str, head: Mapping[str, Committed], directory:
 
 
 def trace(rendered: Path, moves: Mapping[str, str]) -> dict[str, str]:
-    """Return each file that the previous version rendered at or below an OLD, and its place; the longest OLD decides."""
+    """Return each file that the previous version rendered at or below an OLD, with its place; the longest OLD wins."""
     found = {}
     for old in sorted(moves, key=len):
         for path in [rendered / old, *(rendered / old).rglob("*")]:
