@@ -2,11 +2,10 @@
 # requires-python = ">=3.11"
 # dependencies = ["copier>=9.19", "nox[uv]>=2026.10"]
 # ///
-"""Every check of Slipstream is a session: `nox -j auto` runs what CI runs, `nox --list` names the parts.
+"""Every check of Slipstream is a session: `nox -j auto` runs those of CI, `nox --list` shows all.
 
-`nox -s demo` renders a service and starts it. `nox -s "variant(defaults)"` renders one variant, makes it an
-environment of its own, runs its formatting, lint, type and test sessions on real servers, and then the tests of core's
-internals that run in this variant.
+`nox -s demo` renders a service and starts it. `nox -s "variant(defaults)"` renders one variant, makes its environment,
+runs its own lint, type checks and tests on real servers, and then the tests of core's internals assigned to it.
 """
 
 import atexit
@@ -30,7 +29,7 @@ from tests.environments import uv_environment, uv_program
 from tests.updates import table
 from tests.variants import DEFAULTS, HARDEST, VARIANTS
 
-# Copier's git commands are of no interest here.
+# Hide the log of Copier's git commands.
 logging.getLogger("plumbum").setLevel(logging.WARNING)
 
 nox.needs_version = ">=2026.10"
@@ -65,7 +64,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def thorough(session: nox.Session) -> None:
-    """All tests of the template, a full fleet, and all internals in all variants; a release requires it."""
+    """All tests of the template, a full fleet, and all internals in all variants; required by a release."""
     session.install(*DEPENDENCIES["tests"])
     run_tests(session, "-m", "")
     run_fleet(session)
@@ -75,7 +74,7 @@ def thorough(session: nox.Session) -> None:
 
 @nox.session
 def release(session: nox.Session) -> None:
-    """Prepare a version: `-- 1.2.0` or `-- minor`; without one, show what changed and the smallest that it asks for."""
+    """Prepare a version: `-- 1.2.0` or `-- minor`; without one, show the changes and the smallest possible version."""
     session.install(*DEPENDENCIES["tests"])
     session.run("python", "-m", "releases", *session.posargs)
 
@@ -93,14 +92,14 @@ def variant(session: nox.Session, name: str) -> None:
 @nox.session(venv_backend="none", allow_parallel=True)
 @nox.parametrize("name", NEWEST_NAMES)
 def newest(session: nox.Session, name: str) -> None:
-    """The same on the newest Python that this machine has."""
+    """One variant on the newest Python of this machine."""
     check(session, name, interpreters.newest())
 
 
 @nox.session(venv_backend="none", allow_parallel=True)
 @nox.parametrize("name", NAMES)
 def internals(session: nox.Session, name: str) -> None:
-    """All tests of the internals that make sense in this variant: more than `variant` runs, which runs each once."""
+    """All tests of internals that make sense in this variant; `variant` runs only those assigned to it."""
     service, environment = prepare(session, name, interpreters.oldest())
     test_internals(session, service, name, internals_table.sensible(name), environment=environment)
 
@@ -113,38 +112,38 @@ def fleet(session: nox.Session) -> None:
 
 @nox.session
 def updated(session: nox.Session) -> None:
-    """The same for CI: services of the hardest variants, and the checks that an update can break."""
+    """The fleet for CI: services of the hardest variants, and the checks that an update can break."""
     run_fleet(session, str(len(HARDEST)), "--suites=short", "--variants", *HARDEST)
 
 
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
-    """Render the defaults, start the service and send it requests; `-- --once` ends by itself."""
+    """Render the defaults, start the service and send it requests; `-- --once` stops it afterwards."""
     run_demo(session, once="--once" in session.posargs)
 
 
 @nox.session(name="demo-once", venv_backend="none")
 def demo_once(session: nox.Session) -> None:
-    """The demo, for CI: fails if anything does not answer as it should."""
+    """The demo for CI: it fails at the first wrong response."""
     run_demo(session, once=True)
 
 
 @nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
-    """Write the tree of docs/ownership.md anew, from the template as it is."""
+    """Write the trees of docs/ownership.md again, from the present template."""
     ownership.main()
     session.log(f"{ownership.PAGE.relative_to(rendering.ROOT)} shows the template as it is")
 
 
 @nox.session(python=interpreters.newest())
 def bench(session: nox.Session) -> None:
-    """Measure the rendered service beside four others; `-- --quick` for the picture, `-- --help` for the choice."""
+    """Measure the rendered service beside four others; `-- --quick` for an overview, `-- --help` for all options."""
     install_benchmark(session)
     session.run(
         *("python", "-m", "benchmarks", *session.posargs),
-        # The rows are kept where other clones find them too, and not in nox's own directory.
+        # The rows are stored where other clones find them too, and not in nox's own directory.
         env={"TMPDIR": os.environ.get("TMPDIR")},
-        # After Ctrl-C servers are stopped and results written.
+        # After Ctrl-C, the benchmark stops its servers and writes its results.
         interrupt_timeout=60,
         terminate_timeout=30,
     )
@@ -168,13 +167,13 @@ def run_fleet(session: nox.Session, *arguments: str) -> None:
 
 
 def install_benchmark(session: nox.Session) -> None:
-    """All services in one environment, so that they differ in nothing but their own code."""
+    """Install all services in one environment, so that they differ only in their own code."""
     pyproject = render(session, "defaults") / "pyproject.toml"
     session.install("--requirements", str(pyproject), "--group", f"{pyproject}:dev", *DEPENDENCIES["bench"])
 
 
 def check(session: nox.Session, name: str, python: str) -> None:
-    """Render a variant and run its own sessions, then the internals; shows their output only when one fails."""
+    """Render a variant and run its own sessions, then the internals; show their output only if one fails."""
     started = time.monotonic()
     service, environment = prepare(session, name, python)
     if session.posargs:
@@ -227,7 +226,7 @@ def run_internals(
 
 
 def passed(output: str) -> str:
-    """The lines of pytest that count the tests."""
+    """Return pytest's lines with the number of tests."""
     return ", ".join(line.strip("= ") for line in output.splitlines() if re.search(r"\d passed\b.* in \d", line))
 
 
@@ -254,7 +253,7 @@ def uv(
     environment: dict[str, str | None],
     silent: bool = True,
 ) -> str:
-    """Run uv in the service; returns its output, which is shown only if it fails, or as it comes if not `silent`."""
+    """Run uv in the service; return its output. If `silent`, print the output only on failure."""
     with session.chdir(service):
         output = session.run(uv_program(), *arguments, env=environment, silent=silent, external=True)
     return output if isinstance(output, str) else ""

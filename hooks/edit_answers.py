@@ -3,7 +3,7 @@
   rename OLD NEW           the question OLD is called NEW
   value QUESTION OLD NEW   the answer OLD to QUESTION, by its name after the edits before this one, is called NEW
 
-Copier reads the answers again afterwards. All else in the file stays as it is, and what is done is not done twice.
+Copier reads the answers again afterwards. The rest of the file does not change, and a second run changes nothing.
 """
 
 import json
@@ -21,7 +21,7 @@ SIZES = {"rename": 3, "value": 4}
 
 
 def split(words: list[str]) -> list[list[str]]:
-    """The edits in a command line."""
+    """Split a command line into its edits."""
     edits = []
     while words:
         size = SIZES.get(words[0])
@@ -36,7 +36,7 @@ def split(words: list[str]) -> list[list[str]]:
 
 
 def renamed(answer: Any, old: str, new: str) -> Any:
-    """The answer after `value`: texts are compared as texts, all else as YAML; each choice of a list on its own."""
+    """Return the answer after `value`: text compares as text, other values as YAML; a list compares item by item."""
     if isinstance(answer, list):
         return [renamed(item, old, new) for item in answer]
     if isinstance(answer, str):
@@ -47,7 +47,7 @@ def renamed(answer: Any, old: str, new: str) -> Any:
 
 
 def edit(text: str, file: str, change: list[str]) -> str:
-    """The text of an answers file after one edit; touches no character but those of what is renamed."""
+    """Return the text of an answers file after one edit; only the renamed characters change."""
     answers = read_answers(text.encode(), file)
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     assert isinstance(root, yaml.MappingNode)

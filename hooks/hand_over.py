@@ -1,6 +1,6 @@
-"""Leave what the template no longer renders to the service: `hand_over.py PATH [PATH ...]`, stage after.
+"""Keep files that the template no longer renders: `hand_over.py PATH [PATH ...]`, stage after.
 
-Copier deletes it, edited or not. It comes back as it is in the last commit, and no later update knows it.
+Copier deletes them with their edits. This hook restores them from the last commit; later updates do not touch them.
 """
 
 import os
@@ -16,7 +16,7 @@ HEADING = "No longer in the template. It stays, and is yours from now on; delete
 
 def main(_: str, paths: list[str]) -> None:
     released = {inside(path) for path in paths}
-    # Not in the last commit: the team had deleted it. Still there: the template renders it after all.
+    # A file that is not in the last commit: the team deleted it. A file that still exists: the template renders it.
     gone = [name for name in committed() if not os.path.lexists(name)]
     names = [name for name in gone if released & {name, *map(str, PurePosixPath(name).parents)}]
     restore(names)

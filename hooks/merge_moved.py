@@ -1,8 +1,8 @@
 """Merge a team's edits into files that the template moved: `merge_moved.py OLD NEW [OLD NEW ...]`, stage after.
 
-To Copier a move is a file that goes, with the team's edits, and another that comes. Here it is a three-way merge: base
-is OLD as the service's previous version of the template rendered it, ours is OLD in the last commit, theirs is NEW as
-the update brought it. All is worked out before anything is written. OLD and NEW are both files, or both directories.
+Copier deletes a moved file with the team's edits, and writes a new one. This hook merges three versions: base is OLD as
+the previous version of the template rendered it, ours is OLD in the last commit, theirs is NEW after the update. It
+computes all merges before it writes. OLD and NEW are both files, or both directories.
 """
 
 import os
@@ -44,7 +44,7 @@ class File(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What becomes of one file: what to say, NEW's content if it changes, and its entries in git's index."""
+    """The result for one file: its message, the content of NEW if it changes, and its entries in git's index."""
 
     heading: str = ""
     file: File | None = None
@@ -72,7 +72,7 @@ def write(path: Path, file: File) -> None:
 
 
 def blob(file: File, name: str, *options: str) -> str:
-    """The name that git gives to the content at this path; with -w it is stored."""
+    """Return git's name for the content at this path; -w stores it."""
     path = ["--no-filters"] if file.mode == LINK else [f"--path={name}"]
     return git("hash-object", "--stdin", *path, *options, data=file.data).decode().strip()
 
@@ -87,7 +87,7 @@ def with_line_ends_of(file: File, model: File) -> File:
 
 
 def merge(base: File, ours: File, theirs: File) -> tuple[File, str]:
-    """The result of a three-way merge, and what to say about it."""
+    """Return the result of a three-way merge, and its message."""
     # A link leads elsewhere from another directory.
     if LINK in {base.mode, ours.mode, theirs.mode}:
         return ours, UNMERGEABLE
@@ -113,7 +113,7 @@ def merge(base: File, ours: File, theirs: File) -> tuple[File, str]:
 
 
 def render_previous(answers_file: str, head: Mapping[str, Committed], directory: Path) -> Path:
-    """The service as the previous version of the template renders it, with the answers of the last commit."""
+    """Render the service with the previous version of the template and the answers of the last commit."""
     if answers_file not in head:
         fail(f"{answers_file} is not in the last commit: commit it, or name the service's with `copier update -a FILE`")
     answers = read_answers(git("cat-file", "blob", f"HEAD:./{answers_file}"), answers_file)
@@ -134,7 +134,7 @@ def render_previous(answers_file: str, head: Mapping[str, Committed], directory:
 
 
 def trace(rendered: Path, moves: Mapping[str, str]) -> dict[str, str]:
-    """Each file that the previous version rendered at or below an OLD, and where it is now; the longest OLD decides."""
+    """Return each file that the previous version rendered at or below an OLD, with its place; the longest OLD wins."""
     found = {}
     for old in sorted(moves, key=len):
         for path in [rendered / old, *(rendered / old).rglob("*")]:
@@ -145,7 +145,7 @@ def trace(rendered: Path, moves: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_brought() -> dict[str, File]:
-    """What the update brought to the files that it left with a conflict."""
+    """Return the update's version of the files in conflict."""
     brought = {}
     for record in records(git("ls-files", "--unmerged", "-z")):
         entry, name = record.split("\t", 1)
@@ -156,7 +156,7 @@ def read_brought() -> dict[str, File]:
 
 
 def judge(old: str, new: str, base: File, head: Mapping[str, Committed], brought: Mapping[str, File]) -> Outcome:
-    """What becomes of a file that the previous version rendered as `base`; touches nothing."""
+    """Return the result for a file that the previous version rendered as `base`; write nothing."""
     if Path(old).is_file() and not Path(old).is_symlink():
         return Outcome()  # Not deleted: Copier has merged it where it is, or it is the team's.
     if old not in head and new not in head:

@@ -1,4 +1,4 @@
-"""What the hooks share: the service that is being updated, paths inside it, and how to stop with one sentence."""
+"""Shared functions of the hooks: the service that is updated, paths inside it, and failures in one sentence."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 
 UNDO = "git reset --quiet -- . && git stash push --include-untracked -- ."
-# What a stopped update leaves behind, and the way back: Copier undoes nothing.
+# The state after a stopped update, and the way back: Copier undoes nothing.
 AFTERWARDS = {
     "before": "Nothing was updated; if `git status` shows an edited answers file, `git restore .` takes that back.",
     "after": f"The update stopped halfway, and your last commit has everything as it was: `{UNDO}` goes back to it.",
@@ -32,13 +32,13 @@ def fail(reason: str) -> NoReturn:
 
 
 def say(heading: str, lines: Sequence[str]) -> None:
-    """Tell whoever updates; Copier writes its messages to standard error as well."""
+    """Print to standard error, where Copier writes its messages too."""
     if lines:
         print("\n".join([f"\n{heading}", *(f"  {line}" for line in lines)]), file=sys.stderr)
 
 
 def git(*arguments: str, data: bytes | None = None) -> bytes:
-    """Run git in the service, without its hooks and with paths taken literally; stops when it fails."""
+    """Run git in the service, without git's hooks and with literal paths; stop if it fails."""
     command = ["git", "-c", f"core.hooksPath={os.devnull}", *arguments]
     environment = {**os.environ, "GIT_LITERAL_PATHSPECS": "1"}
     process = subprocess.run(command, input=data, env=environment, capture_output=True, check=False)
@@ -48,7 +48,7 @@ def git(*arguments: str, data: bytes | None = None) -> bytes:
 
 
 def records(output: bytes) -> list[str]:
-    """Split what git prints with -z."""
+    """Split the output of git with -z."""
     return [os.fsdecode(record) for record in output.split(b"\0") if record]
 
 
@@ -72,7 +72,7 @@ def run(main: Callable[[str, list[str]], None], stage: str, description: str | N
 
 
 def inside(text: str) -> str:
-    """The path as git writes it; refuses what is not a plain path inside the service."""
+    """Return the path as git writes it; refuse a path that is not inside the service."""
     path = PurePosixPath(text)
     if "\\" in text or re.match("[A-Za-z]:", text):
         fail(f"{text} is a Windows path: write it relative to the service, with forward slashes, as in app/core/x.py")
@@ -85,7 +85,7 @@ def inside(text: str) -> str:
 
 
 def read_answers(content: bytes, name: str) -> dict[str, Any]:
-    """The answers in an answers file, its `_commit` among them."""
+    """Return the answers in an answers file, including `_commit`."""
     try:
         answers = yaml.safe_load(content)
     except (yaml.YAMLError, UnicodeError) as error:
@@ -96,7 +96,7 @@ def read_answers(content: bytes, name: str) -> dict[str, Any]:
 
 
 def committed() -> Mapping[str, Committed]:
-    """The files of the last commit, which is the service before the update."""
+    """Return the files of the last commit, which is the service before the update."""
     files = {}
     for record in records(git("ls-tree", "-r", "-z", "HEAD")):
         description, name = record.split("\t", 1)
@@ -107,7 +107,7 @@ def committed() -> Mapping[str, Committed]:
 
 
 def restore(names: Sequence[str]) -> None:
-    """Bring files back as they are in the last commit."""
+    """Restore files from the last commit."""
     for name in names:
         # git would delete what is in it.
         if Path(inside(name)).is_dir():

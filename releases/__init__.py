@@ -1,1 +1,1 @@
-"""Prepares a version of the template: what changed for services since the last one, and which number that asks for."""
+"""Prepare a version of the template: its changes for services, and the version number that these require."""

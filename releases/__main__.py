@@ -1,6 +1,6 @@
-"""Prepare a version of the template: `nox -s release -- 1.2.0`, or `-- minor`; without one, show what it would need.
+"""Prepare a version of the template: `nox -s release -- 1.2.0`, or `-- minor`; without one, show the open tasks.
 
-Writes a section of CHANGELOG.md and nothing else; committing, tagging and pushing it are left to whoever reads it.
+Write a section of CHANGELOG.md and nothing else; you commit, tag and push after you have read it.
 """
 
 import argparse

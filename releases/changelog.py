@@ -1,4 +1,4 @@
-"""CHANGELOG.md: what is written under "Unreleased", and the section that a version makes of it (pure)."""
+"""CHANGELOG.md: the text under "Unreleased", and the section of a version (pure)."""
 
 import re
 import textwrap
@@ -19,7 +19,7 @@ WIDTH = 120
 
 @dataclass(frozen=True)
 class Trial:
-    """What an update of one service came to, whose team had put a line of its own into every file."""
+    """The result of the update of one service, with a line of the team in every file."""
 
     variant: str
     files: int = 0
@@ -33,14 +33,14 @@ class Trial:
 
 
 def split(changelog: str) -> tuple[str, str, str]:
-    """What is before, under and behind the heading "Unreleased"."""
+    """Return the texts before, under and after the heading "Unreleased"."""
     before, _, rest = f"\n{changelog}".partition(f"\n{HEADING}\n")
     text, *behind = re.split(r"^(?=## )", rest, maxsplit=1, flags=re.MULTILINE)
     return before.strip(), text.strip(), "".join(behind).strip()
 
 
 def unreleased(changelog: str) -> str:
-    """What is written under "Unreleased"."""
+    """Return the text under "Unreleased"."""
     return split(changelog)[1]
 
 
@@ -86,7 +86,7 @@ def _item(text: str) -> str:
 
 
 def tried(last: Version, trials: Sequence[Trial]) -> str:
-    """What the updates came to, in one sentence."""
+    """Return the results of the updates in one sentence."""
     files = sum(trial.files for trial in trials)
     conflicts = sorted({path for trial in trials for path in trial.conflicts})
     deleted = sorted({path for trial in trials for path in trial.deleted})
@@ -118,7 +118,7 @@ def ratios(results: str) -> Mapping[str, float]:
 
 
 def effect(older: str, newer: str) -> str:
-    """What a version did to performance, by `results.md` of docs/performance at its last version and now."""
+    """Return the effect on performance, by `results.md` of docs/performance in the last version and now."""
     before, after = ratios(older), ratios(newer)
     both = [name for name in after if name in before]
     if older == newer or not both:

@@ -1,4 +1,4 @@
-"""What changed for services between two versions (pure)."""
+"""The changes for services between two versions (pure)."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ MERGED = {"ours", "seam"}
 
 @dataclass(frozen=True)
 class Pair:
-    """A service in both versions: the answers that it recorded, and what is rendered from them."""
+    """A service in both versions: its recorded answers, and the facts of its renders."""
 
     answers: Answers
     older: Facts
@@ -35,9 +35,9 @@ def fitting(answers: Answers, config: Config) -> dict[str, Any]:
 def compare(
     older: Config, newer: Config, pairs: Sequence[Pair], fresh: Sequence[Facts], crossed: Sequence[Migration]
 ) -> list[Change]:
-    """All changes, once each, the gravest first.
+    """All changes, once each, the largest first.
 
-    `fresh` is what the newer version renders for variants of its own; `crossed` is what an update runs.
+    `fresh` has the newer version's own variants; `crossed` has the entries of `_migrations` that an update runs.
     """
     found = set(compare_questions(older, newer, [pair.answers for pair in pairs], crossed))
     before = reduce(or_, (pair.older for pair in pairs), Facts())
@@ -48,7 +48,7 @@ def compare(
             texts = pair.newer.texts
             rewritten |= {path for path, text in pair.older.texts.items() if texts.get(path, text) != text}
         else:
-            # Of answers that no longer exist, only what is gone whatever the answers are counts.
+            # For answers that no longer exist, only a path counts that is gone for all answers.
             kept = {name: pair.older.variables.get(name, value) for name, value in after.variables.items()}
             pair = replace(pair, newer=replace(after, variables=kept))
         found |= {*compare_paths(newer, pair, crossed), *compare_code(pair.older, pair.newer)}
@@ -127,7 +127,7 @@ def reclassified(owner: str, new: str) -> str:
 
 
 def compare_code(older: Facts, newer: Facts) -> Iterator[Change]:
-    """What a team's code and its deployment rely on."""
+    """Yield the changes that a team's code and its deployment notice."""
     anchors = {anchor for anchor in older.anchors if anchor.split(",")[0] in newer.owners}
     yield from (Change("anchor gone", anchor) for anchor in anchors - newer.anchors)
     yield from (Change("name gone", name) for name in older.promised - newer.offered)
@@ -143,7 +143,7 @@ def compare_code(older: Facts, newer: Facts) -> Iterator[Change]:
 
 
 def additions(before: Facts, after: Facts, found: Collection[Change]) -> Iterator[Change]:
-    """What is new, whatever the answers are."""
+    """Yield the additions, for any answers."""
     targets = {change.detail for change in found if change.kind == "path moved"}
     yield from (Change("path added", path) for path in after.owners.keys() - before.owners.keys() - targets)
     yield from (Change("anchor added", anchor) for anchor in after.anchors - before.anchors)

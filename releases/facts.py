@@ -1,4 +1,4 @@
-"""What services see of a version of the template, read from its settings and from what it renders (pure)."""
+"""The interface of a version of the template, read from its settings and its renders (pure)."""
 
 import ast
 import re
@@ -21,13 +21,13 @@ Answers = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Facts:
-    """What one rendered service, or several together, show."""
+    """The interface of one rendered service, or of several together."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
     owners: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     anchors: frozenset[str] = frozenset()
-    # What a team's code may import, and all that it could.
+    # The names that a team's code may import, and all names that it could import.
     promised: frozenset[str] = frozenset()
     offered: frozenset[str] = frozenset()
 
@@ -65,13 +65,13 @@ def facts(texts: Mapping[str, str], config: Config, answers: Answers) -> Facts:
 
 
 def questions(config: Config) -> dict[str, dict[str, Any]]:
-    """The questions whose answers a service records: derived ones are none of its business."""
+    """Return the questions whose answers a service records, without derived ones."""
     named = {name: asked if isinstance(asked, dict) else {"default": asked} for name, asked in config.items()}
     return {name: asked for name, asked in named.items() if name[0] != "_" and asked.get("when") is not False}
 
 
 def choices(question: Mapping[str, Any]) -> list[Any]:
-    """The values of its choices, however they are written; what Jinja makes of them cannot be known here."""
+    """Return the values of the choices of a question, as written: Jinja in them is not rendered."""
     raw = question.get("choices", [])
     listed = raw.values() if isinstance(raw, dict) else [] if isinstance(raw, str) else raw
     values = [item[1] if isinstance(item, list) else item for item in listed]
@@ -139,7 +139,7 @@ def module(path: str) -> str:
 
 
 def offered(path: str, text: str) -> Iterator[str]:
-    """What can be imported: modules as `a.b`, and what they define or import at their top as `a.b:name`."""
+    """Return the importable names: modules as `a.b`, and their top-level names as `a.b:name`."""
     if not path.endswith(".py"):
         return
     yield module(path)
@@ -165,7 +165,7 @@ def _stored(name: ast.Name) -> bool:
 
 
 def promised(texts: Mapping[str, str], owners: Mapping[str, str]) -> Iterator[str]:
-    """What a team's code may import: `__all__` of our modules, and what the team's files import of ours as rendered."""
+    """Return the names that a team's code may import: `__all__` of our modules, and imports in rendered team files."""
     modules = {module(path): owners[path] for path in texts if path.endswith(".py")}
     for path in filter(lambda path: path.endswith(".py"), texts):
         for node in ast.walk(ast.parse(texts[path])):

@@ -1,4 +1,4 @@
-"""What the entries of `_migrations` do, read from the command lines of the scripts in hooks/ (pure)."""
+"""The effects of the entries of `_migrations`, from the command lines of the scripts in hooks/ (pure)."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ class Migration:
     words: tuple[str, ...]
 
     def arguments(self, script: str) -> list[str]:
-        """What it hands to a script; empty when it runs another."""
+        """Return the arguments of a script; empty if the entry runs another one."""
         for position, word in enumerate(self.words):
             if PurePosixPath(word).name == script:
                 rest = list(self.words[position + 1 :])
@@ -58,7 +58,7 @@ def _words(command: str | Sequence[Any]) -> tuple[str, ...]:
 
 
 def moved(path: str, crossed: Sequence[Migration]) -> str:
-    """Where a path is moved to, by its own name or that of a directory above it; empty when it is not."""
+    """Return the new place of a path that moves alone or with a directory; empty if it does not move."""
     for migration in crossed:
         words = migration.arguments("merge_moved.py")
         for old, new in zip(words[::2], words[1::2], strict=False):
@@ -74,7 +74,7 @@ def handed_over(path: str, crossed: Sequence[Migration]) -> bool:
 
 
 def migrated(answers: Answers, crossed: Sequence[Migration]) -> dict[str, Any]:
-    """The answers as the hooks leave them."""
+    """Return the answers after the hooks."""
     edited = dict(answers)
     for kind, name, *rest in (edit for migration in crossed for edit in migration.edits):
         if kind == "rename" and name in edited:

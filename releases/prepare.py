@@ -51,7 +51,7 @@ def run(root: Path, asked_for: str | None, say: Callable[[str], None] = print) -
     words = [Change(kind) for part in declared(changelog) if (kind := f"declared {part}") in RULES]
     plan = Plan(asked, last, tags, dirty, changelog, entries, words)
     results: Sequence[str] = ("", "")
-    # What takes no rendering is said first.
+    # Print the results that need no render first.
     if last and not (asked and any(refusals(plan))):
         with tempfile.TemporaryDirectory(prefix="release-", ignore_cleanup_errors=True) as name:
             plan, results = examined(plan, last, root, crossed, Path(name))
@@ -65,7 +65,7 @@ def run(root: Path, asked_for: str | None, say: Callable[[str], None] = print) -
     section = parts(last, plan.changes, len(crossed), plan.trials, effect(*results))
     say(section)
     if asked.is_prerelease:
-        # Copier offers it to those who ask for it (--prereleases): its notes are those of the version to come.
+        # Copier offers it only with --prereleases: its notes stay those of the coming version.
         say(f"{asked} can be tagged as it is; its notes stay under Unreleased:")
         say(THOROUGH)
     else:
@@ -82,7 +82,7 @@ def run(root: Path, asked_for: str | None, say: Callable[[str], None] = print) -
 def examined(
     plan: Plan, last: Version, root: Path, crossed: Sequence[Migration], home: Path
 ) -> tuple[Plan, Sequence[str]]:
-    """The plan with what rendering and updating show; and the results of the benchmark, of the last version and now."""
+    """Return the plan with the results of renders and updates, and both versions of the benchmark's results."""
     template = copied(root, home / "template")
     older, newer = source(template, plan.tagged[last], home), source(template, "HEAD", home)
     plan = replace(plan, changes=[*plan.changes, *compared(older, newer, crossed, home)])
@@ -93,7 +93,7 @@ def examined(
 
 
 def show(plan: Plan, say: Callable[[str], None]) -> int:
-    """What changed since the last version, the smallest that it asks for, and what is to be done before."""
+    """Print the changes since the last version, the smallest possible version, and the open tasks."""
     if plan.smallest is None:
         say("There is no tag of a version yet: all is new, and the first version may be chosen freely.")
     else:
@@ -156,7 +156,7 @@ def rendered(version: Source, answers: Answers, home: Path) -> tuple[Facts, Answ
 
 
 def compared(older: Source, newer: Source, crossed: Sequence[Migration], home: Path) -> list[Change]:
-    """The changes, by what both versions render."""
+    """Return the changes between the renders of both versions."""
     pairs: list[Pair] = []
     rows: list[Answers] = []
     for answers in older.variants.values():

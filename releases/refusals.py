@@ -1,4 +1,4 @@
-"""Why a version cannot be prepared: one sentence for each reason, with what to do about it (pure)."""
+"""The reasons against a version: one sentence each, with a remedy (pure)."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from releases.rules import Change, bump, level
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known when a version is asked for; `asked` is None when somebody only looks."""
+    """The facts about a requested version; `asked` is None if the command only shows the changes."""
 
     asked: Version | None
     last: Version | None
@@ -31,7 +31,7 @@ class Plan:
 
 
 def refusals(plan: Plan) -> Iterator[str]:
-    """All reasons at once, so that nobody mends them one by one."""
+    """Yield all reasons at once."""
     if plan.dirty:
         yield f"there is uncommitted work ({', '.join(sorted(plan.dirty)[:3])}): commit it or put it aside"
     if not unreleased(plan.changelog):

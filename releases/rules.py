@@ -1,4 +1,4 @@
-"""The rules of versions: what each change means to the services that update (pure).
+"""The rules of versions: the part that each kind of change increases (pure).
 
 CONTRIBUTING.md says the same in words, and a test holds the two together.
 """
@@ -24,18 +24,18 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Rule:
-    """What a kind of change asks for; `sentence` is formatted with the change's subject and detail."""
+    """The level of a kind of change; `sentence` is formatted with the change's subject and detail."""
 
     level: Level
     section: str
     sentence: str
-    # What to do about a change that would cost a service what its team wrote.
+    # The remedy for a change that would lose a team's work.
     refusal: str = ""
 
 
 @dataclass(frozen=True, order=True)
 class Change:
-    """One change that services see: a key of RULES, what it happened to, and more about it."""
+    """One change that services see: a key of RULES, its subject, and a detail."""
 
     kind: str
     subject: str = ""
@@ -114,7 +114,7 @@ RULES: dict[str, Rule] = {
 
 
 def level(changes: Iterable[Change]) -> Level:
-    """What all changes together ask for."""
+    """Return the level of all changes together."""
     return max((change.rule.level for change in changes), default=PATCH)
 
 
@@ -130,7 +130,7 @@ def parse_asked(text: str, last: Version | None) -> Version:
     """The version that is asked for: `1.2.0`, `v1.2.0`, `1.2.0rc1`, or the part that moves: major, minor, patch.
 
     Raises:
-        ValueError: with a sentence for whoever asked.
+        ValueError: with a sentence for the user.
     """
     if text.upper() in Level.__members__:
         if last is None:

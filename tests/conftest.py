@@ -1,4 +1,4 @@
-"""Fixtures for the tests of the template, and the table of what the tests of updates have counted."""
+"""Fixtures for the tests of the template, and the table that the tests of updates print."""
 
 import contextlib
 import hashlib
@@ -24,7 +24,7 @@ quicken()
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
-    """Make a directory once for all processes of a run; read only."""
+    """Make a directory once for all processes of a run; tests only read it."""
     own = tmp_path_factory.getbasetemp()
     home = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
@@ -66,7 +66,7 @@ def history(template: Path, once: Once) -> Path:
 
 @pytest.fixture(scope="session")
 def unprotected(template: Path, once: Once) -> Path:
-    """The same without migrations, to show what they are for; read only."""
+    """The same without migrations, to show their effect; read only."""
     return once("unprotected", lambda path: make_history(template, path, migrations=False))
 
 
@@ -92,7 +92,7 @@ def oldest(made: Callable[[str, str], Path]) -> Callable[[str], Path]:
 
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
-    """Counts what happens to services in this test, for the table at the end of the run."""
+    """Count the edits and conflicts of the services in this test, for the table at the end of the run."""
     tally = Tally()
     yield tally
     request.node.user_properties.append((TALLY, asdict(tally)))

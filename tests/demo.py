@@ -18,7 +18,7 @@ STOP_TIMEOUT_S = 20
 
 
 class Answer(NamedTuple):
-    """What the service answered; `headers` has lower-case names."""
+    """A response of the service; `headers` has lower-case names."""
 
     status: int
     headers: dict[str, str]
@@ -26,7 +26,7 @@ class Answer(NamedTuple):
 
 
 def run(service: Path, uv: str, environment: Mapping[str, str | None], *, once: bool) -> None:
-    """Start the service, send it requests, print what comes back, and stop at once or when Ctrl-C is pressed.
+    """Start the service, send it requests, print the responses, and stop at once or at Ctrl-C.
 
     Raises:
         SystemExit: when it does not start, does not answer as it should, or does not stop.
@@ -62,7 +62,7 @@ def run(service: Path, uv: str, environment: Mapping[str, str | None], *, once: 
 
 
 def talk(base: str) -> None:
-    """The requests of the demo.
+    """Send the requests of the demo.
 
     Raises:
         SystemExit: when an answer is not as it should be.
@@ -95,7 +95,7 @@ def talk(base: str) -> None:
         query = f"?limit=3&cursor={page['next']}" if page["next"] else ""
     require(titles[:5] == [f"Post {number}" for number in (4, 3, 2, 1, 0)], "expected each post once, newest first")
 
-    print("\nMistakes get an answer that says what is wrong:")
+    print("\nWrong requests get a response that names the mistake:")
     ask(base, "POST", "/users", 422, {"email": "nonsense", "name": "Alan", "role": "admin"})
     ask(base, "POST", "/users", 409, {"email": "alan@example.org", "name": "Another"})
     ask(base, "GET", "/posts?cursor=garbage", 400)

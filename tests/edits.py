@@ -1,7 +1,6 @@
-"""What a team does with a service: a domain of its own, something at every extension point, and marks in every file.
+"""The work of a team on a service: a domain, code at every extension point, and a mark in every file.
 
-All of it is code that runs and passes the service's own checks, so that an updated service can be asked for more than
-its text: `nox -s fleet` runs the suites.
+All of this code runs and passes the checks of the service, so `nox -s fleet` can run the suites of updated services.
 """
 
 import os
@@ -28,18 +27,18 @@ _ANCHOR = re.compile(r"( *)# Add your own (?P<where>above|below) this line\.\n")
 
 
 def files(service: Path) -> dict[str, str]:
-    """Every file of the service, and none of git's own."""
+    """Return every file of the service, without git's own."""
     paths = {path.relative_to(service).as_posix(): path for path in service.rglob("*") if path.is_file()}
     return {name: read(path) for name, path in sorted(paths.items()) if not name.startswith(".git/")}
 
 
 def template_owned(service: Path) -> dict[str, str]:
-    """The files of the classes `ours` and `seam`."""
+    """Return the files of the classes `ours` and `seam`."""
     return {path: text for path, text in files(service).items() if _TEMPLATE_OWNED.match_file(path)}
 
 
 def team_owned(service: Path) -> dict[str, str]:
-    """The files of the classes `shared` and `yours`, and those that the template does not know."""
+    """Return the files of the classes `shared` and `yours`, and those that the template does not render."""
     return {path: text for path, text in files(service).items() if not _TEMPLATE_OWNED.match_file(path)}
 
 
@@ -100,7 +99,7 @@ def mark(
 
 
 def lost(service: Path, marks: Iterable[str]) -> set[str]:
-    """The marks that stand nowhere in the working tree any more."""
+    """Return the marks that are nowhere in the working tree."""
     everything = "\n".join(files(service).values())
     return {token for token in marks if token not in everything}
 
@@ -110,9 +109,9 @@ def lost(service: Path, marks: Iterable[str]) -> set[str]:
 
 @dataclass(frozen=True)
 class Domain:
-    """What one team builds: a package of this name; `noun` is one of what it keeps, each block is one more module.
+    """The package of one team; `noun` is the name of one item in it, and each block is one more module.
 
-    The name comes after `core` in the alphabet, where imports are sorted.
+    In sorted imports, the name must come after `core`.
     """
 
     name: str
@@ -158,7 +157,7 @@ def add_middleware(service: Path, domain: Domain) -> None:
 
 
 def add_dependencies(service: Path, domain: Domain) -> None:
-    """One in each of the two lists, where the lists say: what the service has anyway, so that nothing is downloaded."""
+    """Add one to each list at its anchor; the service has both packages already, so nothing is downloaded."""
     own = iter(('"markupsafe>=3"', '"iniconfig>=2"'))
 
     def add(anchor: re.Match[str]) -> str:
@@ -180,7 +179,7 @@ def add_fixture(service: Path, domain: Domain) -> None:
 
 
 def add_job(service: Path, domain: Domain) -> None:
-    """In GitHub's workflow behind its anchor, in GitLab's in a file of the team's own; nothing where there is no CI."""
+    """Add a job: at the anchor of GitHub's workflow, in a file of the team for GitLab, nowhere without CI."""
     github, gitlab = service / ".github/workflows/ci.yml", service / ".gitlab-ci.yml"
     if github.exists():
         assert read(github).rstrip().endswith("# Add your own jobs below this line.")
@@ -212,7 +211,7 @@ EXTENSION_POINTS: dict[str, Callable[[Path, Domain], None]] = {
 
 
 def grow(service: Path, domain: Domain | None = None) -> None:
-    """Write a domain that runs, with its migration and tests, and use every extension point."""
+    """Write a working domain with its migration and tests, and use every extension point."""
     domain = domain or ORDERS
     package, tests = f"app/{domain.name}", f"tests/{domain.name}"
     texts = {f"{package}/{name}.py": text for name, text in _PACKAGE.items()}

@@ -1,4 +1,4 @@
-"""uv in a rendered service: the environment that it makes is the service's own, whatever runs it."""
+"""Run uv in a rendered service, in the service's own environment."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from tests.interpreters import oldest
 
 
 def uv_program() -> str:
-    """The uv that is installed beside this Python, or else the one on PATH."""
+    """Return the uv beside this Python, or else the one on PATH."""
     program = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if program is None:
         raise SystemExit('uv is missing: pip install "nox[uv]"')
@@ -18,7 +18,7 @@ def uv_program() -> str:
 
 
 def uv_environment(python: str) -> dict[str, str | None]:
-    """Variables for uv with this interpreter; None for those that must not be set."""
+    """Return the variables for uv with this interpreter; None for variables that must not be set."""
     return {
         "UV_PYTHON": python,
         "UV_PYTHON_DOWNLOADS": "never",

@@ -1,8 +1,8 @@
-"""A fleet of services, each with work of its own, that is updated from earlier versions to the present one.
+"""Update a fleet of services, each with work of its own, from earlier versions to the present one.
 
 `nox -s fleet` runs it: 20 services over the variants, updated in parallel, and then their own suites. It prints a
-table, and ends with an error when an edit is lost, a conflict appears although a team only wrote where it should, or a
-suite is red. The same seed makes the same fleet.
+table. It fails if an edit is lost, if a conflict appears although a team wrote only at extension points, or if a suite
+fails. The same seed makes the same fleet.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from tests.rendering import commit, render, snapshot
 from tests.updates import conflicts, listed, table, upgrade
 from tests.variants import VARIANTS
 
-# What teams keep: the name of the package, and of one item.
+# The domains of the teams: the name of the package, and of one item.
 NOUNS = ("invoice", "order", "parcel", "ticket", "voucher", "printer", "tenant", "device", "lesson", "recipe")
 SUITE_TIMEOUT_S = 900
 # The guards over a team's code. Internals run in the sessions `variant`; an update leaves core equal to a fresh copy
@@ -67,7 +67,7 @@ class Result:
 
 
 def members(count: int, seed: int, variants: Sequence[str] = tuple(VARIANTS)) -> list[Member]:
-    """The services of a fleet: the variants in turn, from the oldest version first, each with a domain of its own."""
+    """Return the services of a fleet: the variants in turn, the oldest version first, each with a domain of its own."""
     choose = random.Random(seed)  # noqa: S311 - it decides about tests
     made = []
     for number in range(count):
@@ -88,7 +88,7 @@ def members(count: int, seed: int, variants: Sequence[str] = tuple(VARIANTS)) ->
 
 
 def added_lines(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
-    """The lines, by their text, that `after` has and `before` has not."""
+    """Return the lines that only `after` has, by their text."""
     return {
         line.strip()
         for path, text in after.items()
@@ -98,7 +98,7 @@ def added_lines(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]
 
 
 def problems(results: Iterable[Result]) -> list[str]:
-    """One sentence for each thing that must not be."""
+    """Yield one sentence for each failure."""
     found = []
     for result in results:
         name = result.member.name
@@ -118,7 +118,7 @@ def tail(output: str, lines: int = 30) -> str:
 
 
 def report(results: Sequence[Result]) -> str:
-    """The table of the fleet."""
+    """Return the table of the fleet."""
     heads = ("variant", "from", "updated", "conflicts", "deletions", "lost", "suite", "seconds")
     rows = {
         result.member.name: (
@@ -168,7 +168,7 @@ def renew(history: Path, service: Path, member: Member, suite: Suite) -> Result:
         return Result(member, error=f"{type(error).__name__}: {error}", seconds=time.monotonic() - started)
     after = files(service)
     found, deleted = conflicts(service), listed(service, "D")
-    # What an update deletes it lists, with the command that brings it back.
+    # The update lists deleted files, with the command that restores them.
     missing = {text for text in lost(service, edits) if edits[text] not in deleted}
     missing |= {path for path, text in team.items() if after.get(path) != text}
     commit(service, "Update")
@@ -185,7 +185,7 @@ def renew(history: Path, service: Path, member: Member, suite: Suite) -> Result:
 
 
 def commands(suite: Suite, domains: Iterable[str]) -> list[list[str]]:
-    """What uv runs in a service for these checks; `domains` are the directories of its tests beside core's."""
+    """Return the commands of uv for these checks; `domains` are the directories of tests beside core's."""
     if suite is Suite.NONE:
         return []
     sync = ["sync", "--quiet"]
@@ -196,7 +196,7 @@ def commands(suite: Suite, domains: Iterable[str]) -> list[list[str]]:
 
 
 def run_suite(service: Path, suite: Suite) -> tuple[bool, str]:
-    """Run the service's own checks; whether all passed, and what they printed."""
+    """Run the service's own checks; return whether all passed, and their output."""
     output = ""
     domains = {path.parent.name for path in service.glob("tests/*/__init__.py")} - {"core"}
     for command in commands(suite, domains):
@@ -244,12 +244,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def be_quiet() -> None:
-    """Drop what hooks tell whoever updates: of many services at once it is no use."""
+    """Drop the messages of hooks, which are of no use for many services at once."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def run(home: Path, fleet: Sequence[Member], suite: Suite, jobs: int) -> list[Result]:
-    """Update the whole fleet, so many at once; prints a line for each as it ends."""
+    """Update the whole fleet, `jobs` services at once; print a line for each as it ends."""
     history = make_history(snapshot(home / "template"), home / "history")
     with ProcessPoolExecutor(jobs, initializer=be_quiet) as pool:
         pending = [pool.submit(renew, history, home / member.name, member, suite) for member in fleet]

@@ -1,6 +1,6 @@
-"""Earlier versions of the template: each is made by undoing one change on the tree as it is now.
+"""Earlier versions of the template, each made by undoing one change on the present tree.
 
-The tags v0.1.0, v0.2.0, ... stand in one repository; the last of them is the present tree. A version whose change needs
+One repository has the tags v0.1.0, v0.2.0, ...; the last of them is the present tree. A version whose change needs
 a hook carries a versioned migration, as a real release would, and so do all later ones.
 """
 
@@ -34,14 +34,14 @@ def append(path: Path, text: str) -> None:
 
 
 def substitute(path: Path, pattern: str, text: str) -> None:
-    """Replace the first match of `pattern`, which there must be."""
+    """Replace the first match of `pattern`, which must exist."""
     changed, count = re.subn(pattern, text, read(path), count=1)
     assert count, f"{pattern} is not in {path}"
     write(path, changed)
 
 
 def source(template: Path, path: str) -> Path:
-    """The file of the template that a rendered path comes from."""
+    """Return the file of the template that renders a path."""
     plain = template / "template" / path
     return plain if plain.exists() else plain.with_name(f"{plain.name}.jinja")
 
@@ -71,7 +71,7 @@ def configure(template: Path, config: Mapping[str, Any]) -> None:
 
 
 def forget(template: Path, answers: Answers) -> None:
-    """Make of the template one in which these questions were never asked, and every service had these answers."""
+    """Change the template as if these questions were never asked, and every service had these answers."""
 
     def change(config: dict[str, Any]) -> None:
         for question in answers:
@@ -90,13 +90,13 @@ MOVED = ("app/core/limits.py", "app/core/http/body_limit.py")
 REMOVED = "app/core/removed.py"
 # Whose first or last line has changed since: a line that a team puts there is a conflict.
 CONTESTED = {"app/core/operations/capacity.py", "app/core/operations/logs.py", "app/main.py", "noxfile.py", *MOVED}
-# What only the renamed choice brings. The newer `_exclude` is rendered with its older name too, and so leaves these out
-# of what Copier compares with: any edit there is a conflict.
+# Files of the renamed choice alone. Copier also renders the newer `_exclude` with the older name of the choice, which
+# leaves these files out of the comparison: any edit there is a conflict.
 CHOSEN = re.compile(r"app/worker\.py|app/core/jobs/(celery|worker)\.py|tests/core/job_worker\.py")
 
 
 def make_lists_shorter(template: Path) -> None:
-    """In both lists, what stands next to where a team writes has come since; and a line between has changed."""
+    """Remove the line before each anchor, as if the newer version had added it; and change a line between them."""
     pyproject = source(template, "pyproject.toml")
     text, count = re.subn(r'  "[^\n]+\n(?=(\{% endif %\}\n)?  # Add your own )', "", read(pyproject))
     assert count == 2
@@ -181,7 +181,7 @@ def with_older_choice(answers: Answers) -> Answers:
 
 @dataclass(frozen=True)
 class Change:
-    """What one version changed.
+    """The change of one version.
 
     `undo` makes the older tree of the newer, and `older` the answers of a service that was made from it; `migrations`
     are the newer version's, without their `version`; `asks` are the questions that it added.
@@ -235,17 +235,17 @@ OLDEST, PRESENT = VERSIONS[0], VERSIONS[-1]
 
 
 def before(name: str) -> str:
-    """The version in which the change of this name had not happened yet."""
+    """Return the version before the change of this name."""
     return VERSIONS[[change.name for change in CHANGES].index(name)]
 
 
 def after(name: str) -> str:
-    """The version that brought the change of this name."""
+    """Return the version with the change of this name."""
     return VERSIONS[VERSIONS.index(before(name)) + 1]
 
 
 def crossed(start: str, end: str) -> tuple[Change, ...]:
-    """The changes between two versions."""
+    """Return the changes between two versions."""
     return CHANGES[VERSIONS.index(start) : VERSIONS.index(end)]
 
 
@@ -254,14 +254,14 @@ def needs_trust(start: str, end: str) -> bool:
 
 
 def answers_at(version: str, answers: Answers) -> Answers:
-    """Today's answers, in the words of an older version."""
+    """Return today's answers in the names of an older version."""
     for change in reversed(crossed(version, PRESENT)):
         answers = change.older(answers)
     return answers
 
 
 def new_answers(start: str, end: str, answers: Answers) -> dict[str, Answer]:
-    """What a team answers with `-d` to the questions that came between two versions."""
+    """Return the answers of a team, with `-d`, to the questions that were added between two versions."""
     asked = {question for change in crossed(start, end) for question in change.asks}
     return {question: answer for question, answer in answers_at(end, answers).items() if question in asked}
 

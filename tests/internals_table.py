@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.variants import DEFAULTS, QUESTIONS, VARIANTS, Answer, Answers
 
 SOURCE = Path(__file__).parent / "internals"
-# What the tests import and a service does not.
+# Packages that only these tests import.
 PACKAGES = ("opentelemetry-sdk>=1.45",)
 
 CACHED: dict[str, tuple[Answer, ...]] = {"cache_backend": ("valkey", "memory")}
@@ -26,7 +26,7 @@ REPLICA: dict[str, tuple[Answer, ...]] = {"read_replica": (True,)}
 
 @dataclass(frozen=True)
 class Needs:
-    """What a file needs of the answers.
+    """The answers that a file needs.
 
     `by` are the questions whose answers change what it tests: it runs for each of them. `only` says with which answers
     it makes sense at all. No other answer changes its result.
@@ -39,7 +39,7 @@ class Needs:
         return all(answers[question] in allowed for question, allowed in self.only.items())
 
     def combinations(self) -> list[Answers]:
-        """Every combination of the answers that the file depends on."""
+        """Return every combination of the answers that the file depends on."""
         choices = [self.only.get(question, QUESTIONS[question]) for question in self.by]
         return [dict(zip(self.by, answers, strict=True)) for answers in product(*choices)]
 
@@ -84,7 +84,7 @@ TESTS: dict[str, Needs] = {
     "test_two_instances.py": Needs(only=VALKEY | {"example": (True,)}),
 }
 
-# What tests share, with the answers under which it can be imported.
+# Shared modules, with the answers under which they can be imported.
 HELPERS: dict[str, Needs] = {
     "__init__.py": Needs(),
     "celery/__init__.py": Needs(only=CELERY),
@@ -99,12 +99,12 @@ HELPERS: dict[str, Needs] = {
 
 
 def answers_of(variant: str) -> Answers:
-    """The answers of a variant to all questions."""
+    """Return the answers of a variant to all questions."""
     return DEFAULTS | VARIANTS[variant]
 
 
 def variant_with(needs: Needs, combination: Answers) -> str | None:
-    """The first variant that has these answers, and in which the file makes sense; None if there is none."""
+    """Return the first variant with these answers in which the file makes sense, or None."""
     for variant in VARIANTS:
         answers = answers_of(variant)
         if needs.fit(answers) and answers.items() >= combination.items():
@@ -113,7 +113,7 @@ def variant_with(needs: Needs, combination: Answers) -> str | None:
 
 
 def assigned(variant: str) -> list[str]:
-    """The test files that run in this variant, so that each runs once for each of its combinations."""
+    """Return the test files that run in this variant, so that each runs once per combination."""
     return [
         name
         for name, needs in TESTS.items()
@@ -122,12 +122,12 @@ def assigned(variant: str) -> list[str]:
 
 
 def sensible(variant: str) -> list[str]:
-    """All test files that make sense in this variant."""
+    """Return all test files that make sense in this variant."""
     return [name for name, needs in TESTS.items() if needs.fit(answers_of(variant))]
 
 
 def lay_over(service: Path, variant: str) -> None:
-    """Copy the tests that make sense in this variant, and what they share, into a rendered service."""
+    """Copy the tests that make sense in this variant, and their shared modules, into a rendered service."""
     helpers = [name for name, needs in HELPERS.items() if needs.fit(answers_of(variant))]
     for name in helpers + sensible(variant):
         target = service / "tests" / "internals" / name

@@ -1,4 +1,4 @@
-"""Which Python interpreters this machine has.
+"""Find the Python interpreters of this machine.
 
 uv finds most of them by itself, but not those of pyenv, whose shims fail for versions that are not selected.
 """
@@ -18,7 +18,7 @@ _VERSION = "import sys; v = sys.version_info; print(v[1] if v[0] == 3 and v.rele
 
 @cache
 def interpreters() -> dict[int, str]:
-    """The path of a working, released CPython 3.x for each minor version that a service may run on."""
+    """Return a working, released CPython for each minor version that a service supports."""
     found: dict[int, str] = {sys.version_info.minor: sys.executable}
     for path in _candidates():
         minor = _minor(path)
@@ -28,12 +28,12 @@ def interpreters() -> dict[int, str]:
 
 
 def oldest() -> str:
-    """The oldest interpreter that is supported and installed."""
+    """Return the oldest interpreter that is supported and installed."""
     return interpreters()[min(interpreters())]
 
 
 def newest() -> str:
-    """The newest interpreter that is installed."""
+    """Return the newest interpreter that is installed."""
     return interpreters()[max(interpreters())]
 
 

@@ -1,4 +1,4 @@
-"""Who owns which rendered path, read from the lists in copier.yml; and the tree that docs/ownership.md shows."""
+"""The owner of each rendered path, from the lists in copier.yml; and the trees of docs/ownership.md."""
 
 import re
 import tempfile
@@ -22,7 +22,7 @@ OWNERS: dict[str, list[str]] = {
 }
 
 PAGE = ROOT / "docs" / "ownership.md"
-# Shapes differ as well as colours, for who cannot tell these apart.
+# The shapes differ too, for readers who cannot tell the colours apart.
 MARKERS = {"ours": "🟦", "seam": "🔶", "shared": "🟣", "yours": "🟩"}
 SEVERAL = "⬜"
 # Between two comments of the page, which GitHub does not show.
@@ -30,10 +30,10 @@ GENERATED = re.compile(r"(?P<begin><!-- (?P<name>tree|all) -->\n).*?(?P<end><!--
 
 
 def owner(path: str) -> str:
-    """The class of a rendered file.
+    """Return the class of a rendered file.
 
     Raises:
-        LookupError: when it is in no list, or in several.
+        LookupError: when the file is in no list, or in several.
     """
     found = [name for name, patterns in OWNERS.items() if _spec(patterns).match_file(path)]
     if len(found) != 1:
@@ -42,7 +42,7 @@ def owner(path: str) -> str:
 
 
 def tree(paths: Iterable[str], owner: Callable[[str], str], *, fold: bool) -> str:
-    """A tree of files and directories, each with the marker of its class, or of several.
+    """Return a tree of files and directories, each with the marker of its class.
 
     With `fold`, a directory of one class is one line.
     """
@@ -72,7 +72,7 @@ def _spec(patterns: list[str]) -> pathspec.PathSpec[Any]:
 
 
 def page(text: str, service: Path) -> str:
-    """The page `text`, with the trees of a rendered service in their places."""
+    """Return the page `text` with the trees of a rendered service."""
     paths = [path.relative_to(service).as_posix() for path in service.rglob("*") if path.is_file()]
     trees = {"tree": tree(paths, owner, fold=True), "all": tree(paths, owner, fold=False)}
     return GENERATED.sub(
@@ -81,7 +81,7 @@ def page(text: str, service: Path) -> str:
 
 
 def render_everything(home: Path) -> Path:
-    """The service that the page shows: the one with the most in it."""
+    """Render the service of the page: the variant with most files."""
     return render(snapshot(home / "template"), home / "service", DEFAULTS | VARIANTS["everything"])
 
 

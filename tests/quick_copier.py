@@ -1,4 +1,4 @@
-"""Copier without the two things that take most of its time in these tests and change nothing in its results.
+"""Skip two steps of Copier that take most of its time in these tests and do not change its results.
 
 tests/conftest.py calls `quicken`; a test that needs a program runs `COPIER` in place of `copier`. The sessions
 `variant`, `updated` and `fleet`, and the hooks, run Copier as it is.

@@ -1,4 +1,4 @@
-"""Renders the working tree as `copier` would render a release of it.
+"""Render the working tree as `copier` renders a release.
 
 Copier renders commits, so the tree, uncommitted work included, is committed to a temporary repository of its own.
 """
@@ -14,7 +14,7 @@ import copier
 
 ROOT = Path(__file__).parents[1]
 
-# Whoever runs this may have no identity, sign commits or have hooks: none of that is theirs to be bothered with.
+# The user's git may have no identity, sign commits or run hooks: these commits must not depend on it.
 GIT = (
     "git",
     *("-c", "user.name=Slipstream tests"),
@@ -28,11 +28,11 @@ GIT = (
 
 
 def git(directory: Path, *arguments: str) -> str:
-    """Run git in `directory`; returns what it prints."""
+    """Run git in `directory`; return its output."""
     process = subprocess.run(
         [*GIT, *arguments],
         cwd=directory,
-        # Set while git runs a hook: they would lead to the repository of whoever commits.
+        # git sets these while it runs a hook: they would lead to the repository of that commit.
         env={key: value for key, value in os.environ.items() if not key.startswith("GIT_")},
         capture_output=True,
         text=True,
@@ -68,7 +68,7 @@ def snapshot(destination: Path, tag: str | None = None) -> Path:
 
 
 def with_few_files(template: Path, destination: Path) -> Path:
-    """A copy of the template without what only a running service needs: Copier takes a second for a hundred files."""
+    """Copy the template without files that only a running service needs: Copier takes a second per hundred files."""
     shutil.copytree(template, destination)
     for directory in ("tests", "app/core/cache", "app/core/database", "app/users", "app/posts", "app/dashboard"):
         shutil.rmtree(destination / "template" / directory)

@@ -1,4 +1,4 @@
-"""What `ci` renders: valid and pinned workflows, and the job that proposes updates, run for real.
+"""The answer `ci`: workflows are valid and pinned, and the job that proposes updates works.
 
 Its command lines are taken from the rendered YAML and run as the CI would, in a clone of a bare remote. There are
 stand-ins on PATH: gh records, uvx runs the Copier of these tests, uv runs the script and imitates `lock` and the check.
@@ -171,7 +171,7 @@ def commands(service: Path, system: str, job: str) -> tuple[str, dict[str, str]]
 
 @dataclass
 class Forge:
-    """A bare remote with a service, what runs its jobs, and what it was asked to open."""
+    """A bare remote with a service, the stand-ins that run its jobs, and the opened requests."""
 
     system: str
     home: Path
@@ -204,7 +204,7 @@ class Forge:
             "${{ inputs.trust }}": trust,
         }
         given = {
-            # Nobody's git settings but the address of the remote.
+            # No git settings except for the address of the remote.
             "HOME": str(self.home),
             "GIT_CONFIG_NOSYSTEM": "1",
             "PATH": os.pathsep.join([str(self.home / "bin"), os.environ["PATH"]]),
@@ -307,7 +307,7 @@ def releases(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def forges(releases: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Services of v1.0.0 that nobody edited; a test copies one."""
+    """Services of v1.0.0 without edits; a test copies one."""
     homes = {system: tmp_path_factory.mktemp(system) for system in SYSTEMS}
     for system, home in homes.items():
         service = render(releases, home / "service", {"ci": system}, "v1.0.0")
@@ -345,7 +345,7 @@ def push(forge: Forge, message: str, refspec: str = "HEAD:main") -> None:
 
 
 def work(forge: Forge) -> None:
-    """What a team does: edits of ours, one of them to what will be removed, edits at seams, files of their own."""
+    """Work like a team: edit files of ours (one will be removed) and seams, and add files."""
     service = forge.home / "service"
     edit(service / "app/core/http/routing.py", '"""Older."""', '"""The team\'s."""')
     edit(service / "app/core/removed.py", "THERE = True", "THERE = 'for the team'")
@@ -387,7 +387,7 @@ def test_a_newer_version_is_proposed_with_conflicts_deletions_and_what_no_longer
     conflict = forge.show("show", f"{BRANCH}:app/core/http/routing.py")
     assert conflict.startswith('<<<<<<< before updating\n"""The team\'s."""\n=======\n')
 
-    # What the team wrote at the seams is there, beside what the template changed next to it.
+    # The team's lines at the seams are there, beside changes of the template next to them.
     dependencies = forge.show("show", f"{BRANCH}:pyproject.toml")
     assert '"uvloop>=0.23"' in dependencies
     assert '"httpx>=0.28"' in dependencies
@@ -546,7 +546,7 @@ def test_without_its_token_the_gitlab_job_says_which_one_it_needs(services: dict
     assert "Set TEMPLATE_UPDATE_TOKEN" in process.stdout
 
 
-# --- What it writes ---
+# --- The text of a request ---
 
 
 @pytest.fixture(scope="module")

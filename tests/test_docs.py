@@ -1,4 +1,4 @@
-"""The documentation is true: links lead somewhere, commands exist, examples work, and transcripts are what appears."""
+"""The documentation is true: links and commands exist, examples work, and transcripts match the output."""
 
 import ast
 import os
@@ -50,7 +50,7 @@ def name(path: Path) -> str:
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a program without a terminal; its two outputs come as one."""
+    """Run a program without a terminal; stdout and stderr are one output."""
     return subprocess.run(
         command,
         cwd=cwd,
@@ -68,7 +68,7 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.Complet
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub makes of the headings of a page."""
+    """Return GitHub's anchors for the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", read(page)), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -97,13 +97,13 @@ def defaults(rendered: Callable[[Answers], Path]) -> Path:
 
 
 HOW_TO = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs") and page.name != "CHANGELOG.md"]
-# What a page says of files that it makes or takes away itself.
+# Files that a page itself creates or removes.
 OWN = {
     "adopting.md": re.compile(r"alembic\.ini"),
     "ownership.md": re.compile(r"grafana/"),
     "updating.md": re.compile(r"app/(core/(logs|retries)|orders/service)\.py"),
 }
-# Anywhere: what a service has once it is used, and what is shown as a pattern.
+# On any page: files of a service in use, and patterns.
 USED = re.compile(r"uv\.lock|results\.json|presets/x\.yml|.*\.venv/.*|benchmark-results/.*")
 
 
@@ -124,7 +124,7 @@ def test_paths_exist_in_this_repository_or_in_a_service(page: Path, everything: 
 
 
 def sessions(noxfile: str) -> set[str]:
-    """The names of the sessions that a noxfile declares."""
+    """Return the names of the sessions of a noxfile."""
     found = set()
     for function in ast.parse(noxfile).body:
         if isinstance(function, ast.FunctionDef):
@@ -231,7 +231,7 @@ def test_a_preset_leaves_database_connections_for_every_worker(preset: Path, tem
 
 
 def make_newer(template: Path) -> None:
-    """The version that the page updates to, with a change of each kind."""
+    """Make the version to which the page updates, with a change of each kind."""
     edit(template / "template/app/core/http/body_limit.py", '"""Refuse ', '"""Newer. Refuse ')
     (template / "template/app/core/operations/logs.py").unlink()
     (template / "template/app/core/retries.py").write_text('"""New in 1.1."""\n')
@@ -243,7 +243,7 @@ def make_newer(template: Path) -> None:
 
 
 def make_newest(template: Path) -> None:
-    """One more version, which asks for trust."""
+    """Make one more version, which asks for trust."""
     migration = '_migrations:\n  - version: v2.0.0\n    command: "exit 0"\n\n_message_after_copy: '
     edit(template / "copier.yml", "_message_after_copy: ", migration)
 
@@ -262,7 +262,7 @@ def release(template: Path, version: str, change: Callable[[Path], None] = lambd
 
 @pytest.fixture
 def worked_on(template: Path, tmp_path: Path) -> Path:
-    """A service of the older version, with edits in files of ours, and the newer one to be had."""
+    """A service of the older version with edits in files of ours, while a newer version exists."""
     source = with_few_files(template, tmp_path / "template")
     release(source, "v1.0.0")
     service = render(source, tmp_path / "service", {}, "v1.0.0")
@@ -276,7 +276,7 @@ def worked_on(template: Path, tmp_path: Path) -> Path:
 
 
 def transcripts(page: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Each command after a `$`, with its heading and the lines that must follow it."""
+    """Yield each command after a `$`, with its heading and its expected lines."""
     for section in re.split(r"^## ", page, flags=re.MULTILINE):
         for block in FENCE.finditer(section):
             for part in re.split(r"^\$ ", block["text"], flags=re.MULTILINE)[1:]:
@@ -316,14 +316,14 @@ def test_every_message_of_the_page_on_updates_appears(worked_on: Path, tmp_path:
 
 
 def uv(service: Path, *arguments: str) -> str:
-    """Run uv in a service; returns what it prints, and fails with it."""
+    """Run uv in a service; return its output, and fail if it fails."""
     process = run_uv(service, *arguments, timeout_s=TIMEOUT_S)
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout
 
 
 def apply(page: str, service: Path) -> None:
-    """Do to the service what the examples of a page say, in their order."""
+    """Apply the examples of a page to the service, in their order."""
     for example in FILE.finditer(page):
         path = service / example["path"]
         if example["kind"] == "diff":
@@ -367,7 +367,7 @@ def test_the_hook_before_a_commit_lints(extended: Path, tmp_path: Path) -> None:
     prek = Path(sys.executable).parent / "prek"
     process = run(prek, "run", "--all-files", cwd=service, **variables)
     assert process.returncode == 0, process.stdout
-    edit(service / "app/main.py", "import router", "import  router")
+    edit(service / "app/main.py", 'title="', 'title ="')
     process = run(prek, "run", "--all-files", cwd=service, **variables)
     assert process.returncode == 1
     assert "1 file would be reformatted" in process.stdout

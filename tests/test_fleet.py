@@ -1,4 +1,4 @@
-"""What the fleet decides: who is in it, what counts as a line of the team's, and what is wrong."""
+"""Decisions of the fleet: its members, the lines that count as the team's, and the failures."""
 
 import shutil
 from collections import Counter

@@ -50,7 +50,7 @@ def files(service: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-# Moved from tools/old to tools/new: a path, and what older and newer release have there.
+# Moved from tools/old to tools/new: a path, and its contents in the older and the newer release.
 TOOLS: dict[str, tuple[str | bytes, str | bytes | None]] = {
     "clean.txt": (lines(), lines({1: "newer"})),
     "conflict.txt": (lines(), lines({5: "newer"})),
@@ -126,7 +126,7 @@ def releases(template: Path, destination: Path, entries: object) -> Path:
 
 
 def work(service: Path) -> None:
-    """What a team did to the files that the next version moves or removes."""
+    """Edit the files that the next version moves or removes, as a team does."""
     for name in (MOVED[0], "dev/legacy/tool.py", "dev/released/tool.py", "app/main.py"):
         write(service / name, (service / name).read_text() + MARK)
     old, new = service / "tools/old", service / "tools/new"
@@ -340,7 +340,7 @@ def test_a_hook_that_fails_before_stops_the_update_and_one_that_fails_after_says
     assert state(service) == before
 
 
-# --- What a hook refuses ---
+# --- Refusals of a hook ---
 
 MOVE, ANSWERS, HAND = (str(ROOT / "hooks" / name) for name in ("merge_moved.py", "edit_answers.py", "hand_over.py"))
 ANSWERS_TEXT = b"""# A comment.\r

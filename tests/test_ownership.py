@@ -1,4 +1,4 @@
-"""Who owns what: copier.yml's lists (ours, seam, shared, yours) held against the files that are really rendered."""
+"""The lists of owners in copier.yml (ours, seam, shared, yours) match the rendered files."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The questionnaire: what it asks, what it refuses, and what its answers do to the rendered service."""
+"""The questionnaire: its questions, its refusals, and the effect of its answers on the rendered service."""
 
 import ast
 import importlib.util
@@ -41,7 +41,7 @@ SLUG = (
     ["", "My-Service", "my_service", "ends-", "a" * 51, "trailing\n"],
 )
 WORKERS_PER_CORE = ("Use a number from 0.1 to 8.", ["0", "8.1", "nan"])
-# What a value has to be refused with; where Copier does the refusing, the words are Copier's.
+# The message for each bad value; some messages are Copier's own.
 REFUSALS: dict[str, tuple[str, list[str]]] = {
     "project_name": NAME,
     "description": DESCRIPTION,
@@ -78,7 +78,7 @@ LOADS = [
 
 @pytest.fixture(scope="module")
 def service(rendered: Callable[[Answers], Path]) -> Path:
-    """What the defaults give; read only."""
+    """A service with the default answers; read only."""
     return rendered({})
 
 
@@ -92,7 +92,7 @@ def answers_of(service: Path) -> dict[str, Any]:
 
 
 def messages(validator: str) -> list[str]:
-    """The texts that a validator may answer with: what lies between its statements."""
+    """Return the possible messages of a validator: the texts between its statements."""
     texts = (re.sub(r"\s+", " ", text).strip() for text in re.split(r"\{%.*?%\}", validator, flags=re.DOTALL))
     return [text for text in texts if text]
 
@@ -120,7 +120,7 @@ def ask_only(template: Path, destination: Path, answers: Mapping[str, Any]) -> M
     return worker.answers.combined
 
 
-# --- What is asked ---
+# --- Questions ---
 
 
 def test_each_question_is_asked_or_for_experts_or_derived() -> None:
@@ -181,7 +181,7 @@ def test_an_answer_changes_more_than_its_record(
     assert changed - {ANSWERS_FILE}
 
 
-# --- What is refused, and what is not ---
+# --- Good and bad answers ---
 
 
 def test_every_question_has_a_bad_answer_in_these_tests() -> None:
@@ -257,7 +257,7 @@ def test_the_slug_follows_from_the_name(template: Path, tmp_path: Path, name: st
     assert ask_only(template, tmp_path / "service", {"project_name": name})["project_slug"] == slug
 
 
-# --- What a person sees ---
+# --- The questionnaire in a terminal ---
 
 
 class Questionnaire:
@@ -270,7 +270,7 @@ class Questionnaire:
         self._terminal = pexpect.spawn(
             COPIER[0],
             [*COPIER[1:], "copy", "--vcs-ref=HEAD", str(template), str(destination)],
-            # Nobody answers when prompt_toolkit asks this terminal where its cursor is.
+            # This terminal does not answer when prompt_toolkit asks for the position of its cursor.
             env=os.environ | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "PYTHONIOENCODING": "utf-8"},
             dimensions=(50, 250),
             encoding="utf-8",
@@ -284,11 +284,11 @@ class Questionnaire:
         self._terminal.send(keys)
 
     def writes(self, text: str) -> None:
-        """Replace what is in the line, which is the default at first, and press enter."""
+        """Replace the text of the line (at first the default), and press enter."""
         self.presses(f"\N{NAK}{text}\r")
 
     def sees_the_end(self) -> str:
-        """Wait until Copier is done; returns what it printed since it last was waited for."""
+        """Wait until Copier ends; return its output since the last wait."""
         self._terminal.expect(self._end)
         self._terminal.close()
         assert self._terminal.exitstatus == 0
@@ -375,7 +375,7 @@ def test_more_cores_than_the_database_can_serve_lose_no_answer(questionnaire: Qu
     assert "ATTENTION: these answers need at least 133 database connections" in questionnaire.sees_the_end()
 
 
-# --- What the capacity line promises ---
+# --- The capacity line ---
 
 
 @pytest.fixture(scope="module")
@@ -387,7 +387,7 @@ def capacity(rendered: Callable[[Answers], Path]) -> ModuleType:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    # This one lies beside settings, which import what is not installed here.
+    # Its module also has settings, whose imports are not installed here.
     settings = (service / "app/core/jobs/settings.py").read_text(encoding="utf-8")
     job_pool_size = re.search(r"^JOB_POOL_SIZE = (\d+)$", settings, re.MULTILINE)
     assert job_pool_size
@@ -407,7 +407,7 @@ def capacity_answers(load: tuple[int, float, int, str], connections: int) -> Ans
 
 
 def plan(capacity: ModuleType, load: tuple[int, float, int, str], connections: int) -> Any:
-    """What the service plans at start-up, on a machine with memory enough.
+    """Return the plan of the service at start-up, on a machine with enough memory.
 
     Raises:
         ValueError: `CapacityError`, when the connections do not suffice.

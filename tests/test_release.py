@@ -1,4 +1,4 @@
-"""`nox -s release`: which change asks for which version, what is refused, and what is written."""
+"""`nox -s release`: the version that each change requires, the refusals, and the text of CHANGELOG.md."""
 
 import re
 import textwrap
@@ -524,7 +524,7 @@ _exclude:
 
 
 class Release:
-    """A repository of the template, and what the last run said."""
+    """A repository of the template, and the output of the last run."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -1,4 +1,4 @@
-"""What is rendered looks as if it had been written by hand, and is the same every time."""
+"""Rendered files look as if written by hand, and every render is equal."""
 
 import ast
 import re
@@ -29,7 +29,7 @@ def files(service: Path) -> dict[str, str]:
 
 
 def test_no_tag_is_left(service: Path, answers: Answers) -> None:
-    # What a user wrote is not the template's to interpret.
+    # Texts of the user are not Jinja templates.
     own = str(answers.get("description", ""))
 
     # `${{ }}` is GitHub's.

@@ -1,4 +1,4 @@
-"""Rendering the working tree needs nothing of the git configuration of whoever does it."""
+"""Rendering the working tree does not depend on the user's git configuration."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Another answer deletes the files of the old one, edited or not: nothing is lost, and what used them is named.
+"""A changed answer deletes the files of the old one: git still has the edits, and the type check names broken imports.
 
 By real updates, and with the commands that an update prints, as a user would run them.
 """
@@ -19,13 +19,13 @@ from tests.selection import thorough
 from tests.variants import DEFAULTS, Answers
 
 EDIT = "\n# Our own edit.\n"
-# What mypy says of an import that does not resolve, and of it the name.
+# mypy's message for an import that does not resolve, with its name.
 MISSING, NAME = re.compile(r'.* (?:module named|has no attribute) "(.*?)".*'), r"\1"
 COMMAND = re.compile(r"^  ((?:git|uv) .+?) +#", re.MULTILINE)
 
 
 class Switch(NamedTuple):
-    """An answer and the other one, a file that goes with it, and a module of the team that used what went."""
+    """A change of an answer, a file that it deletes, and a module of the team that used the file."""
 
     before: Answers
     after: Answers
@@ -86,7 +86,7 @@ SWITCHES = {
     ),
 }
 
-# A domain that knows only the imports that stay the same whatever runs behind them.
+# A domain that uses only imports that are the same for all engines.
 SEAMS = '''\
 """Orders, by what stays the same whatever runs behind it."""
 
@@ -140,14 +140,14 @@ ENGINES: dict[str, Answers] = {
 
 
 def files(service: Path) -> dict[str, str]:
-    """What git would commit of the service."""
+    """Return the files of the service that git would commit."""
     names = git(service, "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
     paths = {name: service / name for name in filter(None, names)}
     return {name: read(path) for name, path in paths.items() if path.is_file()}
 
 
 def switch(service: Path, answers: Answers) -> list[str]:
-    """Run `copier update` as a user does who wants other answers; returns the commands that it names."""
+    """Run `copier update` with other answers; return the commands that it prints."""
     arguments = [f"--data={question}={answer}" for question, answer in answers.items()]
     process = subprocess.run(
         [*COPIER, "update", "--defaults", "--vcs-ref=:current:", *arguments],
@@ -163,7 +163,7 @@ def switch(service: Path, answers: Answers) -> list[str]:
 
 
 def command_lines(service: Path, command: str) -> list[str]:
-    """What a command of git prints in the service."""
+    """Return the output of a git command in the service."""
     program, *arguments = shlex.split(command)
     assert program == "git"
     return git(service, *arguments).splitlines()

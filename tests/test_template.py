@@ -13,7 +13,7 @@ TEMPLATE = ROOT / "template"
 CONFIGURATION = yaml.safe_load((ROOT / "copier.yml").read_text())
 QUESTIONS = {name for name in CONFIGURATION if not name.startswith("_")}
 MOST_TAGS_PER_1000_LINES = 20
-# What Windows refuses in a file name, and the names that it keeps for devices.
+# Characters that Windows refuses in file names, and its reserved names of devices.
 FORBIDDEN = re.compile(r'[<>:"\\|?*]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
 
 

@@ -1,7 +1,7 @@
-"""`copier update`: what changed in the template arrives, and what a team wrote stays.
+"""`copier update`: changes of the template arrive, and the team's work stays.
 
 Where a team did not write, an updated service equals a fresh copy; where it did, a fresh copy with the same edits. The
-run ends with a table: for each case the services that were updated, and what became of their edits.
+run ends with a table: for each case, the number of updated services, and the fate of their edits.
 """
 
 import os
@@ -88,11 +88,11 @@ def copy(service: Path, destination: Path) -> Path:
     return Path(shutil.copytree(service, destination))
 
 
-# --- A service that nobody edited ---
+# --- A service without edits ---
 
 
 def fresh_copy(service: Path, version: str) -> dict[str, str]:
-    """What the template owns in a new service of this version, and what a release has handed over to older ones."""
+    """Return the template's files in a new service of this version, and files handed over to older ones."""
     return template_owned(service) | ({REMOVED: REMOVED_TEXT} if version == PRESENT else {})
 
 
@@ -172,7 +172,7 @@ def test_edits_in_files_of_the_template_merge_or_conflict_visibly(
     # Where the template changed the same lines: never in silence, and only there.
     chosen = {path for path in template_owned(service) if CHOSEN.fullmatch(path) and path in marks.values()}
     assert conflicts(service) == CONTESTED - {MOVED[0]} | chosen
-    # What no hook has handed over is listed, and comes back as the message says.
+    # The update lists files that no hook has handed over, and the printed command restores them.
     assert {DROPPED} <= listed(service, "D") <= {DROPPED, MOVED[0]}
     assert all(token in restored(service, DROPPED) for token, path in marks.items() if path == DROPPED)
 
@@ -214,7 +214,7 @@ def test_what_a_team_deleted_stays_deleted_except_what_the_template_imports(
 
 
 def settle_in(service: Path) -> None:
-    """What most teams do in their first week."""
+    """Make the edits of a team's first week."""
     delete_example(service)
     grow(service)
     pyproject = service / "pyproject.toml"
@@ -251,7 +251,7 @@ def test_a_team_that_formatted_renamed_and_deleted_the_example_has_no_conflict(
     assert 'name = "renamed-by-hand"' in read(service / "pyproject.toml")
 
 
-# --- What Copier alone would lose ---
+# --- Work that Copier alone would lose ---
 
 
 def test_a_migration_keeps_what_copier_alone_loses(

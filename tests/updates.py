@@ -1,4 +1,4 @@
-"""Runs `copier update` as a team does, and counts what came of it."""
+"""Run `copier update` as a team does, and count its results."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -42,7 +42,7 @@ def upgrade(service: Path, answers: Answers, version: str = PRESENT) -> None:
 
 
 def changes(service: Path) -> list[str]:
-    """What changed since the last commit, as `M path`."""
+    """Return the changes since the last commit, as `M path`."""
     git(service, "add", "--all")
     return (
         git(service, "diff", "--cached", "--name-status", "--no-renames", "--relative").replace("\t", " ").splitlines()
@@ -50,14 +50,14 @@ def changes(service: Path) -> list[str]:
 
 
 def printed_commands() -> dict[str, list[str]]:
-    """The git commands that `_message_after_update` names, by what they list: `U` conflicts, `D` deletions."""
+    """Return the git commands of `_message_after_update`, by their filter: `U` conflicts, `D` deletions."""
     message = yaml.safe_load(read(ROOT / "copier.yml"))["_message_after_update"]
     commands = re.findall(r"(git diff [^`#\n]*--diff-filter=([UD])[^`#\n]*)", message)
     return {letter: command.split() for command, letter in commands}
 
 
 def listed(service: Path, letter: str) -> set[str]:
-    """What the printed command for conflicts (U) or deletions (D) lists in this service."""
+    """Return the output of the printed command for conflicts (U) or deletions (D) in this service."""
     _, *arguments = printed_commands()[letter]
     return set(git(service, *arguments).splitlines())
 
@@ -78,7 +78,7 @@ def restored(service: Path, path: str) -> str:
 
 @dataclass
 class Tally:
-    """What happened to the services of one case.
+    """The results of the services of one case.
 
     `lost` counts edits that are neither in place, nor in a conflict, nor in a file that is listed as deleted.
     """

@@ -1,4 +1,4 @@
-"""The one list of variants, what answers there are, and what each answer may bring in.
+"""The one list of variants, the answers to each question, and the words that each answer may bring.
 
 noxfile.py makes a session of every variant; the tests prove that the variants cover every pair of answers.
 """
@@ -28,7 +28,7 @@ TEXT_QUESTIONS = ("project_name", "description", "project_slug")
 
 DEFAULTS: Answers = {question: answers[0] for question, answers in QUESTIONS.items()}
 
-# What differs from the defaults.
+# The answers that differ from the defaults.
 VARIANTS: dict[str, Answers] = {
     "defaults": {},
     "minimum": {
