@@ -70,7 +70,7 @@ SWITCHES = {
             "import celery.signals": "celery.signals",
             "from kombu import Queue": "kombu",
             "from app.core.jobs import drain, enqueue, job": "",
-            "from app.core.jobs import ping": "ping",
+            "from app.core.jobs import worker": "worker",
             "from app.core.jobs.celery import celery as c": "app.core.jobs.celery",
         },
     ),

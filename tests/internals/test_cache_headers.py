@@ -96,9 +96,9 @@ def test_what_is_declared_is_said(decorator: Callable[[Any], Any], expected: str
         (lambda: private(-1), "max_age_s"),
         (
             lambda: public(stale_while_revalidate_s=5),
-            "stale_while_revalidate_s follows the freshness",
+            "stale_while_revalidate_s extends a freshness lifetime",
         ),
-        (lambda: public(stale_if_error_s=5), "stale_if_error_s follows the freshness"),
+        (lambda: public(stale_if_error_s=5), "stale_if_error_s extends a freshness lifetime"),
         (lambda: public(max_age_s=5, negative_ttl_s=5), "negative_ttl_s is for shared caches"),
         (lambda: public(s_maxage_s=5, immutable=True), "immutable"),
         (lambda: public(max_age_s=5, vary=("*",)), "vary"),

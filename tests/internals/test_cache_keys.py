@@ -232,7 +232,7 @@ def test_hop_by_hop_and_per_request_headers_are_not_stored() -> None:
         ),
         (
             lambda: public(stale_if_error_s=5),
-            "follows the freshness: set ttl_s or s_maxage_s or max_age_s",
+            "extends a freshness lifetime: set ttl_s or s_maxage_s or max_age_s",
         ),
         (lambda: public(max_age_s=5, tags=("a b",)), "tags"),
         (lambda: public(max_age_s=5, tags=("a,b",)), "tags"),

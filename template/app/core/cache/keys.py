@@ -27,7 +27,7 @@ from app.core.cache.parameters import (
 from app.core.cache.policy import no_store, policy_of
 from app.core.cache.tags import canonical, field_names
 
-# Keys that one worker remembers by path and query, and the longest of these.
+# Most keys that one worker remembers, and the longest path and query among them.
 MAX_REMEMBERED = 4096
 MAX_REMEMBERED_CHARS = 512
 
@@ -83,7 +83,7 @@ class KeyedRoute:
         self._in_query: list[Parameter] = []
         # API keys in the query: such a request has no key.
         self._secrets: set[str] = set()
-        # Whether parameters that are not declared are refused, or are part of the response.
+        # Undeclared parameters matter (`extra` is forbid or allow): a request with one has no key.
         self._is_closed = False
         for owner in flat(dependant):
             for field in owner.path_params:
@@ -199,7 +199,7 @@ class RouteTable:
         """Return the route that answers the request; None when there is none."""
         end = path.find("/", 1)
         first = path[1:] if end < 0 else path[1:end]
-        # The end of a regular expression also matches before a line feed.
+        # `$` also matches before a final line feed, so such a path needs the regular expression.
         is_plain = "\n" not in path
         for route in self._buckets.get(first, self._dynamic):
             if route.is_static and is_plain:

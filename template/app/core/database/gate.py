@@ -1,4 +1,4 @@
-"""FIFO admission to the connection pool; a task that holds a connection may not wait for another.
+"""FIFO admission to the connection pool; a task that holds a connection must not wait for another.
 
 SQLAlchemy's pool is not fair: a new request can take a returned connection before the tasks that
 already wait for one, some of which then wait hundreds of milliseconds. A task that has passed this

@@ -98,6 +98,11 @@ class Runner:
         except Exception:
             logger.exception("job %s failed", name)
 
+    async def checks(self) -> dict[str, str]:
+        """Return nothing for `/readyz`: jobs depend on no other server."""
+        return {}
+
 
 runner = Runner()
-open, close, drain, enqueue = runner.open, runner.close, runner.drain, runner.enqueue
+open, close, drain = runner.open, runner.close, runner.drain
+checks, enqueue = runner.checks, runner.enqueue

@@ -88,14 +88,17 @@ async def enqueue(function: Callable[P, Job], /, *args: P.args, **kwargs: P.kwar
         )
 
 
-async def ping() -> bool:
-    """Return whether the broker answers in time."""
+async def checks() -> dict[str, str]:
+    """Return the state of the broker for `/readyz`: `ok` or `unreachable`.
+
+    Without the broker, requests are answered but their jobs are lost.
+    """
     try:
         async with asyncio.timeout(PING_TIMEOUT_S):
             await asyncio.to_thread(_connect)
     except (OSError, OperationalError):
-        return False
-    return True
+        return {"broker": "unreachable"}
+    return {"broker": "ok"}
 
 
 def _connect() -> None:

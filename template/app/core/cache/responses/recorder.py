@@ -77,7 +77,7 @@ class Recorder:
             await self._run
 
     def leave(self) -> None:
-        """Forget the client, unless a response is on its way to it."""
+        """Drop the client, unless this run is sending to it."""
         if not self._is_passing:
             self._client = None
 
@@ -88,7 +88,7 @@ class Recorder:
         if not self._has_sent_request:
             self._has_sent_request = True
             return {"type": "http.request", "body": b"", "more_body": False}
-        # A client can only leave a response that goes to it.
+        # Report a disconnect only when the response goes to this client.
         await self._passes.wait()
         assert self._client is not None
         while (message := await self._client.receive())["type"] != "http.disconnect":

@@ -16,6 +16,8 @@ from app.core.cache.store.entry import Entry, Freshness
 ENTRY_BYTES = 500
 # Beyond this number the oldest invalidations are forgotten, and all entries loaded before them.
 MAX_INVALIDATIONS = 100_000
+# The tag of every entry.
+EVERYTHING = "*"
 
 
 class LocalCache:
@@ -81,7 +83,10 @@ class LocalCache:
         return True
 
     def invalidate(self, tags: Sequence[str]) -> None:
-        """Never show an entry again that has one of these tags and began to load before now."""
+        """Drop the entries with one of these tags, and refuse those that are loading now."""
+        if EVERYTHING in tags:
+            self.clear()
+            return
         self.invalidations += 1
         for tag in tags:
             self._invalidated[tag] = self.invalidations

@@ -1,7 +1,7 @@
 """The shared cache: Valkey, which all workers share, with invalidation of their local caches.
 
 An invalidation deletes the generation of each tag in the server, and publishes the tags in the same
-transaction. A worker that has not heard from the server for `TRUST_S` stops to trust its local
+transaction. A worker that has not heard from the server for `TRUST_S` stops trusting its local
 cache. An entry is stored with the generations that its tags had before it was loaded, and is shown
 while these are current. A generation is a random number, made by the first reader that finds none:
 so an eviction by the server, of an entry or of a generation, can only cause a miss.
@@ -24,7 +24,7 @@ from redis.exceptions import RedisError, ResponseError
 from app.core.cache.settings import CacheSettings
 from app.core.cache.store.connection import Command, MultiplexedConnection
 from app.core.cache.store.entry import Entry, Freshness, decode, encode
-from app.core.cache.store.local import LocalCache
+from app.core.cache.store.local import EVERYTHING, LocalCache
 
 # How often a worker asks whether it still hears invalidations, and how long the answer is valid.
 HEARTBEAT_S = 0.5
@@ -32,11 +32,9 @@ TRUST_S = 1.5
 # One worker loads an entry; after this time the others stop waiting and load it themselves.
 LEASE_S = 3.0
 LEASE_POLL_S = 0.01
-# Longer than entries live; after this time a read is a miss.
+# No shared entry is used longer than this.
 GENERATION_S = 24 * 3600
 GENERATION_BYTES = 8
-# The tag that every entry has, for `clear`.
-EVERYTHING = "*"
 MAX_UNDELIVERED = 10_000
 
 logger = getLogger(__name__)
@@ -55,7 +53,7 @@ class Claim(NamedTuple):
     """An entry to show; or, when it is None, what `finish` needs after the load."""
 
     entry: Entry | None
-    # Another worker loaded the entry meanwhile.
+    # Whether this worker waited for another one.
     has_waited: bool = False
     # An older entry, to show when the load fails.
     spare: Entry | None = None
@@ -77,7 +75,7 @@ class SharedCache:
         self._counts = counts
         self._server: MultiplexedConnection | None = None
         self._heart: asyncio.Task[None] | None = None
-        # How often messages may have been missed.
+        # Lost connections; during each, messages may have been missed.
         self._losses = 0
         self._prefix = ""
         # Entries of other releases are not shown; invalidations concern all releases.
@@ -237,13 +235,13 @@ class SharedCache:
         tags = self._undelivered.copy()
         if tags and await self._attempt(
             ("MULTI",),
-            # A server without memory refuses no deletion.
+            # DEL works even when the memory of the server is full.
             ("DEL", *(self._name("tag", tag) for tag in tags)),
             ("PUBLISH", self._name("invalidated"), "\n".join(tags)),
             ("EXEC",),
         ):
             for tag, invalidation in tags.items():
-                # A newer invalidation of the tag is not delivered yet.
+                # Unless the tag was invalidated again meanwhile.
                 if self._undelivered.get(tag) is invalidation:
                     del self._undelivered[tag]
 
@@ -255,7 +253,7 @@ class SharedCache:
             try:
                 # The connection listens as long as it is up.
                 if await self._attempt(("PING",)) is not None and self._losses == losses:
-                    # Every message from before the question has been handled.
+                    # Replies keep their order: all messages before the PONG have been handled.
                     self._local.trusted_until = asked + TRUST_S
                     await self._deliver()
                     await self._report()
@@ -264,11 +262,7 @@ class SharedCache:
             await asyncio.sleep(HEARTBEAT_S)
 
     def _on_message(self, message: bytes) -> None:
-        tags = message.decode(errors="replace").split("\n")
-        if EVERYTHING in tags:
-            self._local.clear()
-        else:
-            self._local.invalidate(tags)
+        self._local.invalidate(message.decode(errors="replace").split("\n"))
 
     def _on_loss(self) -> None:
         self._losses += 1
@@ -292,7 +286,7 @@ class SharedCache:
             try:
                 return await server.execute(*commands)
             except ResponseError as error:
-                # A reply in time: the server refuses this operation only, for want of memory say.
+                # The server refuses this operation only; its memory is full, for example.
                 logger.warning("cache: %s", error)
                 return None
             except (RedisError, OSError) as error:

@@ -7,7 +7,7 @@ headers in `vary`, but nothing else of the client's request.
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from time import monotonic
 from typing import Any, NamedTuple
@@ -38,9 +38,6 @@ from app.core.cache.responses.stored import (
     tag_headers,
 )
 from app.core.cache.store import Cache, Loaded, NotShareable, Outcome, Read, cache
-{% if read_replica %}
-from app.core.database.replica import fresh
-{% endif %}
 from app.core.http.problems import problem_response
 
 # Of one path and query; and the number of these whose variants are counted.
@@ -49,6 +46,8 @@ MAX_VARYING = 1024
 _HOST = re.compile(r"[a-z0-9._:\[\]-]{1,255}").fullmatch
 # They identify a request, and shape no body.
 _IDENTITY = frozenset((b"traceparent", b"tracestate", b"x-request-id"))
+# Keys of the scope that the server sets, alike for all clients of a host.
+_SERVER_KEYS = ("type", "asgi", "http_version", "scheme", "server", "root_path", "app")
 _READ_HERE = frozenset(
     (b"host", b"if-none-match", b"cache-control", b"content-length", b"transfer-encoding")
 )
@@ -91,8 +90,12 @@ class ResponseCache:
         self._max_response_bytes = max_response_bytes
         self._store = store
         self._variants = Variants()
+        # Of the lifespan; the server copies it into each request.
+        self._state: Mapping[str, Any] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            self._state = scope.get("state", {})
         if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
             await self._uncached(scope, receive, send)
             return
@@ -153,10 +156,6 @@ class ResponseCache:
         recorder = self._recorder(request, scope, receive, send)
         recorded: Recorded | None = None
 
-{% if read_replica %}
-        # A replica that is behind would restore the old response after its invalidation.
-        @fresh
-{% endif %}
         async def load() -> Loaded:
             nonlocal recorded
             if only_if_cached:
@@ -204,7 +203,7 @@ class ResponseCache:
 
         return Recorder(
             self._app,
-            _keyed_scope(scope, request),
+            _keyed_scope(scope, request, self._state),
             Client(receive, Responder(scope, send, complete).send),
             is_shareable=lambda status, headers: is_shareable(status, headers, keyed),
             max_bytes=self._max_response_bytes,
@@ -279,7 +278,7 @@ def _with_headers(send: Send, more: Callable[[h.Headers], h.Headers]) -> Send:
     return send_with_headers
 
 
-def _keyed_scope(scope: Scope, request: Request) -> dict[str, Any]:
+def _keyed_scope(scope: Scope, request: Request, state: Mapping[str, Any]) -> dict[str, Any]:
     """Return the request as the application sees it: its key, and its identity."""
     key = request.key
     headers = [(b"host", request.host.encode("latin-1"))]
@@ -288,7 +287,9 @@ def _keyed_scope(scope: Scope, request: Request) -> dict[str, Any]:
     root = scope["path"][: len(scope["path"]) - len(route_path(scope))]
     path = root + key.path
     return {
-        **scope,
+        **{name: scope[name] for name in _SERVER_KEYS if name in scope},
+        # Of the lifespan, without the additions of outer middleware for this client.
+        "state": dict(state),
         "method": "GET",
         "headers": headers,
         "path": path,

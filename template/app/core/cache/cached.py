@@ -10,9 +10,6 @@ from app.core.cache.store import Cache, Loaded, Outcome, Read, cache
 from app.core.cache.store.entry import Entry
 from app.core.cache.tags import check_template, field_names, fill, tag
 from app.core.database import ReadSession, WriteSession
-{% if read_replica %}
-from app.core.database.replica import fresh
-{% endif %}
 from app.core.http.problems import NotFound
 
 P = ParamSpec("P")
@@ -23,12 +20,7 @@ class CachedFunction(Generic[P]):
 
     def __init__(self, load: Callable[P, Awaitable[bytes]], options: "cached") -> None:
         functools.update_wrapper(self, load)
-{% if read_replica %}
-        # A replica that is behind would restore the old value after its invalidation.
-        self._function = fresh(load)
-{% else %}
         self._function = load
-{% endif %}
         self._options = options
         self._tags = (options.key,) if options.tags is None else options.tags
         self._signature = inspect.signature(load)
