@@ -13,9 +13,9 @@ from httpx2 import ASGITransport, AsyncClient
 
 from app.core.cache import cached, public
 from app.core.cache.commands import FAILURE, USAGE
-from app.core.cache.store.entry import Entry
 from app.core.cache.responses.middleware import ResponseCache
 from app.core.cache.store import Cache, Loaded
+from app.core.cache.store.entry import Entry
 from app.settings import get_settings
 from dev.processes import free_port
 from tests.internals.commands import run

@@ -13,9 +13,9 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Sum
 
 from app.core.cache import cache
-from app.core.cache.store.entry import Entry
 from app.core.cache.store import Cache, Load, Loaded, NotShareable, Outcome
 from app.core.cache.store.cache import observe
+from app.core.cache.store.entry import Entry
 from app.core.http.problems import Unavailable
 from app.settings import get_settings
 

@@ -14,9 +14,9 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from sqlalchemy import make_url
 
+from app.core.cache.store import Cache, Loaded, Outcome
 from app.core.cache.store.connection import DRIVER
 from app.core.cache.store.entry import Entry
-from app.core.cache.store import Cache, Loaded, Outcome
 from app.core.cache.store.valkey import TRUST_S
 from app.settings import get_settings
 from dev.processes import free_port

@@ -21,9 +21,9 @@ from opentelemetry.trace import SpanKind
 from starlette.background import BackgroundTask
 
 from app.core.cache import cache, private, public
-from app.core.cache.store.entry import Entry
 from app.core.cache.responses.middleware import MAX_VARIANTS, ResponseCache
 from app.core.cache.store import Cache
+from app.core.cache.store.entry import Entry
 from app.core.http.problems import NotFound, Unavailable, install
 from app.core.operations.settings import ConfigurationError, CoreSettings, load
 from app.settings import get_settings
@@ -57,9 +57,7 @@ class Site:
     def client(self) -> AsyncClient:
         if not self.app.user_middleware:
             install(self.app)
-            self.app.add_middleware(
-                ResponseCache, store=self.store, **self.options
-            )
+            self.app.add_middleware(ResponseCache, store=self.store, **self.options)
         transport = ASGITransport(self.app, raise_app_exceptions=False)
         return AsyncClient(transport=transport, base_url="http://test")
 
@@ -318,6 +316,41 @@ async def test_what_is_not_in_the_key_does_not_reach_the_endpoint(site: Site) ->
     }
 
 
+async def test_the_state_of_outer_middleware_does_not_reach_the_endpoint(site: Site) -> None:
+    async def page(request: Request) -> list[str]:
+        return sorted(request.state._state)
+
+    site.page(page)
+    site.client()
+
+    async def outer(scope: Any, receive: Any, send: Any) -> None:
+        scope["state"] = {"tenant": dict(scope["headers"]).get(b"x-tenant"), "kept": 1}
+        await site.app(scope, receive, send)
+
+    async with AsyncClient(transport=ASGITransport(outer), base_url="http://test") as client:
+        response = await client.get("/page", headers={"X-Tenant": "a"})
+
+    assert response.json() == []
+
+
+async def test_the_state_of_the_lifespan_reaches_the_endpoint(site: Site) -> None:
+    async def page(request: Request) -> str:
+        return str(request.state.pool)
+
+    site.page(page)
+    async with site.client() as client:
+        messages = iter(["lifespan.startup", "lifespan.shutdown"])
+
+        async def receive() -> dict[str, str]:
+            return {"type": next(messages)}
+
+        async def send(message: Any) -> None:
+            assert message["type"].endswith("complete")
+
+        await site.app({"type": "lifespan", "state": {"pool": "opened"}}, receive, send)
+        assert (await client.get("/page")).json() == "opened"
+
+
 async def test_the_host_is_part_of_the_key(site: Site) -> None:
     async def page(request: Request) -> str:
         return str(request.url.hostname)
@@ -477,9 +510,10 @@ async def test_stale_while_revalidate(site: Site) -> None:
         stale = await client.get("/page")
         assert (stale.text, stale.headers["age"]) == ("1", "0")
         assert status(stale) == "app; hit"
-        while site.calls < 2:
-            await asyncio.sleep(0.01)
-        assert (await client.get("/page")).text == "2"
+        async with asyncio.timeout(5):
+            while (await client.get("/page")).text != "2":
+                await asyncio.sleep(0.01)
+        assert site.calls == 2
 
 
 async def test_stale_if_error(site: Site) -> None:

@@ -167,7 +167,7 @@ def _listen(engine: AsyncEngine, *, lifetime_s: float) -> None:
             raise DisconnectionError  # The pool connects anew.
 
     @event.listens_for(engine.sync_engine, "before_cursor_execute")
-    def collect(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
+    def collect(_connection: Any, _dbapi: Any, sql: str, *_: Any) -> None:
         collect_statement(sql)
 
 
