@@ -543,9 +543,12 @@ async def test_it_is_marked(client: AsyncClient, $noun: dict[str, str]) -> None:
 
     assert await ReadSession().scalar(select($Noun.seen_at)) is not None
 '''
-_SHELF = '''"""What everybody may see, kept by caches for a while."""
+_SHELF = '''"""The first titles, which everybody may see and caches keep for a while."""
+
+from typing import Annotated
 
 from fastapi import APIRouter
+from pydantic import Field
 from sqlalchemy import select
 
 from app.core.cache import public
@@ -557,7 +560,7 @@ router = APIRouter(prefix="/$name-shelf", tags=["$name"])
 
 @router.get("")
 @public(s_maxage_s=30)
-async def shelf(session: ReadSessionDep) -> list[str]:
+async def shelf(session: ReadSessionDep) -> Annotated[list[str], Field(max_length=5)]:
     """The titles of the first few."""
     first = select($Noun.title).order_by($Noun.created_at, $Noun.id).limit(5)
     rows = await session.rows(first)

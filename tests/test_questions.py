@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -379,10 +380,12 @@ def test_more_cores_than_the_database_can_serve_lose_no_answer(questionnaire: Qu
 
 
 @pytest.fixture(scope="module")
-def capacity(rendered: Callable[[Answers], Path]) -> ModuleType:
+def capacity(rendered: Callable[[Answers], Path], tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """The rendered service's own model, which imports nothing but the standard library."""
     service = rendered({"background_jobs": "celery"})
-    spec = importlib.util.spec_from_file_location("rendered_capacity", service / "app/core/operations/capacity.py")
+    # A copy, because an import writes bytecode beside the file, and the rendered service is shared.
+    source = shutil.copy(service / "app/core/operations/capacity.py", tmp_path_factory.mktemp("capacity"))
+    spec = importlib.util.spec_from_file_location("rendered_capacity", source)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
