@@ -1,11 +1,12 @@
 """Cache headers by the declared policy, `ETag`, 304 and HEAD, for clients and CDNs."""
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Header, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response, Security
 from fastapi.responses import StreamingResponse
 from fastapi.security import APIKeyHeader
 from httpx2 import ASGITransport, AsyncClient
@@ -324,9 +325,8 @@ async def test_a_route_of_its_own_answers_head(site: AsyncClient) -> None:
 
     assert head.headers["x-probe"] == "1"
     assert head.headers["cache-control"] == "private, no-store"
-    # As HTTP wants it: HEAD wherever GET is.
     undeclared = await site.head("/undeclared")
-    assert (undeclared.status_code, undeclared.content) == (200, b"")
+    assert undeclared.status_code == 405
     assert undeclared.headers["cache-control"] == "private, no-store"
     assert (await site.head("/nowhere")).status_code == 404
 
@@ -348,7 +348,9 @@ async def test_streams_pass_unbuffered() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "GET", "headers": [], "endpoint": declared}
+    app = FastAPI()
+    app.get("/")(declared)
+    scope = {"type": "http", "method": "GET", "headers": [], "app": app, "endpoint": declared}
     await CacheHeaders(stream)(scope, None, send)  # type: ignore[arg-type]
 
     assert seen == [2, 3]
@@ -382,3 +384,90 @@ async def test_keys_of_the_applications_own_schemes_are_credentials() -> None:
     async with client_of(cached_app(router)) as client:
         response = await client.get("/by-header", headers={"X-Team-Key": "1"})
     assert response.headers["cache-control"] == "private, no-cache"
+
+
+async def test_keys_of_another_route_are_credentials_too() -> None:
+    key = APIKeyHeader(name="X-Tenant-Key", auto_error=False)
+    router = APIRouter()
+
+    @router.get("/me")
+    @public(s_maxage_s=60)
+    async def me(request: Request) -> str:
+        return request.headers.get("X-Tenant-Key", "anonymous")
+
+    both = APIRouter()
+    both.include_router(router, prefix="/open")
+    both.include_router(router, prefix="/keyed", dependencies=[Security(key)])
+    async with client_of(cached_app(both)) as client:
+        for path in ("/open/me", "/keyed/me"):
+            assert (await client.get(path)).headers["cache-control"].startswith("public")
+            response = await client.get(path, headers={"X-Tenant-Key": "alice"})
+            assert response.headers["cache-control"] == "private, no-cache"
+            assert "x-tenant-key" in response.headers["vary"]
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+async def test_a_write_is_never_a_304(method: str) -> None:
+    router = APIRouter()
+
+    @router.api_route("/page", methods=[method])
+    async def write() -> Response:
+        return Response("written", headers=FRESH | {"ETag": '"1"'})
+
+    async with client_of(cached_app(router)) as client:
+        response = await client.request(method, "/page", headers={"If-None-Match": "*"})
+
+    assert (response.status_code, response.text) == (200, "written")
+
+
+async def test_head_below_a_mount_is_answered_there() -> None:
+    @public(max_age_s=5)
+    async def outer() -> str:
+        raise AssertionError("the route of the outer application has run")
+
+    @public(max_age_s=5)
+    async def inner() -> str:
+        return "inner"
+
+    mounted = FastAPI()
+    mounted.get("/x")(inner)
+    router = APIRouter()
+    router.get("/x")(outer)
+    app = cached_app(router)
+    app.mount("/sub", mounted)
+    async with client_of(app) as client:
+        assert (await client.head("/sub/x")).headers["content-length"] == str(len('"inner"'))
+        # Nothing has checked the policies of a mounted application.
+        assert (await client.get("/sub/x")).headers["cache-control"] == "private, no-store"
+
+
+async def test_the_start_of_an_undeclared_stream_is_sent_at_once() -> None:
+    sent: list[str] = []
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        assert sent == ["http.response.start"]
+        await send({"type": "http.response.body", "body": b"event"})
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    scope = {"type": "http", "method": "GET", "headers": [], "app": FastAPI()}
+    await CacheHeaders(stream)(scope, None, send)  # type: ignore[arg-type]
+
+    assert sent == ["http.response.start", "http.response.body"]
+
+
+async def test_a_mounted_application_need_not_be_hashable() -> None:
+    @dataclass
+    class Plain:
+        body: bytes
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": self.body})
+
+    app = cached_app(APIRouter())
+    app.mount("/plain", Plain(b"plain"))
+    async with client_of(app) as client:
+        assert (await client.get("/plain/")).text == "plain"

@@ -7,6 +7,7 @@ from fastapi import APIRouter, FastAPI, Response
 from httpx2 import ASGITransport, AsyncClient
 
 from app.core.cache import public
+from app.core.cache.check import check_policies
 from app.core.cache.responses.middleware import ResponseCache
 from app.core.cache.store import Cache
 from app.core.http.problems import NotFound, install
@@ -86,3 +87,29 @@ async def test_a_parameter_that_is_refused_names_no_tag(site: AsyncClient) -> No
     response = await site.get("/public?number=x")
     assert response.status_code == 422
     assert not TAG_HEADERS & set(response.headers)
+
+
+async def test_a_response_that_is_not_stored_here_has_its_tags_for_the_cdn() -> None:
+    app = FastAPI()
+
+    @app.get("/large")
+    @public(ttl_s=60, s_maxage_s=60, tags=("all",))
+    async def large() -> str:
+        return "x" * 100
+
+    app.add_middleware(ResponseCache, hosts=("kept.example",), max_response_bytes=10, store=Cache())
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
+        for host in ("kept.example", "other.example"):
+            headers = (await client.get("/large", headers={"Host": host})).headers
+            assert headers["cache-tag"] == "all", host
+
+
+def test_a_default_that_no_tag_can_contain_stops_the_start() -> None:
+    app = FastAPI()
+
+    @app.get("/page")
+    @public(ttl_s=60, tags=("page:{number}",))
+    async def page(number: int = 1.5) -> None: ...  # type: ignore[assignment]
+
+    with pytest.raises(TypeError, match=r"/page: 'page:\{number\}': a tag contains UUID"):
+        check_policies(app)

@@ -8,7 +8,9 @@ from functools import partial
 from http import HTTPStatus
 from typing import NamedTuple
 
+from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
+from fastapi.routing import iter_route_contexts
 from fastapi.security import APIKeyHeader
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,47 +35,54 @@ _UNDECLARED = Declaration(no_store, (), frozenset())
 
 
 class CacheHeaders:
-    """ASGI middleware: `Cache-Control`, `Vary`, `ETag` and 304; HEAD wherever GET is."""
+    """ASGI middleware: `Cache-Control`, `Vary`, `ETag`, 304, and HEAD for routes with a policy."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        # By the function of the route.
-        self._declarations: dict[object, Declaration] = {}
+        # Made at the first request, when the application has all its routes.
+        self._declarations: dict[object, Declaration] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request; HEAD by a route of its own, else as GET without a body."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        responder = Responder(scope, send, partial(self._complete, scope))
-        if scope["method"] != "HEAD":
+        if self._declarations is None:
+            self._declarations = declarations(scope["app"])
+        if scope["method"] == "HEAD":
+            await self._head(scope, receive, send)
+        else:
+            responder = Responder(scope, send, partial(self._complete, scope))
             await self.app(scope, receive, responder.send)
-            return
-        is_refused = False
+
+    async def _head(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer HEAD by a route of its own, else by a GET route that clients may store."""
+        # Copied before the application changes the scope, and without extensions, which would
+        # send a body past `send`.
+        get = {**scope, "method": "GET", "extensions": {}}
+        responder = Responder(scope, send, partial(self._complete, scope))
+        refusal: list[Message] = []
 
         async def send_unless_refused(message: Message) -> None:
-            nonlocal is_refused
-            if message["type"] == "http.response.start":
-                is_refused = message["status"] == HTTPStatus.METHOD_NOT_ALLOWED
-            if not is_refused:
+            if refusal or message.get("status") == HTTPStatus.METHOD_NOT_ALLOWED:
+                refusal.append(message)
+            else:
                 await responder.send(message)
 
         await self.app(scope, receive, send_unless_refused)
-        if is_refused:
-            # Without extensions, which would send a body past `send`.
-            get = {**scope, "method": "GET", "extensions": {}}
-            responder = Responder(scope, send, partial(self._complete, get))
-            await self.app(get, receive, responder.send)
+        policy = policy_of(scope.get("endpoint")) or no_store
+        if refusal and policy.audience is not Audience.NOBODY:
+            await self.app(get, receive, Responder(scope, send, partial(self._complete, get)).send)
+        else:
+            for message in refusal:
+                await responder.send(message)
 
     def _complete(self, scope: Scope, status: int, headers: h.Headers) -> h.Headers:
         """Add the headers of the policy of the route, which the router has set by now."""
         declaration = _UNDECLARED
         endpoint = scope.get("endpoint")
-        if endpoint is not None and scope["method"] == "GET":
-            if endpoint not in self._declarations:
-                dependant = getattr(scope.get("route"), "dependant", None)
-                self._declarations[endpoint] = declare(endpoint, dependant)
-            declaration = self._declarations[endpoint]
+        if scope["method"] == "GET" and policy_of(endpoint) is not None:
+            # A mounted application is not declared: nothing has checked its policies.
+            declaration = (self._declarations or {}).get(endpoint, _UNDECLARED)
         names = (name for name, _ in scope["headers"])
         has_credentials = not declaration.credentials.isdisjoint(names)
         return declared(declaration, status, headers, has_credentials=has_credentials)
@@ -95,11 +104,11 @@ class Responder:
         self._held: Message | None = None
 
     async def send(self, message: Message) -> None:
-        """Hold the start of a 200 until the next message shows whether it is a stream."""
+        """Hold the start of a 200 with an `ETag` until the next message tells it from a stream."""
         if message["type"] == "http.response.start":
             headers = self._complete(message["status"], list(message.get("headers", ())))
             message = {**message, "headers": headers}
-            if message["status"] == HTTPStatus.OK:
+            if message["status"] == HTTPStatus.OK and self._may_have_etag(headers):
                 self._held = message
                 return
         start, self._held = self._held, None
@@ -114,19 +123,38 @@ class Responder:
             await self._send(start)
         await self._send(message)
 
+    def _may_have_etag(self, headers: h.Headers) -> bool:
+        if self._scope["method"] not in ("GET", "HEAD"):
+            return False
+        control = h.get(headers, b"cache-control") or b""
+        return b"no-store" not in control or h.get(headers, b"etag") is not None
 
-def declare(endpoint: object, dependant: Dependant | None) -> Declaration:
-    """Make the declaration of a route; its API key headers are credentials."""
+
+def api_key_headers(app: FastAPI) -> frozenset[bytes]:
+    """Return the headers of API keys of all routes: an endpoint can read one without its scheme."""
+    return frozenset(
+        dependency.call.model.name.lower().encode()
+        for context in iter_route_contexts(app.router.routes)
+        if (dependant := getattr(context, "dependant", None)) is not None
+        for dependency in flat(dependant)
+        if isinstance(dependency.call, APIKeyHeader)
+    )
+
+
+def declarations(app: FastAPI) -> dict[object, Declaration]:
+    """Return the declarations of all routes with a policy, by the functions of the routes."""
+    api_keys = api_key_headers(app)
+    endpoints = [context.endpoint for context in iter_route_contexts(app.router.routes)]
+    return {item: declare(item, api_keys) for item in endpoints if policy_of(item) is not None}
+
+
+def declare(endpoint: object, api_keys: frozenset[bytes]) -> Declaration:
+    """Make the declaration of a route; the API key headers of the application are credentials."""
     policy = policy_of(endpoint) or no_store
     vary = [name.encode() for name in policy.vary]
     if policy.audience is not Audience.EVERYBODY or policy.ignore_credentials:
         return Declaration(policy, tuple(vary), frozenset())
-    keys = {
-        dependency.call.model.name.lower().encode()
-        for dependency in (flat(dependant) if dependant else ())
-        if isinstance(dependency.call, APIKeyHeader)
-    }
-    credentials = CREDENTIAL_HEADERS | keys
+    credentials = CREDENTIAL_HEADERS | api_keys
     if policy.is_reusable:
         # A cache outside of the service has to tell users apart.
         vary += sorted(credentials)
@@ -155,7 +183,13 @@ async def respond(scope: Scope, send: Send, status: int, headers: h.Headers, bod
     """Send a whole response; a 200 has an `ETag`, and becomes a 304 when the client has it."""
     if status == HTTPStatus.OK:
         etag = h.get(headers, b"etag")
-        if etag is None and b"no-store" not in (h.get(headers, b"cache-control") or b""):
+        # A HEAD route of its own has no body to make one from.
+        has_body = body or scope["method"] == "GET"
+        if (
+            etag is None
+            and has_body
+            and b"no-store" not in (h.get(headers, b"cache-control") or b"")
+        ):
             etag = h.etag_of(body)
             headers = [*headers, (b"etag", etag)]
         if_none_match = h.get(scope["headers"], b"if-none-match")

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from starlette.routing import WebSocketRoute
 
-from app.core.cache.conditional import declare, flat
+from app.core.cache.conditional import api_key_headers, declare, flat
 from app.core.cache.parameters import (
     NotCacheable,
     Parameter,
@@ -45,13 +45,13 @@ class ResponseKey(NamedTuple):
 class Route:
     """A route as the router matches it; `keyed` is None when its responses have no key."""
 
-    def __init__(self, context: RouteContext) -> None:
+    def __init__(self, context: RouteContext, api_keys: frozenset[bytes]) -> None:
         self.path: str = context.path or ""
         self.regex: re.Pattern[str] | None = getattr(context, "path_regex", None)
         self.methods = context.methods
         self.is_static = "{" not in self.path and isinstance(self.methods, set)
         policy = policy_of(context.endpoint) or no_store
-        self.keyed = KeyedRoute(context, self) if policy.ttl_s or policy.tags else None
+        self.keyed = KeyedRoute(context, self, api_keys) if policy.ttl_s or policy.tags else None
 
     def allows(self, method: str) -> bool:
         """Return whether the route answers the method; a mount answers all."""
@@ -61,14 +61,14 @@ class Route:
 class KeyedRoute:
     """A route whose policy has a `ttl_s` or tags; TypeError if a tag names no parameter of it."""
 
-    def __init__(self, context: RouteContext, matched: Route) -> None:
+    def __init__(self, context: RouteContext, matched: Route, api_keys: frozenset[bytes]) -> None:
         dependant: Dependant | None = getattr(context, "dependant", None)
         self.template = matched.path
         self.format: str = context.path_format or ""
         # For telemetry, which reads the whole path: an included route only knows its end.
         is_whole = getattr(context.route, "path", None) == matched.path
         self.route = context.route if is_whole else context
-        self.declaration = declare(context.endpoint, dependant)
+        self.declaration = declare(context.endpoint, api_keys)
         self.policy = self.declaration.policy
         self.vary = tuple(name.encode() for name in self.policy.vary)
         if dependant is None:
@@ -159,12 +159,15 @@ class KeyedRoute:
                         "UUID, an int, a str, an enum nor a Literal"
                     )
                 if parameter.default not in (None, PydanticUndefined):
-                    defaults[name] = canonical(parameter.default)
+                    try:
+                        defaults[name] = canonical(parameter.default)
+                    except TypeError as error:
+                        raise TypeError(f"{self.template}: {template!r}: {error}") from None
         return defaults
 
 
 class RouteTable:
-    """The routes of an application, for lookups before the router; compiled at its start."""
+    """The routes of an application, for lookups before the router; compiled once."""
 
     def __init__(self) -> None:
         self.is_compiled = False
@@ -177,8 +180,9 @@ class RouteTable:
 
     def compile(self, app: FastAPI) -> None:
         """Read the routes, which must be complete; TypeError for a policy that cannot hold."""
+        api_keys = api_key_headers(app)
         routes = [
-            Route(context)
+            Route(context, api_keys)
             for context in iter_route_contexts(app.router.routes)
             if not isinstance(context.original_route, WebSocketRoute)
         ]

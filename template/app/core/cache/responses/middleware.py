@@ -131,7 +131,7 @@ class ResponseCache:
         has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
         is_anonymous = key.route.declaration.credentials.isdisjoint(headers)
         if host is None or has_body or not is_anonymous:
-            await self._bypass(key.route, scope, receive, send)
+            await self._bypass(key.route, scope, receive, _with_tags(key, send))
             return
         base = text = f"response {scope['scheme']}://{host}{key.text}"
         varying, variant = {}, ""
@@ -199,7 +199,8 @@ class ResponseCache:
 
         def complete(status: int, headers: h.Headers) -> h.Headers:
             headers = declared(route.declaration, status, headers)
-            return [*headers, (b"cache-status", b"app; fwd=miss")]
+            tags = tag_headers(request.key, headers)
+            return [*headers, *tags, (b"cache-status", b"app; fwd=miss")]
 
         return Recorder(
             self._app,
