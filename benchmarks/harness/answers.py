@@ -103,7 +103,9 @@ def check_written(name: str, port: int, written: Request) -> None:
     """
     read = Request("GET", written.path)
     ask(port, read)
-    ask(port, written)
+    answer = ask(port, written)
+    if answer.status != 200:
+        raise AnswersDiffer(f"{name}: {written.method} {written.path} answers {answer.status}: {answer.body}")
     expected = json.loads(written.body)["name"]
     answer = ask(port, read)
     if answer.status != 200 or answer.body["name"] != expected:

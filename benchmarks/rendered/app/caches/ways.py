@@ -27,14 +27,15 @@ redis = Redis.from_url(URL)
 cashews.cache.setup(URL)
 
 
-class SelectiveNear(LocalCache):
+class SelectiveLocal(LocalCache):
     """Keeps nothing of the way `shared`, so that each of its hits comes from the server."""
 
-    def put(self, key: str, tags: Sequence[str], entry: Entry, sequence: int) -> bool:
-        return "/caches/shared/" not in key and super().put(key, tags, entry, sequence)
+    def put(self, key: str, tags: Sequence[str], entry: Entry, began: int) -> bool:
+        return "/caches/shared/" not in key and super().put(key, tags, entry, began)
 
 
-cache.local = SelectiveNear()
+# The same object, which the shared cache invalidates too.
+cache.local.__class__ = SelectiveLocal
 
 
 @cached(f"{RUN}:{{user_id}}", tags=("user:{user_id}",), ttl_s=TTL_S)
