@@ -86,6 +86,7 @@ class ResponseCache:
         self._uncached = CacheHeaders(app)
         # Compiled at the first request, when the application has all its routes.
         self._routes = RouteTable()
+        self._names: frozenset[bytes] = frozenset()
         self._hosts = frozenset(host.lower() for host in hosts)
         self._max_response_bytes = max_response_bytes
         self._store = store
@@ -101,6 +102,7 @@ class ResponseCache:
             return
         if not self._routes.is_compiled:
             self._routes.compile(scope["app"])
+            self._names = self._routes.headers | _READ_HERE
         path, query = route_path(scope), scope["query_string"]
         key = self._routes.remembered(path, query) if scope["method"] == "GET" else None
         if key is None:
@@ -122,9 +124,8 @@ class ResponseCache:
         """Answer from the cache, from the application for the cache, or by the application."""
         label(scope, key.route)
         headers: dict[bytes, bytes] = {}
-        names = self._routes.headers
         for name, value in scope["headers"]:
-            if name in names or name in _READ_HERE:
+            if name in self._names:
                 headers[name] = value if name not in headers else b"%b, %b" % (headers[name], value)
         host = self._host(headers)
         # The body of a GET is not part of the key.
