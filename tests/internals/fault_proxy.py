@@ -17,6 +17,8 @@ class FaultProxy:
         self.silent = False
         # New connections are closed at once.
         self.down = False
+        # Sent to the client in reply to everything, instead of forwarding it.
+        self.refusal = b""
         # How often something came from a client.
         self.received = 0
         self._writers: set[asyncio.StreamWriter] = set()
@@ -35,14 +37,20 @@ class FaultProxy:
             self._writers |= {writer, back}
             try:
                 await asyncio.gather(
-                    self._forward(reader, back), self._forward(there, writer, slow=True)
+                    self._forward(reader, back, back=writer),
+                    self._forward(there, writer, back=back, slow=True),
                 )
             finally:
                 self._writers -= {writer, back}
         writer.close()
 
     async def _forward(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slow: bool = False
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        back: asyncio.StreamWriter,
+        slow: bool = False,
     ) -> None:
         try:
             while data := await reader.read(65536):
@@ -52,6 +60,9 @@ class FaultProxy:
                     await asyncio.sleep(0.01)
                 if writer.is_closing():
                     return
+                if self.refusal and not slow:
+                    back.write(self.refusal)
+                    continue
                 writer.write(data)
                 await writer.drain()
         finally:

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
 from sqlalchemy import make_url
 
-from app.core.cache.store.connection import DRIVER, MultiplexedConnection
+from app.core.cache.store.connection import DRIVER, MultiplexedConnection, Refusal
 from tests.internals.fault_proxy import FaultProxy, fault_proxy
 from tests.internals.valkey_server import own_server
 
@@ -24,6 +24,7 @@ class Heard:
 
     def __init__(self) -> None:
         self.messages: list[bytes] = []
+        self.greetings: list[list[object]] = []
         self.losses = 0
 
     def lost(self) -> None:
@@ -52,7 +53,13 @@ def heard() -> Heard:
 @asynccontextmanager
 async def opened(url: str, heard: Heard) -> AsyncIterator[MultiplexedConnection]:
     connection = MultiplexedConnection(
-        url, "news", timeout_s=LIMIT_S, on_message=heard.messages.append, on_loss=heard.lost
+        url,
+        "news",
+        [("PING",)],
+        timeout_s=LIMIT_S,
+        on_open=heard.greetings.append,
+        on_message=heard.messages.append,
+        on_loss=heard.lost,
     )
     try:
         yield connection
@@ -107,16 +114,38 @@ async def test_commands_of_one_turn_are_written_together(
     assert proxy.received == before + 1
 
 
-async def test_what_is_refused_fails_alone(connection: MultiplexedConnection) -> None:
-    asked = [
-        connection.execute(("SET", "text", "x"), ("GET", "text")),
-        connection.execute(("INCR", "text"), ("PING",)),
-        connection.execute(("GET", "text")),
-    ]
+async def test_a_command_that_finds_no_memory_fails_alone(
+    connection: MultiplexedConnection, client: Redis, heard: Heard
+) -> None:
+    await connection.execute(("SET", "text", "x"))
+    await client.config_set("maxmemory-policy", "noeviction")
+    await client.config_set("maxmemory", "1")
+    try:
+        asked = [
+            connection.execute(("GET", "text")),
+            connection.execute(("SET", "text", "y"), ("PING",)),
+            connection.execute(("GET", "text")),
+        ]
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+    finally:
+        await client.config_set("maxmemory", "0")
+
+    assert replies[::2] == [[b"x"], [b"x"]]
+    assert isinstance(replies[1], ResponseError)
+    assert heard.losses == 0
+
+
+async def test_every_other_refusal_ends_the_connection(
+    connection: MultiplexedConnection, heard: Heard
+) -> None:
+    await connection.execute(("SET", "text", "x"))
+    asked = [connection.execute(("INCR", "text"), ("PING",)), connection.execute(("GET", "text"))]
     replies = await asyncio.gather(*asked, return_exceptions=True)
 
-    assert replies[::2] == [[b"OK", b"x"], [b"x"]]
-    assert isinstance(replies[1], ResponseError)
+    assert [type(reply) for reply in replies] == [Refusal, Refusal]
+    assert heard.losses == 1
+    assert await connection.execute(("GET", "text")) == [b"x"]
+    assert heard.greetings == [[b"PONG"]] * 2
 
 
 async def test_who_gives_up_leaves_the_others_in_step(connection: MultiplexedConnection) -> None:
@@ -235,7 +264,7 @@ async def test_a_password_is_sent_and_a_wrong_one_named(
     async with opened(url_of(server, "reader", "right"), heard) as reader:
         assert await reader.execute(("ACL", "WHOAMI")) == [b"reader"]
     async with opened(url_of(server, "reader", "wrong"), heard) as stranger:
-        with pytest.raises(RedisError, match="username-password"):
+        with pytest.raises(Refusal, match="username-password"):
             await stranger.execute(("PING",))
 
 
@@ -245,5 +274,5 @@ async def test_who_may_not_listen_gets_no_replies_either(
     await connection.execute(("ACL", "SETUSER", "deaf", "on", ">right", "~*", "+@all"))
     async with opened(url_of(server, "deaf", "right"), heard) as deaf:
         for _ in range(2):
-            with pytest.raises(ConnectionError, match="SUBSCRIBE"):
+            with pytest.raises(Refusal, match="NOPERM"):
                 await deaf.execute(("GET", "key"))

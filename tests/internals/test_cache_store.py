@@ -2,9 +2,10 @@
 
 import asyncio
 import random
+import sys
 from collections.abc import AsyncIterator
 from functools import partial
-from time import monotonic
+from time import monotonic, time
 from uuid import uuid4
 
 import pytest
@@ -165,6 +166,34 @@ async def test_a_value_outlives_the_database_for_as_long_as_declared(
     await asyncio.sleep(0.3)
     with pytest.raises(Unavailable):
         await read(store, key, load)
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+async def test_a_hung_load_shows_the_stale_entry_after_a_bound(
+    store: Cache, key: str, monkeypatch: pytest.MonkeyPatch, is_local: bool
+) -> None:
+    load = Loading(stale_if_error_s=60)
+    await read(store, key, load)
+    if not is_local and hasattr(store, "shared"):
+        store.local.clear()
+    monkeypatch.setattr("app.core.cache.store.entry.time", lambda: time() + 61)
+    monkeypatch.setattr(sys.modules[Cache.__module__], "STALE_AFTER_S", 0.05)
+    may_end = asyncio.Event()
+
+    async def hang() -> Loaded:
+        await may_end.wait()
+        return await load()
+
+    found = await asyncio.gather(*(store.read(key, (key,), hang) for _ in range(3)))
+    assert {(each.entry.body, each.outcome) for each in found} == {(b"1", "error")}
+    # One load goes on for all of them; an entry that a write has replaced is not shown.
+    assert len(store._loading) == 1
+    await store.invalidate(key)
+    waiting = asyncio.create_task(store.read(key, (key,), hang))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    may_end.set()
+    assert (await waiting).outcome == "miss"
 
 
 async def test_an_invalidated_value_is_not_shown_even_if_nothing_can_be_loaded(

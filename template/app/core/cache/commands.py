@@ -2,15 +2,14 @@
 
 import asyncio
 import sys
-import time
 from collections.abc import Sequence
 
 from app.core.cache.settings import CacheSettings
 from app.core.cache.store import cache
 
 USAGE = "cache: use `show KEY`, `invalidate TAG...` or `stats`."
-# A failure of the server, which is not a read.
-FAILURE = "shared failure"
+# Counts that are not reads of their own: each of these reads is also a load.
+NO_READS = {"shared failure", "shared skipped"}
 # The part of a body that is shown.
 SHOWN_BYTES = 1000
 
@@ -24,7 +23,7 @@ async def _run(settings: CacheSettings, action: str, names: Sequence[str]) -> No
     await cache.open(settings)
     try:
         if not await cache.shared.ping():
-            sys.exit("cache: the server does not answer in time.")
+            sys.exit(f"cache: {await cache.shared.state()}.")
         match action, names:
             case "show", [key]:
                 await _show(key)
@@ -37,9 +36,9 @@ async def _run(settings: CacheSettings, action: str, names: Sequence[str]) -> No
                 counts = await cache.shared.total_counts()
                 if not counts:
                     print("no reads yet")
-                reads = sum(count for name, count in counts.items() if name != FAILURE)
+                reads = sum(count for name, count in counts.items() if name not in NO_READS)
                 for name, count in counts.items():
-                    share = "" if name == FAILURE else f" ({count / reads:.1%})"
+                    share = "" if name in NO_READS else f" ({count / reads:.1%})"
                     print(f"{name}: {count}{share}")
             case _:
                 sys.exit(USAGE)
@@ -51,9 +50,8 @@ async def _show(key: str) -> None:
     entry = await cache.shared.stored(key)
     if entry is None:
         sys.exit(f"cache: no entry under {key!r}.")
-    now = time.time()
-    age_s = entry.age_s(now)
-    print(f"{entry.freshness(now).value}, unless it was invalidated; loaded {age_s:.1f} s ago")
+    age_s = entry.age_s()
+    print(f"{entry.freshness().value}, unless it was invalidated; loaded {age_s:.1f} s ago")
     print(
         f"fresh for {entry.ttl_s:.1f} s, then stale-while-revalidate for "
         f"{entry.stale_while_revalidate_s:g} s and stale-if-error for {entry.stale_if_error_s:g} s"

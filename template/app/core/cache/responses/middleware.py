@@ -1,53 +1,36 @@
 """The response cache: a shared cache (RFC 9111) in front of the router.
 
-It answers GET and HEAD of routes whose policy has a `ttl_s`. A response that is loaded for it
-depends on the key alone: the application sees the host, the canonical path and query, and the
-headers in `vary`, but nothing else of the client's request.
+It answers GET and HEAD of routes whose policy has a `ttl_s`. Here are the hits in this process, and
+the requests that are not for the cache; `loading.py` has the rest.
 """
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from http import HTTPStatus
+from math import floor
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
 import fastapi.routing
+import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.cache import headers as h
-from app.core.cache.conditional import (
-    CREDENTIAL_HEADERS,
-    CacheHeaders,
-    Responder,
-    declared,
-    respond,
-)
+from app.core.cache.conditional import CacheHeaders, respond
 from app.core.cache.keys import KeyedRoute, ResponseKey, RouteTable, route_path
 from app.core.cache.parameters import NotCacheable
 from app.core.cache.policy import Policy
-from app.core.cache.responses.recorder import Client, Recorded, Recorder
-from app.core.cache.responses.rules import directives, is_shareable, normalised
-from app.core.cache.responses.stored import (
-    FailedResponse,
-    complete,
-    loaded,
-    parse,
-    send_stored,
-    tag_headers,
-)
-from app.core.cache.store import Cache, Loaded, NotShareable, Outcome, Read, cache
-from app.core.http.problems import problem_response
+from app.core.cache.responses.loading import Request, ResponseLoader, tag_headers
+from app.core.cache.responses.rules import normalised
+from app.core.cache.store import Cache, Outcome, cache
+from app.core.cache.store.entry import Entry
 
 # Of one path and query; and the number of these whose variants are counted.
 MAX_VARIANTS = 8
 MAX_VARYING = 1024
 _HOST = re.compile(r"[a-z0-9._:\[\]-]{1,255}").fullmatch
-# They identify a request, and shape no body.
-_IDENTITY = frozenset((b"traceparent", b"tracestate", b"x-request-id"))
-# Keys of the scope that the server sets, alike for all clients of a host.
-_SERVER_KEYS = ("type", "asgi", "http_version", "scheme", "server", "root_path", "app")
 _READ_HERE = frozenset(
     (b"host", b"if-none-match", b"cache-control", b"content-length", b"transfer-encoding")
 )
@@ -55,15 +38,13 @@ _READ_HERE = frozenset(
 _route_selected = getattr(fastapi.routing, "_route_selected", None)
 
 
-class Request(NamedTuple):
-    """A request with a key."""
+class Stored(NamedTuple):
+    """A stored response without its body, ready to be sent."""
 
-    key: ResponseKey
-    host: str
-    # Those that concern the cache.
-    headers: dict[bytes, bytes]
-    # Those of `vary`, in their normal form.
-    varying: dict[bytes, bytes]
+    status: int
+    headers: h.Headers
+    headers_304: h.Headers
+    etag: bytes | None
 
 
 class ResponseCache:
@@ -88,15 +69,14 @@ class ResponseCache:
         self._routes = RouteTable()
         self._names: frozenset[bytes] = frozenset()
         self._hosts = frozenset(host.lower() for host in hosts)
-        self._max_response_bytes = max_response_bytes
         self._store = store
+        self._loader = ResponseLoader(app, store, max_bytes=max_response_bytes)
         self._variants = Variants()
-        # Of the lifespan; the server copies it into each request.
-        self._state: Mapping[str, Any] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            self._state = scope.get("state", {})
+            # The server copies it into each request.
+            self._loader.state = scope.get("state", {})
         if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
             await self._uncached(scope, receive, send)
             return
@@ -113,7 +93,7 @@ class ResponseCache:
             try:
                 key = self._routes.key(route, path, query)
             except NotCacheable:
-                await self._bypass(route, scope, receive, send)
+                await self._bypass("parameters", route, scope, receive, send)
                 return
         if key.route.policy.ttl_s:
             await self._answer(key, scope, receive, send)
@@ -132,90 +112,45 @@ class ResponseCache:
         has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
         is_anonymous = key.route.declaration.credentials.isdisjoint(headers)
         if host is None or has_body or not is_anonymous:
-            await self._bypass(key.route, scope, receive, _with_tags(key, send))
+            reason = "host" if host is None else "body" if has_body else "credentials"
+            await self._bypass(reason, key.route, scope, receive, _with_tags(key, send))
             return
-        base = text = f"response {scope['scheme']}://{host}{key.text}"
+        base = name = f"response {scope['scheme']}://{host}{scope.get('root_path', '')}{key.text}"
         varying, variant = {}, ""
         if key.route.vary:
-            varying = {name: normalised(name, headers.get(name, b"")) for name in key.route.vary}
+            varying = {item: normalised(item, headers.get(item, b"")) for item in key.route.vary}
             variant = " ".join(map(quote_from_bytes, varying.values()))
-            text = f"{base} {variant}"
-        entry = self._store.peek(text, key.tags)
+            name = f"{base} {variant}"
+        entry = self._store.peek(name, key.tags)
         if entry is not None and (entry.parsed or parse(entry)):
             await send_stored(entry, Outcome.HIT, scope, headers, send)
-        elif variant and not self._variants.admit(base, variant, key.route.policy):
-            await self._bypass(key.route, scope, receive, _with_tags(key, send))
-        else:
-            await self._load(text, Request(key, host, headers, varying), scope, receive, send)
-
-    async def _load(
-        self, text: str, request: Request, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Answer with an entry that is not in this process, or that the application has to make."""
-        control = directives(request.headers.get(b"cache-control"))
-        only_if_cached = b"only-if-cached" in control
-        recorder = self._recorder(request, scope, receive, send)
-        recorded: Recorded | None = None
-
-        async def load() -> Loaded:
-            nonlocal recorded
-            if only_if_cached:
-                raise NotShareable
-            own = await recorder.record()
-            recorded = complete(own, request.key)
-            return loaded(recorded, request.key.route.policy, h.get(own.headers, b"cache-control"))
-
-        try:
-            keep = b"no-store" not in control
-            read = await self._store.read(text, request.key.tags, load, keep=keep)
-        except NotShareable:
-            if not only_if_cached:
-                await recorder.finish()
-                return
-            # RFC 9111, section 5.2.1.7.
-            response = problem_response(
-                HTTPStatus.GATEWAY_TIMEOUT,
-                "The response is not in the cache.",
-                headers={"Cache-Control": "no-store", "Cache-Status": "app; fwd=miss"},
-            )
-            await response(scope, receive, send)
             return
-        except FailedResponse as failure:
-            read = Read(failure.entry, Outcome.MISS, is_stored=False)
-        finally:
-            recorder.leave()
-        if read.outcome is Outcome.MISS and recorded is not None:
+        if variant and not self._variants.admit(base, variant, key.route.policy):
+            await self._bypass("variants", key.route, scope, receive, _with_tags(key, send))
+            return
+        request = Request(key, name, host, headers, varying)
+        answer = await self._loader.load(request, scope, receive, send)
+        if answer is None:
+            return
+        read, own = answer
+        if own is not None:
             # With the headers of this request, which are not stored.
             status = b"app; fwd=miss; stored" if read.is_stored else b"app; fwd=miss"
-            headers = [*recorded.headers, (b"cache-status", status)]
-            await respond(scope, send, recorded.status, headers, read.entry.body)
+            more = [*own.headers, (b"cache-status", status)]
+            await respond(scope, send, own.status, more, read.entry.body)
         elif read.entry.parsed or parse(read.entry):
-            await send_stored(read.entry, read.outcome, scope, request.headers, send)
+            await send_stored(read.entry, read.outcome, scope, headers, send)
         else:
-            await self._bypass(request.key.route, scope, receive, send)
+            await self._bypass("entry", key.route, scope, receive, send)
 
-    def _recorder(self, request: Request, scope: Scope, receive: Receive, send: Send) -> Recorder:
-        route = request.key.route
-        keyed = frozenset((*request.varying, *CREDENTIAL_HEADERS, *route.declaration.credentials))
-
-        def complete(status: int, headers: h.Headers) -> h.Headers:
-            headers = declared(route.declaration, status, headers)
-            tags = tag_headers(request.key, headers)
-            return [*headers, *tags, (b"cache-status", b"app; fwd=miss")]
-
-        return Recorder(
-            self._app,
-            _keyed_scope(scope, request, self._state),
-            Client(receive, Responder(scope, send, complete).send),
-            is_shareable=lambda status, headers: is_shareable(status, headers, keyed),
-            max_bytes=self._max_response_bytes,
-        )
-
-    async def _bypass(self, route: KeyedRoute, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the application answer this client alone."""
+    async def _bypass(
+        self, reason: str, route: KeyedRoute, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Let the application answer this client alone; count the reason, and tell the client."""
         if route.policy.ttl_s:
-            self._store.counts["response", "bypass"] += 1
-            send = _with_headers(send, lambda _: [(b"cache-status", b"app; fwd=bypass")])
+            self._store.counts["response", f"bypass-{reason}"] += 1
+            status = (b"cache-status", b"app; fwd=bypass; detail=%b" % reason.encode())
+            send = _with_headers(send, lambda _: [status])
         await self._uncached(scope, receive, send)
 
     def _find(self, method: str, path: str) -> KeyedRoute | None:
@@ -255,6 +190,44 @@ class Variants:
         return True
 
 
+def parse(entry: Entry) -> Stored | None:
+    """Decode `entry.meta`, and remember it with the entry; None when it cannot be decoded."""
+    try:
+        status, pairs = orjson.loads(entry.meta)
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
+        stored = Stored(int(status), headers, h.of_304(headers), h.get(headers, b"etag"))
+    except (ValueError, TypeError, AttributeError):
+        return None
+    entry.parsed = stored
+    return stored
+
+
+async def send_stored(
+    entry: Entry, outcome: Outcome, scope: Scope, sent: dict[bytes, bytes], send: Send
+) -> None:
+    """Send the response of a parsed entry; a 304 when the client has it."""
+    stored: Stored = entry.parsed
+    age_s = entry.age_s()
+    left_s = floor(entry.ttl_s - age_s)
+    if outcome is Outcome.MISS or outcome is Outcome.COLLAPSED:
+        extra = [(b"cache-status", b"app; fwd=miss; collapsed")]
+    else:
+        how = b"fwd=stale" if outcome is Outcome.ERROR else b"hit"
+        extra = [(b"age", b"%d" % age_s), (b"cache-status", b"app; %b; ttl=%d" % (how, left_s))]
+    status, headers, body = stored.status, stored.headers, entry.body
+    if (
+        stored.etag is not None
+        and status == HTTPStatus.OK
+        and (if_none_match := sent.get(b"if-none-match")) is not None
+        and h.matches(if_none_match, stored.etag)
+    ):
+        status, headers, body = 304, stored.headers_304, b""
+    elif scope["method"] == "HEAD":
+        body = b""
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, *extra]})
+    await send({"type": "http.response.body", "body": body})
+
+
 def label(scope: Scope, route: KeyedRoute) -> None:
     """Name the route for telemetry: the router sees another scope, or none."""
     scope["route"] = route.route
@@ -278,27 +251,3 @@ def _with_headers(send: Send, more: Callable[[h.Headers], h.Headers]) -> Send:
         await send(message)
 
     return send_with_headers
-
-
-def _keyed_scope(scope: Scope, request: Request, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the request as the application sees it: its key, and its identity."""
-    key = request.key
-    headers = [(b"host", request.host.encode("latin-1"))]
-    headers += [(name, value) for name, value in request.varying.items() if value]
-    headers += [(name, value) for name, value in scope["headers"] if name in _IDENTITY]
-    root = scope["path"][: len(scope["path"]) - len(route_path(scope))]
-    path = root + key.path
-    return {
-        **{name: scope[name] for name in _SERVER_KEYS if name in scope},
-        # Of the lifespan, without the additions of outer middleware for this client.
-        "state": dict(state),
-        "method": "GET",
-        "headers": headers,
-        "path": path,
-        "raw_path": quote_from_bytes(path.encode()).encode(),
-        "query_string": key.query,
-        "client": None,
-        # `label` has named the route; a refresh outlives the request that telemetry measures.
-        "fastapi.telemetry": None,
-        "extensions": {},
-    }

@@ -25,7 +25,7 @@ class Recorded(NamedTuple):
 
 
 class Client(NamedTuple):
-    """The client of a run; `send` completes the headers of a response that is not recorded."""
+    """The client of a run; `send` completes the headers of a response that is forwarded."""
 
     receive: Receive
     send: Send
@@ -35,7 +35,7 @@ class Recorder:
     """One run of the application.
 
     Args:
-        scope: the request, reduced to the parts that are in the key.
+        scope: makes the request, reduced to the parts that are in the key.
         is_shareable: whether a response with this status and these headers may be recorded.
         max_bytes: a larger body is not recorded.
     """
@@ -43,7 +43,7 @@ class Recorder:
     def __init__(
         self,
         app: ASGIApp,
-        scope: Scope,
+        scope: Callable[[], Scope],
         client: Client,
         *,
         is_shareable: Callable[[int, Headers], bool],
@@ -56,8 +56,8 @@ class Recorder:
         self._max_bytes = max_bytes
         self._has_sent_request = False
         self._start: Message | None = None
-        self._is_passing = False
-        self._passes = asyncio.Event()
+        # Set when the response goes to the client, unrecorded.
+        self._is_forwarded = asyncio.Event()
         self._recorded: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
         self._run: asyncio.Task[None] | None = None
 
@@ -78,26 +78,26 @@ class Recorder:
 
     def leave(self) -> None:
         """Drop the client, unless this run is sending to it."""
-        if not self._is_passing:
+        if not self._is_forwarded.is_set():
             self._client = None
 
     async def _call(self) -> None:
-        await self._app(self._scope, self._receive, self._send)
+        await self._app(self._scope(), self._receive, self._send)
 
     async def _receive(self) -> Message:
         if not self._has_sent_request:
             self._has_sent_request = True
             return {"type": "http.request", "body": b"", "more_body": False}
         # Report a disconnect only when the response goes to this client.
-        await self._passes.wait()
+        await self._is_forwarded.wait()
         assert self._client is not None
         while (message := await self._client.receive())["type"] != "http.disconnect":
             pass
         return message
 
     async def _send(self, message: Message) -> None:
-        """Record the message, or pass it to the client."""
-        if self._is_passing:
+        """Record the message, or forward it to the client."""
+        if self._is_forwarded.is_set():
             assert self._client is not None
             await self._client.send(message)
         elif message["type"] == "http.response.start":
@@ -114,9 +114,9 @@ class Recorder:
             ):
                 self._recorded.set_result(Recorded(status, headers, body))
             else:
-                await self._pass(self._start, message)
+                await self._forward(self._start, message)
 
-    async def _pass(self, start: Message, message: Message) -> None:
+    async def _forward(self, start: Message, message: Message) -> None:
         """Send the response to the client from now on, in this task."""
         assert self._run is not None
         self._recorded.set_exception(NotShareable())
@@ -124,8 +124,7 @@ class Recorder:
             # A stream may have no end.
             self._run.cancel()
             return
-        self._is_passing = True
-        self._passes.set()
+        self._is_forwarded.set()
         await self._client.send(start)
         await self._client.send(message)
 
@@ -137,5 +136,5 @@ class Recorder:
             else:
                 no_response = RuntimeError("The application did not answer.")
                 self._recorded.set_exception(error or no_response)
-        elif error is not None and not self._is_passing:
+        elif error is not None and not self._is_forwarded.is_set():
             logger.error("after the response: %r", error, exc_info=error)

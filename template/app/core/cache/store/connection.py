@@ -18,6 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
 from redis.exceptions import (
+    AuthenticationError,
     BusyLoadingError,
     ConnectionError,
     InvalidResponse,
@@ -33,13 +34,23 @@ DRIVER = DriverInfo()
 # The type stub of hiredis only allows commands of one word.
 _PACK: Callable[[Any], bytes] = hiredis.pack_command
 _INCOMPLETE = object()
+# After such a refusal the server is still good for all other commands. After every other refusal
+# (READONLY, NOREPLICAS, MISCONF, LOADING, MOVED, CROSSSLOT, NOPERM and the rest) it is away: it may
+# refuse invalidations, so that another worker would go on showing old entries.
+ONE_OPERATION = ("OOM ",)
+
+
+class Refusal(ConnectionError):
+    """The server answers, but refuses its work; the connection ends, as if the server were away."""
 
 
 class MultiplexedConnection:
     """Connects at the first command, and at the first command after a failure.
 
     Args:
+        greeting: commands that are sent before all others on each new connection.
         timeout_s: the longest wait for a connection, and for the reply to a command.
+        on_open: called with the replies to `greeting`; may raise `Refusal`.
         on_message: called with each message of `channel`, in the server's order of messages and
             replies.
         on_loss: called when the connection is lost; later messages may be missed.
@@ -49,14 +60,18 @@ class MultiplexedConnection:
         self,
         url: str,
         channel: str,
+        greeting: Sequence[Command],
         *,
         timeout_s: float,
+        on_open: Callable[[list[Any]], None],
         on_message: Callable[[bytes], None],
         on_loss: Callable[[], None],
     ) -> None:
         self._url = url
-        self._channel = channel
+        # SUBSCRIBE has no reply of its own.
+        self._greeting = [("SUBSCRIBE", channel), *greeting]
         self.timeout_s = timeout_s
+        self._on_open = on_open
         self.on_message = on_message
         self.on_loss = on_loss
         self._link: _Link | None = None
@@ -67,8 +82,9 @@ class MultiplexedConnection:
         """Return the replies; no other command of this worker comes between the commands.
 
         Raises:
-            ResponseError: when the server refuses a command.
-            RedisError, OSError: when the server is unavailable or does not reply in time.
+            ResponseError: when the server refuses this command only, as in `ONE_OPERATION`.
+            RedisError, OSError: when the server is unavailable, does not reply in time or refuses
+                its work.
         """
         link = self._link
         if link is None or link.error is not None:
@@ -109,24 +125,28 @@ class MultiplexedConnection:
             # RESP3: messages and replies share a connection.
             "protocol": 3,
         }
-        connection = options.pop("connection_class", Connection)(**options)
+        kind = options.pop("connection_class", Connection)
+        try:
+            connection = kind(**options)
+        except (TypeError, ValueError) as error:
+            raise Refusal(f"redis-py refuses the URL: {error}") from error
         try:
             await connection.connect()
             if self._closed:
                 raise ConnectionError("closed")
-        except BaseException:
+        except BaseException as error:
             await connection.disconnect(nowait=True)
+            if isinstance(error, (AuthenticationError, BusyLoadingError, ResponseError)):
+                raise Refusal(str(error)) from error
             raise
         # From here on only the link reads and writes the stream.
         writer, connection._writer = connection._writer, None
         link = _Link(writer, self)
         try:
-            # SUBSCRIBE has no reply of its own.
-            await link.send([("SUBSCRIBE", self._channel), ("PING",)], replies=1)
-        except BaseException as error:
+            replies = await link.send(self._greeting, replies=len(self._greeting) - 1)
+            self._on_open(replies)
+        except BaseException:
             link.end(ConnectionError("closed"))
-            if isinstance(error, ResponseError):
-                raise ConnectionError(f"SUBSCRIBE: {error}") from error
             raise
         self._link = link
         return link
@@ -225,6 +245,9 @@ class _Link(asyncio.Protocol):
         if not self._waiting:
             self.end(ConnectionError(f"a reply to nothing: {reply!r}"))
             return
+        if isinstance(reply, Refusal):
+            self.end(reply)
+            return
         batch = self._waiting[0]
         batch.replies.append(reply)
         if len(batch.replies) < batch.expected:
@@ -232,9 +255,9 @@ class _Link(asyncio.Protocol):
         self._waiting.popleft()
         # The caller may be cancelled.
         if not batch.future.done():
-            refusals = (reply for reply in batch.replies if isinstance(reply, RedisError))
-            if refusal := next(refusals, None):
-                batch.future.set_exception(refusal)
+            refused = [reply for reply in batch.replies if isinstance(reply, ResponseError)]
+            if refused:
+                batch.future.set_exception(refused[0])
             else:
                 batch.future.set_result(batch.replies)
 
@@ -251,8 +274,7 @@ class _Link(asyncio.Protocol):
 
 
 def _refusal(text: str) -> RedisError:
-    # A server that still reads its data from disk refuses every command.
-    return BusyLoadingError(text) if text.startswith("LOADING ") else ResponseError(text)
+    return ResponseError(text) if text.startswith(ONE_OPERATION) else Refusal(text)
 
 
 def _copy(error: RedisError) -> RedisError:

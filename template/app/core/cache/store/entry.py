@@ -63,13 +63,13 @@ class Entry:
         """The time from loading until the entry is expired."""
         return self.ttl_s + max(self.stale_while_revalidate_s, self.stale_if_error_s)
 
-    def age_s(self, now: float) -> float:
+    def age_s(self) -> float:
         """Return the time since loading; never negative, although clocks of machines differ."""
-        return max(0.0, now - self.loaded_at)
+        return max(0.0, time() - self.loaded_at)
 
-    def freshness(self, now: float) -> Freshness:
-        """Return the use that the entry has at this time."""
-        staleness_s = self.age_s(now) - self.ttl_s
+    def freshness(self) -> Freshness:
+        """Return the use that the entry has now."""
+        staleness_s = self.age_s() - self.ttl_s
         if staleness_s < 0:
             return Freshness.FRESH
         if staleness_s < self.stale_while_revalidate_s:

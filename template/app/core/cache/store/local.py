@@ -8,7 +8,7 @@ arrives.
 from collections import OrderedDict
 from collections.abc import Sequence
 from math import inf
-from time import monotonic, time
+from time import monotonic
 
 from app.core.cache.store.entry import Entry, Freshness
 
@@ -60,7 +60,7 @@ class LocalCache:
         if held is None or monotonic() >= self.trusted_until:
             return None
         began, entry = held
-        if began < self.last_invalidation(tags) or entry.freshness(time()) is Freshness.EXPIRED:
+        if began < self.last_invalidation(tags) or entry.freshness() is Freshness.EXPIRED:
             self._drop(key)
             return None
         self._entries.move_to_end(key)

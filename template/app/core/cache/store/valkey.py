@@ -1,28 +1,33 @@
 """The shared cache: Valkey, which all workers share, with invalidation of their local caches.
 
-An invalidation deletes the generation of each tag in the server, and publishes the tags in the same
-transaction. A worker that has not heard from the server for `TRUST_S` stops trusting its local
-cache. An entry is stored with the generations that its tags had before it was loaded, and is shown
-while these are current. A generation is a random number, made by the first reader that finds none:
-so an eviction by the server, of an entry or of a generation, can only cause a miss.
+An invalidation deletes the generation of each tag in the server, and publishes the tags. A worker
+that has not heard from the server for `TRUST_S` stops trusting its local cache. An entry is stored
+with the generations that its tags had before it was loaded, and is shown while these are current. A
+generation is a random number, made by the first reader that finds none: so an eviction by the
+server, of an entry or of a generation, can only cause a miss.
 
-No method raises when the server fails: a read then loads, and an invalidation is delivered later.
+A key holds the run id of the server that has the data. If it differs from the server's own, the
+data may be an older snapshot, or a replica's: everything is invalidated before anything is shown.
+
+No method raises when the server fails: a read then loads, and an invalidation is delivered later,
+at the latest when the process stops.
 """
 
 import asyncio
 import os
 import struct
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from logging import getLogger
+from statistics import median
 from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError, ResponseError
 
 from app.core.cache.settings import CacheSettings
-from app.core.cache.store.connection import Command, MultiplexedConnection
+from app.core.cache.store.connection import Command, MultiplexedConnection, Refusal
 from app.core.cache.store.entry import Entry, Freshness, decode, encode
 from app.core.cache.store.local import EVERYTHING, LocalCache
 
@@ -36,6 +41,13 @@ LEASE_POLL_S = 0.01
 GENERATION_S = 24 * 3600
 GENERATION_BYTES = 8
 MAX_UNDELIVERED = 10_000
+RETRY_S = 0.1
+# The longest time that a stopping process spends on undelivered invalidations.
+LAST_DELIVERY_S = 3.0
+# `SET` with `NX` and `GET`.
+OLDEST_VERSION = (7, 0)
+# A faster server is always used; a slower one only if loads take longer still.
+SLOW_S = 0.01
 
 logger = getLogger(__name__)
 
@@ -49,7 +61,7 @@ class Found(NamedTuple):
     missing: Sequence[str] = ()
 
 
-class Claim(NamedTuple):
+class Lookup(NamedTuple):
     """An entry to show; or, when it is None, what `finish` needs after the load."""
 
     entry: Entry | None
@@ -81,7 +93,14 @@ class SharedCache:
         # Entries of other releases are not shown; invalidations concern all releases.
         self._version = ""
         self._retry_after_s = 0.0
-        self._closed_until = 0.0
+        self._unused_until = 0.0
+        # The reason of the last failure.
+        self._problem = "unreachable"
+        self._run_id = b""
+        # The newest ones: of heartbeats, and of loads.
+        self._round_trips_s: deque[float] = deque(maxlen=5)
+        self.loads_s: deque[float] = deque(maxlen=15)
+        self.is_slow = False
         # Invalidations without the server's confirmation: until then its entries are not shown.
         self._undelivered: dict[str, object] = {}
         self._reported: Counter[tuple[str, str]] = Counter()
@@ -91,11 +110,14 @@ class SharedCache:
         self._prefix = settings.cache_prefix
         self._version = settings.cache_version
         self._retry_after_s = settings.cache_retry_after_s
-        self._closed_until = 0.0
+        self._unused_until = 0.0
         self._server = MultiplexedConnection(
             settings.cache_url.get_secret_value(),
             self._name("invalidated"),
+            # MGET of two keys: a cluster refuses it, unless the prefix keeps all keys on one node.
+            [("INFO", "server"), ("MGET", self._name("run"), self._name("tag", EVERYTHING))],
             timeout_s=settings.cache_timeout_s,
+            on_open=self._on_open,
             on_message=self._on_message,
             on_loss=self._on_loss,
         )
@@ -103,19 +125,26 @@ class SharedCache:
         self._heart = asyncio.create_task(self._beat())
 
     async def close(self) -> None:
-        """Stop listening and close the connection."""
+        """Stop listening, deliver the last invalidations and close the connection."""
         if self._heart is not None:
             self._heart.cancel()
             with suppress(asyncio.CancelledError):
                 await self._heart
             self._heart = None
-        server, self._server = self._server, None
-        if server is not None:
-            await server.close()
+        if self._server is not None:
+            await self._deliver_the_last()
+            await self._server.close()
+            self._server = None
 
     async def ping(self) -> bool:
-        """Return whether the server answers in time."""
-        return await self._attempt(("PING",)) is not None
+        """Return whether the server answers in time, and accepts writes."""
+        return await self._verify() is not None
+
+    async def state(self) -> str:
+        """Return "ok", or the reason why the server is not used."""
+        if not await self.ping():
+            return self._problem
+        return "slower than the loads: not read" if self.is_slow else "ok"
 
     @property
     def has_pending(self) -> bool:
@@ -129,12 +158,15 @@ class SharedCache:
             self._undelivered = {EVERYTHING: object()}
         await self._deliver()
 
-    async def find_or_claim(self, key: str, tags: Sequence[str], *, accept_stale: bool) -> Claim:
+    async def look_up(self, key: str, tags: Sequence[str], *, accept_stale: bool) -> Lookup:
         """Return an entry to show, or the lease to load it; wait while another worker loads it.
 
-        A claim without a lease and without an entry means: load all the same, because the server
-        is unavailable or the other worker takes too long.
+        With neither, the caller loads all the same: the server is unavailable or slow, or the
+        other worker takes too long.
         """
+        if self.is_slow:
+            self._counts["shared", "skipped"] += 1
+            return Lookup(None)
         lease = os.urandom(GENERATION_BYTES)
         lease_until = 0.0
         give_up_at = time.monotonic() + LEASE_S
@@ -143,31 +175,31 @@ class SharedCache:
         while not _is_shown(found.entry, accept_stale=accept_stale):
             if lease_until or found.generations is None or time.monotonic() > give_up_at:
                 spare = found.entry
-                if spare is not None and spare.freshness(time.time()) is Freshness.EXPIRED:
+                if spare is not None and spare.freshness() is Freshness.EXPIRED:
                     spare = None
-                return Claim(None, has_waited, spare, found.generations, lease_until)
-            claimed_at = time.monotonic()
-            is_mine, found = await self._claim(key, tags, lease, found.missing)
+                return Lookup(None, has_waited, spare, found.generations, lease_until)
+            asked_at = time.monotonic()
+            is_mine, found = await self._take_lease(key, tags, lease, found.missing)
             if is_mine:
-                lease_until = claimed_at + LEASE_S
+                lease_until = asked_at + LEASE_S
             elif found.generations is not None:
                 has_waited = True
                 await asyncio.sleep(LEASE_POLL_S)
-        claim = Claim(found.entry, has_waited or bool(lease_until), lease_until=lease_until)
+        lookup = Lookup(found.entry, has_waited or bool(lease_until), lease_until=lease_until)
         if lease_until:
-            await self.finish(key, claim, None)
-        return claim
+            await self.finish(key, lookup, None)
+        return lookup
 
-    async def finish(self, key: str, claim: Claim, entry: Entry | None) -> bool:
+    async def finish(self, key: str, lookup: Lookup, entry: Entry | None) -> bool:
         """Store the loaded entry, if any, and end the lease; return whether it is stored."""
         commands: list[Command] = []
-        if entry is not None and claim.generations is not None:
+        if entry is not None and lookup.generations is not None:
             name = self._name("entry", self._version, key)
             lifetime_ms = max(1, int(entry.lifetime_s * 1000))
-            commands.append(("SET", name, _wrap(entry, claim.generations), "PX", lifetime_ms))
+            commands.append(("SET", name, _wrap(entry, lookup.generations), "PX", lifetime_ms))
         is_storable = bool(commands)
         # A lease that has ended may belong to another worker.
-        if time.monotonic() < claim.lease_until:
+        if time.monotonic() < lookup.lease_until:
             commands.append(("DEL", self._name("lease", self._version, key)))
         if not commands:
             return False
@@ -194,7 +226,7 @@ class SharedCache:
         found: dict[bytes, bytes] = replies[0] if replies else {}
         return {outcome.decode(): int(count) for outcome, count in sorted(found.items())}
 
-    async def _claim(
+    async def _take_lease(
         self, key: str, tags: Sequence[str], lease: bytes, missing: Sequence[str]
     ) -> tuple[bool, Found]:
         """Try to take the lease; return whether this worker has it, and the entry by then.
@@ -204,7 +236,7 @@ class SharedCache:
         names = self._names(key, tags)
         lease_name = self._name("lease", self._version, key)
         replies = await self._attempt(
-            # With GET, a repeated claim recognises its own lease.
+            # With GET, a repeated command recognises its own lease.
             ("SET", lease_name, lease, "NX", "GET", "PX", int(LEASE_S * 1000)),
             *(
                 ("SET", name, os.urandom(GENERATION_BYTES), "NX", "EX", GENERATION_S)
@@ -233,17 +265,36 @@ class SharedCache:
     async def _deliver(self) -> None:
         """Send the invalidations that the server has not confirmed."""
         tags = self._undelivered.copy()
-        if tags and await self._attempt(
-            ("MULTI",),
-            # DEL works even when the memory of the server is full.
+        if not tags:
+            return
+        commands: list[Command] = [
             ("DEL", *(self._name("tag", tag) for tag in tags)),
             ("PUBLISH", self._name("invalidated"), "\n".join(tags)),
-            ("EXEC",),
-        ):
-            for tag, invalidation in tags.items():
-                # Unless the tag was invalidated again meanwhile.
-                if self._undelivered.get(tag) is invalidation:
-                    del self._undelivered[tag]
+        ]
+        if EVERYTHING in tags:
+            commands.append(("SET", self._name("run"), self._run_id, "EX", GENERATION_S))
+        if await self._attempt(*commands) is None:
+            return
+        for tag, invalidation in tags.items():
+            # Unless the tag was invalidated again meanwhile.
+            if self._undelivered.get(tag) is invalidation:
+                del self._undelivered[tag]
+
+    async def _deliver_the_last(self) -> None:
+        """Deliver before the process ends, within `LAST_DELIVERY_S`, or log the loss."""
+        give_up_at = time.monotonic() + LAST_DELIVERY_S
+        while self._undelivered and time.monotonic() < give_up_at:
+            self._unused_until = 0.0
+            await self._deliver()
+            if self._undelivered:
+                await asyncio.sleep(RETRY_S)
+        if self._undelivered:
+            logger.error(
+                "cache: %d invalidated tags were not delivered: entries with them are shown until "
+                "they expire: %s",
+                len(self._undelivered),
+                ", ".join(list(self._undelivered)[:10]),
+            )
 
     async def _beat(self) -> None:
         """Verify again and again that invalidations are heard, until the cache is closed."""
@@ -252,14 +303,42 @@ class SharedCache:
             losses = self._losses
             try:
                 # The connection listens as long as it is up.
-                if await self._attempt(("PING",)) is not None and self._losses == losses:
-                    # Replies keep their order: all messages before the PONG have been handled.
-                    self._local.trusted_until = asked + TRUST_S
+                if await self._verify() is not None:
+                    self._round_trips_s.append(time.monotonic() - asked)
+                    self._compare()
                     await self._deliver()
+                    if self._losses == losses:
+                        # Replies keep their order: all messages before these have been handled.
+                        self._local.trusted_until = asked + TRUST_S
                     await self._report()
             except Exception:
                 logger.exception("cache: the heartbeat failed")
             await asyncio.sleep(HEARTBEAT_S)
+
+    async def _verify(self) -> list[Any] | None:
+        """Ask, by a command that counts as a write, whether the data is still the server's own."""
+        replies = await self._attempt(("GETEX", self._name("run"), "EX", GENERATION_S))
+        if replies is not None and replies[0] != self._run_id:
+            self._undelivered = {EVERYTHING: object()}
+        return replies
+
+    def _compare(self) -> None:
+        """Decide whether reads ask the server."""
+        is_slow = slower(self._round_trips_s, self.loads_s)
+        if is_slow != self.is_slow:
+            logger.warning("cache: %s", "too slow, not read" if is_slow else "read again")
+        self.is_slow = is_slow
+
+    def _on_open(self, replies: list[Any]) -> None:
+        """Learn which server has answered, and whose data it has."""
+        info, (run_id, _) = replies
+        facts = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+        version = facts["redis_version"]
+        if tuple(map(int, version.split(".")[:2])) < OLDEST_VERSION:
+            raise Refusal(f"version {version} is too old: Valkey, or Redis 7, is needed")
+        self._run_id = facts["run_id"].encode()
+        if run_id != self._run_id:
+            self._undelivered = {EVERYTHING: object()}
 
     def _on_message(self, message: bytes) -> None:
         self._local.invalidate(message.decode(errors="replace").split("\n"))
@@ -281,19 +360,20 @@ class SharedCache:
         """Return the replies; None when the server is unavailable, late, or refuses a command."""
         for is_last in (False, True):
             server = self._server
-            if server is None or time.monotonic() < self._closed_until:
+            if server is None or time.monotonic() < self._unused_until:
                 return None
             try:
                 return await server.execute(*commands)
             except ResponseError as error:
-                # The server refuses this operation only; its memory is full, for example.
                 logger.warning("cache: %s", error)
                 return None
             except (RedisError, OSError) as error:
                 # Try twice: the connection may be an old one, or this process may be late itself.
                 if is_last:
                     self._counts["shared", "failure"] += 1
-                    self._closed_until = time.monotonic() + self._retry_after_s
+                    self._unused_until = time.monotonic() + self._retry_after_s
+                    is_refusal = isinstance(error, Refusal)
+                    self._problem = f"refuses: {error}" if is_refusal else "unreachable"
                     reason = f"{type(error).__name__}: {error}"
                     logger.warning("cache: not used for %g s: %s", self._retry_after_s, reason)
         return None
@@ -305,10 +385,17 @@ class SharedCache:
 _COUNT = struct.Struct("!H")
 
 
+def slower(round_trips_s: Collection[float], loads_s: Collection[float]) -> bool:
+    """Return whether asking the server usually takes longer than loading, and noticeably long."""
+    if not round_trips_s or not loads_s:
+        return False
+    return median(round_trips_s) > max(SLOW_S, median(loads_s))
+
+
 def _is_shown(entry: Entry | None, *, accept_stale: bool) -> bool:
     if entry is None:
         return False
-    freshness = entry.freshness(time.time())
+    freshness = entry.freshness()
     if freshness is Freshness.STALE_WHILE_REVALIDATE:
         return accept_stale
     return freshness is Freshness.FRESH
