@@ -1,19 +1,34 @@
 """The URL of a server that speaks the Redis protocol, as a settings type."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, RedisDsn, SecretStr, TypeAdapter, ValidationError
 
-OPTIONS = {"ssl_ca_certs", "ssl_cert_reqs"}
+FORM = "expected redis://:password@host:6379/0, or rediss:// for TLS"
+CERTIFICATES = ("none", "optional", "required")
 
 
 def _is_redis_url(value: SecretStr) -> SecretStr:
+    """Refuse each URL that redis-py would refuse at its first use, or read otherwise."""
     try:
         url = TypeAdapter(RedisDsn).validate_python(value.get_secret_value())
-    except ValidationError:
-        raise ValueError("expected redis://:password@host:6379/0, or rediss:// for TLS") from None
-    if unknown := {name for name, _ in url.query_params()} - OPTIONS:
+    except ValidationError as error:
+        reason = error.errors()[0].get("ctx", {}).get("error", "another scheme")
+        raise ValueError(f"{FORM}; {reason}") from None
+    if not (url.path or "/0")[1:].isdecimal():
+        raise ValueError(f"{FORM}; the path is the number of a database")
+    if url.port == 0 or url.fragment is not None:
+        raise ValueError(f"{FORM}; the port is not 0, and # is written as %23")
+    options = dict(url.query_params())
+    if unknown := options.keys() - {"ssl_ca_certs", "ssl_cert_reqs"}:
         raise ValueError(f"unknown options after ?: {', '.join(sorted(unknown))}")
+    if options and url.scheme != "rediss":
+        raise ValueError(f"{', '.join(options)}: TLS needs rediss://")
+    if options.get("ssl_cert_reqs", "none") not in CERTIFICATES:
+        raise ValueError(f"ssl_cert_reqs is one of {', '.join(CERTIFICATES)}")
+    if "ssl_ca_certs" in options and not Path(options["ssl_ca_certs"]).is_file():
+        raise ValueError("ssl_ca_certs is not the path of a file")
     return value
 
 
