@@ -584,12 +584,16 @@ def snapshotted() -> Iterator[str]:
         yield url
 
 
-async def test_an_older_snapshot_is_not_shown(snapshotted: str, row: Row) -> None:
+async def test_an_older_snapshot_is_not_shown(
+    snapshotted: str, row: Row, caplog: pytest.LogCaptureFixture
+) -> None:
     async with worker(snapshotted) as cache, worker(snapshotted) as other:
         before = cache.shared._run_id
         await row.read(cache)
         async with aclosing(AsyncRedis.from_url(snapshotted, driver_info=DRIVER)) as client:
             await client.save()
+        async with worker(snapshotted):
+            assert 'set `save ""`' in caplog.text
         row.value = 2
         await cache.invalidate(*TAGS)
         again = await asyncio.to_thread(restart, snapshotted)

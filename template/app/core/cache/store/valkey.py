@@ -70,8 +70,9 @@ class Lookup(NamedTuple):
     # An older entry, to show when the load fails.
     spare: Entry | None = None
     generations: bytes | None = None
-    # By the monotonic clock; 0 without a lease.
+    # Both by the monotonic clock; there is no lease that ends at 0.
     lease_until: float = 0.0
+    ended_at: float = 0.0
 
 
 class SharedCache:
@@ -99,7 +100,7 @@ class SharedCache:
         self._run_id = b""
         # The newest ones: of heartbeats, and of loads.
         self._round_trips_s: deque[float] = deque(maxlen=5)
-        self.loads_s: deque[float] = deque(maxlen=15)
+        self._loads_s: deque[float] = deque(maxlen=15)
         self.is_slow = False
         # Invalidations without the server's confirmation: until then its entries are not shown.
         self._undelivered: dict[str, object] = {}
@@ -115,7 +116,7 @@ class SharedCache:
             settings.cache_url.get_secret_value(),
             self._name("invalidated"),
             # MGET of two keys: a cluster refuses it, unless the prefix keeps all keys on one node.
-            [("INFO", "server"), ("MGET", self._name("run"), self._name("tag", EVERYTHING))],
+            [("INFO",), ("MGET", self._name("run"), self._name("tag", EVERYTHING))],
             timeout_s=settings.cache_timeout_s,
             on_open=self._on_open,
             on_message=self._on_message,
@@ -166,7 +167,7 @@ class SharedCache:
         """
         if self.is_slow:
             self._counts["shared", "skipped"] += 1
-            return Lookup(None)
+            return Lookup(None, ended_at=time.monotonic())
         lease = os.urandom(GENERATION_BYTES)
         lease_until = 0.0
         give_up_at = time.monotonic() + LEASE_S
@@ -177,7 +178,8 @@ class SharedCache:
                 spare = found.entry
                 if spare is not None and spare.freshness() is Freshness.EXPIRED:
                     spare = None
-                return Lookup(None, has_waited, spare, found.generations, lease_until)
+                now = time.monotonic()
+                return Lookup(None, has_waited, spare, found.generations, lease_until, now)
             asked_at = time.monotonic()
             is_mine, found = await self._take_lease(key, tags, lease, found.missing)
             if is_mine:
@@ -193,6 +195,8 @@ class SharedCache:
     async def finish(self, key: str, lookup: Lookup, entry: Entry | None) -> bool:
         """Store the loaded entry, if any, and end the lease; return whether it is stored."""
         commands: list[Command] = []
+        if entry is not None:
+            self._loads_s.append(time.monotonic() - lookup.ended_at)
         if entry is not None and lookup.generations is not None:
             name = self._name("entry", self._version, key)
             lifetime_ms = max(1, int(entry.lifetime_s * 1000))
@@ -324,7 +328,7 @@ class SharedCache:
 
     def _compare(self) -> None:
         """Decide whether reads ask the server."""
-        is_slow = slower(self._round_trips_s, self.loads_s)
+        is_slow = slower(self._round_trips_s, self._loads_s)
         if is_slow != self.is_slow:
             logger.warning("cache: %s", "too slow, not read" if is_slow else "read again")
         self.is_slow = is_slow
@@ -336,6 +340,8 @@ class SharedCache:
         version = facts["redis_version"]
         if tuple(map(int, version.split(".")[:2])) < OLDEST_VERSION:
             raise Refusal(f"version {version} is too old: Valkey, or Redis 7, is needed")
+        if facts.get("rdb_saves", "0") != "0":
+            logger.warning('cache: the server saves snapshots, which are not used: set `save ""`')
         self._run_id = facts["run_id"].encode()
         if run_id != self._run_id:
             self._undelivered = {EVERYTHING: object()}
