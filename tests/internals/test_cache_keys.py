@@ -75,9 +75,7 @@ def routes() -> RouteTable:
     flatten(app)
     app.router.routes.append(Mount("/static", app=app))
     app.router.routes.append(Mount("/pages/9/late", app=app))
-    table = RouteTable()
-    table.compile(app)
-    return table
+    return RouteTable(app)
 
 
 def key_of(routes: RouteTable, path: str, query: bytes = b"") -> ResponseKey | None:
@@ -178,13 +176,12 @@ def test_a_tree_of_routers_is_matched_as_well() -> None:
     async def shelf(number: int) -> None: ...
 
     app.include_router(router, prefix="/v1")
-    routes = RouteTable()
-    routes.compile(app)
+    routes = RouteTable(app)
     target = key_of(routes, "/v1/shelves/07")
 
     assert target is not None
     assert (target.path, target.tags) == ("/v1/shelves/7", ("shelf:7",))
-    assert [target.route.template, getattr(target.route.route, "path", None)] == [
+    assert [target.route.template, getattr(target.route.labelled, "path", None)] == [
         "/v1/shelves/{number}"
     ] * 2
 

@@ -133,9 +133,12 @@ def test_an_entry_survives_the_wire(meta: bytes) -> None:
         stale_if_error_s=3.5,
         loaded_at=1000.25,
     )
-    back = decode(encode(entry))
+    back = decode(encode(entry, b"seal"), b"seal")
 
     assert back
+    assert decode(encode(entry, b"seal"), b"other") is None
+    assert decode(encode(entry, b"seal"), b"sea") is None
+    assert decode(encode(entry, b"seal"), None)
     for name in (
         "body",
         "meta",

@@ -23,7 +23,8 @@ from opentelemetry.trace import SpanKind
 from starlette.background import BackgroundTask
 
 from app.core.cache import cache, private, public
-from app.core.cache.responses.middleware import MAX_VARIANTS, ResponseCache
+from app.core.cache.responses.loading import MAX_VARIANTS
+from app.core.cache.responses.middleware import ResponseCache
 from app.core.cache.store import Cache
 from app.core.cache.store.entry import Entry
 from app.core.http.problems import NotFound, Unavailable, install

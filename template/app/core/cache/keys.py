@@ -67,7 +67,7 @@ class KeyedRoute:
         self.format: str = context.path_format or ""
         # For telemetry, which reads the whole path: an included route only knows its end.
         is_whole = getattr(context.route, "path", None) == matched.path
-        self.route = context.route if is_whole else context
+        self.labelled = context.route if is_whole else context
         self.declaration = declare(context.endpoint, api_keys)
         self.policy = self.declaration.policy
         self.vary = tuple(name.encode() for name in self.policy.vary)
@@ -167,19 +167,14 @@ class KeyedRoute:
 
 
 class RouteTable:
-    """The routes of an application, for lookups before the router; compiled once."""
+    """The routes of an application, which must be complete, for lookups before the router.
 
-    def __init__(self) -> None:
-        self.is_compiled = False
-        # Request headers that some keyed route reads, as names in `vary` or credentials.
-        self.headers: frozenset[bytes] = frozenset()
-        self._buckets: dict[str, list[Route]] = {}
-        # Routes whose first segment is a parameter, in the order of the router.
-        self._dynamic: list[Route] = []
+    Raises:
+        TypeError: for a policy that cannot hold.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
         self._keys: dict[tuple[str, bytes], ResponseKey] = {}
-
-    def compile(self, app: FastAPI) -> None:
-        """Read the routes, which must be complete; TypeError for a policy that cannot hold."""
         api_keys = api_key_headers(app)
         routes = [
             Route(context, api_keys)
@@ -191,13 +186,13 @@ class RouteTable:
             for first in {_first(route.path) for route in routes}
             if first is not None
         }
+        # Routes whose first segment is a parameter, in the order of the router.
         self._dynamic = [route for route in routes if _first(route.path) is None]
         keyed = [route.keyed for route in routes if route.keyed]
+        # Request headers that some keyed route reads, as names in `vary` or credentials.
         self.headers = frozenset(
             name for route in keyed for name in (*route.vary, *route.declaration.credentials)
         )
-        self._keys.clear()
-        self.is_compiled = True
 
     def find(self, method: str, path: str) -> Route | None:
         """Return the route that answers the request; None when there is none."""

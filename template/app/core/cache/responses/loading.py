@@ -5,9 +5,11 @@ else of the client's request: no state, user, session, address or request id. So
 loaded for the cache depends on its key alone.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
+from time import monotonic
 from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes
 
@@ -24,6 +26,9 @@ from app.core.cache.store import Cache, Loaded, NotShareable, Outcome, Read
 from app.core.cache.store.entry import Entry
 from app.core.http.problems import Unavailable, problem_response
 
+# Of one path and query; and the number of these whose variants are counted.
+MAX_VARIANTS = 8
+MAX_VARYING = 1024
 # The same for all requests with one key; the scope has no other keys of the client's request.
 _IN_KEY = ("type", "asgi", "scheme", "root_path", "app")
 
@@ -39,13 +44,6 @@ class Request(NamedTuple):
     headers: dict[bytes, bytes]
     # Those of `vary`, in their normal form.
     varying: dict[bytes, bytes]
-
-
-class Answer(NamedTuple):
-    """An entry; `own` is its response if it was loaded for this request."""
-
-    read: Read
-    own: Recorded | None
 
 
 class FailedResponse(Unavailable):
@@ -71,8 +69,11 @@ class ResponseLoader:
 
     async def load(
         self, request: Request, scope: Scope, receive: Receive, send: Send
-    ) -> Answer | None:
-        """Return the answer; None when the client has got a response that no other one may get."""
+    ) -> tuple[Read | None, Recorded | None]:
+        """Return the entry, and its response if it was loaded for this request.
+
+        Without an entry, the client has got a response that no other client may get.
+        """
         control = directives(request.headers.get(b"cache-control"))
         only_if_cached = b"only-if-cached" in control
         recorder = self._recorder(request, scope, receive, send)
@@ -93,7 +94,7 @@ class ResponseLoader:
         except NotShareable:
             if not only_if_cached:
                 await recorder.finish()
-                return None
+                return None, None
             # RFC 9111, section 5.2.1.7.
             response = problem_response(
                 HTTPStatus.GATEWAY_TIMEOUT,
@@ -101,12 +102,12 @@ class ResponseLoader:
                 headers={"Cache-Control": "no-store", "Cache-Status": "app; fwd=miss"},
             )
             await response(scope, receive, send)
-            return None
+            return None, None
         except FailedResponse as failure:
             read = Read(failure.entry, Outcome.MISS, is_stored=False)
         finally:
             recorder.leave()
-        return Answer(read, own if read.outcome is Outcome.MISS else None)
+        return read, own if read.outcome is Outcome.MISS else None
 
     def _recorder(self, request: Request, scope: Scope, receive: Receive, send: Send) -> Recorder:
         route = request.key.route
@@ -127,6 +128,29 @@ class ResponseLoader:
             is_shareable=may_record,
             max_bytes=self._max_bytes,
         )
+
+
+class Variants:
+    """Counts the variants of each path and query, because clients choose the values of `vary`."""
+
+    def __init__(self) -> None:
+        self._ends: OrderedDict[str, dict[str, float]] = OrderedDict()
+
+    def admit(self, base: str, variant: str, policy: Policy) -> bool:
+        """Return whether the variant may be stored; expired variants do not count."""
+        now = monotonic()
+        ends = self._ends.setdefault(base, {})
+        self._ends.move_to_end(base)
+        if len(self._ends) > MAX_VARYING:
+            self._ends.popitem(last=False)
+        if variant not in ends and len(ends) >= MAX_VARIANTS:
+            for name in [name for name, end in ends.items() if end < now]:
+                del ends[name]
+            if len(ends) >= MAX_VARIANTS:
+                return False
+        stale_s = max(policy.stale_while_revalidate_s, policy.stale_if_error_s)
+        ends[variant] = now + policy.ttl_s + stale_s
+        return True
 
 
 def complete(recorded: Recorded, key: ResponseKey) -> Recorded:

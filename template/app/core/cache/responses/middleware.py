@@ -5,11 +5,9 @@ the requests that are not for the cache; `loading.py` has the rest.
 """
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Collection
 from http import HTTPStatus
 from math import floor
-from time import monotonic
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
@@ -21,15 +19,11 @@ from app.core.cache import headers as h
 from app.core.cache.conditional import CacheHeaders, respond
 from app.core.cache.keys import KeyedRoute, ResponseKey, RouteTable, route_path
 from app.core.cache.parameters import NotCacheable
-from app.core.cache.policy import Policy
-from app.core.cache.responses.loading import Request, ResponseLoader, tag_headers
+from app.core.cache.responses.loading import Request, ResponseLoader, Variants, tag_headers
 from app.core.cache.responses.rules import normalised
 from app.core.cache.store import Cache, Outcome, cache
 from app.core.cache.store.entry import Entry
 
-# Of one path and query; and the number of these whose variants are counted.
-MAX_VARIANTS = 8
-MAX_VARYING = 1024
 _HOST = re.compile(r"[a-z0-9._:\[\]-]{1,255}").fullmatch
 _READ_HERE = frozenset(
     (b"host", b"if-none-match", b"cache-control", b"content-length", b"transfer-encoding")
@@ -65,8 +59,8 @@ class ResponseCache:
     ) -> None:
         self._app = app
         self._uncached = CacheHeaders(app)
-        # Compiled at the first request, when the application has all its routes.
-        self._routes = RouteTable()
+        # Made at the first request, when the application has all its routes.
+        self._routes: RouteTable | None = None
         self._names: frozenset[bytes] = frozenset()
         self._hosts = frozenset(host.lower() for host in hosts)
         self._store = store
@@ -80,18 +74,19 @@ class ResponseCache:
         if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
             await self._uncached(scope, receive, send)
             return
-        if not self._routes.is_compiled:
-            self._routes.compile(scope["app"])
-            self._names = self._routes.headers | _READ_HERE
+        routes = self._routes
+        if routes is None:
+            routes = self._routes = RouteTable(scope["app"])
+            self._names = routes.headers | _READ_HERE
         path, query = route_path(scope), scope["query_string"]
-        key = self._routes.remembered(path, query) if scope["method"] == "GET" else None
+        key = routes.remembered(path, query) if scope["method"] == "GET" else None
         if key is None:
-            route = self._find(scope["method"], path)
+            route = _find(routes, scope["method"], path)
             if route is None:
                 await self._uncached(scope, receive, send)
                 return
             try:
-                key = self._routes.key(route, path, query)
+                key = routes.key(route, path, query)
             except NotCacheable:
                 await self._bypass("parameters", route, scope, receive, send)
                 return
@@ -121,18 +116,18 @@ class ResponseCache:
             varying = {item: normalised(item, headers.get(item, b"")) for item in key.route.vary}
             variant = " ".join(map(quote_from_bytes, varying.values()))
             name = f"{base} {variant}"
-        entry = self._store.peek(name, key.tags)
+        entry = self._store.local.fresh(name, key.tags)
         if entry is not None and (entry.parsed or parse(entry)):
+            self._store.counts["local", "hit"] += 1
             await send_stored(entry, Outcome.HIT, scope, headers, send)
             return
         if variant and not self._variants.admit(base, variant, key.route.policy):
             await self._bypass("variants", key.route, scope, receive, _with_tags(key, send))
             return
         request = Request(key, name, host, headers, varying)
-        answer = await self._loader.load(request, scope, receive, send)
-        if answer is None:
+        read, own = await self._loader.load(request, scope, receive, send)
+        if read is None:
             return
-        read, own = answer
         if own is not None:
             # With the headers of this request, which are not stored.
             status = b"app; fwd=miss; stored" if read.is_stored else b"app; fwd=miss"
@@ -153,41 +148,11 @@ class ResponseCache:
             send = _with_headers(send, lambda _: [status])
         await self._uncached(scope, receive, send)
 
-    def _find(self, method: str, path: str) -> KeyedRoute | None:
-        """Return the keyed route of a GET, or of a HEAD without a route of its own."""
-        route = self._routes.find("GET", path)
-        if method == "HEAD" and self._routes.find("HEAD", path) not in (route, None):
-            return None
-        return route.keyed if route else None
-
     def _host(self, headers: dict[bytes, bytes]) -> str | None:
         """Return the host in lower case; None when its responses are not stored."""
         host = headers.get(b"host", b"").decode("latin-1").lower()
         is_served = not self._hosts or not self._hosts.isdisjoint((host, host.rpartition(":")[0]))
         return host if is_served and _HOST(host) else None
-
-
-class Variants:
-    """Counts the variants of each path and query, because clients choose the values of `vary`."""
-
-    def __init__(self) -> None:
-        self._ends: OrderedDict[str, dict[str, float]] = OrderedDict()
-
-    def admit(self, base: str, variant: str, policy: Policy) -> bool:
-        """Return whether the variant may be stored; expired variants do not count."""
-        now = monotonic()
-        ends = self._ends.setdefault(base, {})
-        self._ends.move_to_end(base)
-        if len(self._ends) > MAX_VARYING:
-            self._ends.popitem(last=False)
-        if variant not in ends and len(ends) >= MAX_VARIANTS:
-            for name in [name for name, end in ends.items() if end < now]:
-                del ends[name]
-            if len(ends) >= MAX_VARIANTS:
-                return False
-        stale_s = max(policy.stale_while_revalidate_s, policy.stale_if_error_s)
-        ends[variant] = now + policy.ttl_s + stale_s
-        return True
 
 
 def parse(entry: Entry) -> Stored | None:
@@ -228,9 +193,17 @@ async def send_stored(
     await send({"type": "http.response.body", "body": body})
 
 
+def _find(routes: RouteTable, method: str, path: str) -> KeyedRoute | None:
+    """Return the keyed route of a GET, or of a HEAD without a route of its own."""
+    route = routes.find("GET", path)
+    if method == "HEAD" and routes.find("HEAD", path) not in (route, None):
+        return None
+    return route.keyed if route else None
+
+
 def label(scope: Scope, route: KeyedRoute) -> None:
     """Name the route for telemetry: the router sees another scope, or none."""
-    scope["route"] = route.route
+    scope["route"] = route.labelled
     if _route_selected is not None:
         _route_selected(scope=scope, path=route.format)
 

@@ -8,9 +8,9 @@ from enum import Enum
 from time import time
 from typing import Any
 
-VERSION = 1
-# Version, time of loading, the three durations, and the length of the meta data.
-_HEAD = struct.Struct("!BddddI")
+VERSION = 2
+# Version, time of loading, the three durations, and the lengths of the seal and the meta data.
+_HEAD = struct.Struct("!BddddHI")
 
 
 class Freshness(Enum):
@@ -79,34 +79,39 @@ class Entry:
         return Freshness.EXPIRED
 
 
-def encode(entry: Entry) -> bytes:
-    """Return the entry as bytes, without `parsed`."""
+def encode(entry: Entry, seal: bytes = b"") -> bytes:
+    """Return the entry as bytes, without `parsed`; only the same `seal` opens them."""
     head = _HEAD.pack(
         VERSION,
         entry.loaded_at,
         entry.ttl_s,
         entry.stale_while_revalidate_s,
         entry.stale_if_error_s,
+        len(seal),
         len(entry.meta),
     )
-    return b"".join((head, entry.meta, entry.body))
+    return b"".join((head, seal, entry.meta, entry.body))
 
 
-def decode(raw: bytes) -> Entry | None:
-    """Return the entry that `encode` was given; None for all other bytes."""
+def decode(raw: bytes, seal: bytes | None = b"") -> Entry | None:
+    """Return the entry that `encode` was given with this seal, or with any seal if it is None.
+
+    Return None for all other bytes.
+    """
     if len(raw) < _HEAD.size or raw[0] != VERSION:
         return None
-    _, loaded_at, ttl_s, stale_while_revalidate_s, stale_if_error_s, size = _HEAD.unpack_from(raw)
-    end = _HEAD.size + size
-    if len(raw) < end:
+    _, loaded_at, ttl_s, while_revalidate_s, if_error_s, seal_size, size = _HEAD.unpack_from(raw)
+    begin = _HEAD.size + seal_size
+    end = begin + size
+    if len(raw) < end or (seal is not None and raw[_HEAD.size : begin] != seal):
         return None
     # A view: the entry makes the one copy.
     view = memoryview(raw)
     return Entry(
         view[end:],
-        meta=view[_HEAD.size : end],
+        meta=view[begin:end],
         loaded_at=loaded_at,
         ttl_s=ttl_s,
-        stale_while_revalidate_s=stale_while_revalidate_s,
-        stale_if_error_s=stale_if_error_s,
+        stale_while_revalidate_s=while_revalidate_s,
+        stale_if_error_s=if_error_s,
     )

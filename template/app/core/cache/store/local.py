@@ -66,6 +66,11 @@ class LocalCache:
         self._entries.move_to_end(key)
         return entry
 
+    def fresh(self, key: str, tags: Sequence[str]) -> Entry | None:
+        """Return the entry if it may be shown without a load."""
+        entry = self.get(key, tags)
+        return entry if entry is not None and entry.freshness() is Freshness.FRESH else None
+
     def put(self, key: str, tags: Sequence[str], entry: Entry, began: int) -> bool:
         """Keep an entry that began to load at the count `began`; return whether it is kept."""
         size = _size(key, entry)

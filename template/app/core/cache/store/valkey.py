@@ -15,7 +15,6 @@ at the latest when the process stops.
 
 import asyncio
 import os
-import struct
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Sequence
@@ -53,12 +52,14 @@ logger = getLogger(__name__)
 
 
 class Found(NamedTuple):
-    """A reply of the server: the entry, the generations of its tags, and the missing ones."""
+    """Replies of the server: the entry, the generations of its tags, and the missing ones."""
 
     entry: Entry | None
     # None when the server does not answer.
     generations: bytes | None
     missing: Sequence[str] = ()
+    # To the first command.
+    reply: bytes | None = b""
 
 
 class Lookup(NamedTuple):
@@ -138,8 +139,11 @@ class SharedCache:
             self._server = None
 
     async def ping(self) -> bool:
-        """Return whether the server answers in time, and accepts writes."""
-        return await self._verify() is not None
+        """Return whether the server answers in time, accepts writes, and has its own data."""
+        replies = await self._attempt(("GETEX", self._name("run"), "EX", GENERATION_S))
+        if replies is not None and replies[0] != self._run_id:
+            self._undelivered = {EVERYTHING: object()}
+        return replies is not None
 
     async def state(self) -> str:
         """Return "ok", or the reason why the server is not used."""
@@ -169,21 +173,28 @@ class SharedCache:
             self._counts["shared", "skipped"] += 1
             return Lookup(None, ended_at=time.monotonic())
         lease = os.urandom(GENERATION_BYTES)
+        # With GET, a repeated command recognises its own lease.
+        lease_name, lease_ms = self._name("lease", self._version, key), int(LEASE_S * 1000)
+        take: Command = ("SET", lease_name, lease, "NX", "GET", "PX", lease_ms)
         lease_until = 0.0
         give_up_at = time.monotonic() + LEASE_S
         has_waited = False
         found = await self.find(key, tags)
         while not _is_shown(found.entry, accept_stale=accept_stale):
-            if lease_until or found.generations is None or time.monotonic() > give_up_at:
+            now = time.monotonic()
+            if lease_until or found.generations is None or now > give_up_at:
                 spare = found.entry
                 if spare is not None and spare.freshness() is Freshness.EXPIRED:
                     spare = None
-                now = time.monotonic()
                 return Lookup(None, has_waited, spare, found.generations, lease_until, now)
-            asked_at = time.monotonic()
-            is_mine, found = await self._take_lease(key, tags, lease, found.missing)
-            if is_mine:
-                lease_until = asked_at + LEASE_S
+            # In one round trip: the next worker that takes the lease finds the entry.
+            new: list[Command] = [
+                ("SET", name, os.urandom(GENERATION_BYTES), "NX", "EX", GENERATION_S)
+                for name in found.missing
+            ]
+            found = await self.find(key, tags, take, *new)
+            if found.reply in (None, lease):
+                lease_until = now + LEASE_S
             elif found.generations is not None:
                 has_waited = True
                 await asyncio.sleep(LEASE_POLL_S)
@@ -197,10 +208,10 @@ class SharedCache:
         commands: list[Command] = []
         if entry is not None:
             self._loads_s.append(time.monotonic() - lookup.ended_at)
-        if entry is not None and lookup.generations is not None:
-            name = self._name("entry", self._version, key)
-            lifetime_ms = max(1, int(entry.lifetime_s * 1000))
-            commands.append(("SET", name, _wrap(entry, lookup.generations), "PX", lifetime_ms))
+            if lookup.generations is not None:
+                lifetime_ms = max(1, int(entry.lifetime_s * 1000))
+                sealed = encode(entry, lookup.generations)
+                commands.append(("SET", self._entry(key), sealed, "PX", lifetime_ms))
         is_storable = bool(commands)
         # A lease that has ended may belong to another worker.
         if time.monotonic() < lookup.lease_until:
@@ -209,62 +220,31 @@ class SharedCache:
             return False
         return await self._attempt(*commands) is not None and is_storable
 
-    async def find(self, key: str, tags: Sequence[str]) -> Found:
-        """Ask the server for an entry and the generations of its tags."""
-        names = self._names(key, tags)
-        replies = await self._attempt(("MGET", *names))
-        return Found(None, None) if replies is None else self._found(names, replies[0], tags)
+    async def find(self, key: str, tags: Sequence[str], *before: Command) -> Found:
+        """Ask the server, after the commands `before`, for an entry and the tags' generations."""
+        names = [self._name("tag", tag) for tag in (EVERYTHING, *tags)]
+        replies = await self._attempt(*before, ("MGET", self._entry(key), *names))
+        if replies is None:
+            return Found(None, None)
+        if not self._undelivered.keys().isdisjoint((EVERYTHING, *tags)):
+            return Found(None, None, reply=replies[0])
+        raw, *generations = replies[-1]
+        missing = [name for name, known in zip(names, generations, strict=True) if not known]
+        if missing:
+            return Found(None, b"", missing, replies[0])
+        seal = b"".join(generations)
+        return Found(decode(raw, seal) if raw else None, seal, reply=replies[0])
 
     async def stored(self, key: str) -> Entry | None:
         """Return the entry in the server under `key`, invalidated or not."""
-        replies = await self._attempt(("GET", self._name("entry", self._version, key)))
-        raw = replies[0] if replies else None
-        if raw is None or len(raw) < _COUNT.size:
-            return None
-        (generations_bytes,) = _COUNT.unpack_from(raw)
-        return decode(raw[_COUNT.size + generations_bytes :])
+        replies = await self._attempt(("GET", self._entry(key)))
+        return decode(replies[0], None) if replies and replies[0] else None
 
     async def total_counts(self) -> dict[str, int]:
         """Return the counts of all workers since the server started, by level and outcome."""
         replies = await self._attempt(("HGETALL", self._name("counts")))
         found: dict[bytes, bytes] = replies[0] if replies else {}
         return {outcome.decode(): int(count) for outcome, count in sorted(found.items())}
-
-    async def _take_lease(
-        self, key: str, tags: Sequence[str], lease: bytes, missing: Sequence[str]
-    ) -> tuple[bool, Found]:
-        """Try to take the lease; return whether this worker has it, and the entry by then.
-
-        Both in one round trip: a worker that takes the lease after another one finds its entry.
-        """
-        names = self._names(key, tags)
-        lease_name = self._name("lease", self._version, key)
-        replies = await self._attempt(
-            # With GET, a repeated command recognises its own lease.
-            ("SET", lease_name, lease, "NX", "GET", "PX", int(LEASE_S * 1000)),
-            *(
-                ("SET", name, os.urandom(GENERATION_BYTES), "NX", "EX", GENERATION_S)
-                for name in missing
-            ),
-            ("MGET", *names),
-        )
-        if replies is None:
-            return False, Found(None, None)
-        return replies[0] in (None, lease), self._found(names, replies[-1], tags)
-
-    def _names(self, key: str, tags: Sequence[str]) -> list[str]:
-        entry = self._name("entry", self._version, key)
-        return [entry, *(self._name("tag", tag) for tag in (EVERYTHING, *tags))]
-
-    def _found(self, names: Sequence[str], values: Sequence[Any], tags: Sequence[str]) -> Found:
-        if not self._undelivered.keys().isdisjoint((EVERYTHING, *tags)):
-            return Found(None, None)
-        raw, *generations = values
-        if not all(generations):
-            pairs = zip(names[1:], generations, strict=True)
-            return Found(None, b"", [name for name, known in pairs if not known])
-        joined = b"".join(generations)
-        return Found(_unwrap(raw, joined) if raw else None, joined)
 
     async def _deliver(self) -> None:
         """Send the invalidations that the server has not confirmed."""
@@ -307,9 +287,9 @@ class SharedCache:
             losses = self._losses
             try:
                 # The connection listens as long as it is up.
-                if await self._verify() is not None:
+                if await self.ping():
                     self._round_trips_s.append(time.monotonic() - asked)
-                    self._compare()
+                    self.is_slow = slower(self._round_trips_s, self._loads_s)
                     await self._deliver()
                     if self._losses == losses:
                         # Replies keep their order: all messages before these have been handled.
@@ -318,20 +298,6 @@ class SharedCache:
             except Exception:
                 logger.exception("cache: the heartbeat failed")
             await asyncio.sleep(HEARTBEAT_S)
-
-    async def _verify(self) -> list[Any] | None:
-        """Ask, by a command that counts as a write, whether the data is still the server's own."""
-        replies = await self._attempt(("GETEX", self._name("run"), "EX", GENERATION_S))
-        if replies is not None and replies[0] != self._run_id:
-            self._undelivered = {EVERYTHING: object()}
-        return replies
-
-    def _compare(self) -> None:
-        """Decide whether reads ask the server."""
-        is_slow = slower(self._round_trips_s, self._loads_s)
-        if is_slow != self.is_slow:
-            logger.warning("cache: %s", "too slow, not read" if is_slow else "read again")
-        self.is_slow = is_slow
 
     def _on_open(self, replies: list[Any]) -> None:
         """Learn which server has answered, and whose data it has."""
@@ -384,11 +350,11 @@ class SharedCache:
                     logger.warning("cache: not used for %g s: %s", self._retry_after_s, reason)
         return None
 
+    def _entry(self, key: str) -> str:
+        return self._name("entry", self._version, key)
+
     def _name(self, *parts: str) -> str:
         return ":".join((self._prefix, *parts))
-
-
-_COUNT = struct.Struct("!H")
 
 
 def slower(round_trips_s: Collection[float], loads_s: Collection[float]) -> bool:
@@ -405,13 +371,3 @@ def _is_shown(entry: Entry | None, *, accept_stale: bool) -> bool:
     if freshness is Freshness.STALE_WHILE_REVALIDATE:
         return accept_stale
     return freshness is Freshness.FRESH
-
-
-def _wrap(entry: Entry, generations: bytes) -> bytes:
-    return _COUNT.pack(len(generations)) + generations + encode(entry)
-
-
-def _unwrap(raw: bytes, generations: bytes) -> Entry | None:
-    """Return the entry if its generations are the current ones."""
-    expected = _COUNT.pack(len(generations)) + generations
-    return decode(raw[len(expected) :]) if raw.startswith(expected) else None
