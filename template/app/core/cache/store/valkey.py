@@ -44,7 +44,7 @@ RETRY_S = 0.1
 # The longest time that a stopping process spends on undelivered invalidations.
 LAST_DELIVERY_S = 3.0
 # `SET` with `NX` and `GET`.
-OLDEST_VERSION = (7, 0)
+OLDEST_VERSION = 7
 # A faster server is always used; a slower one only if loads take longer still.
 SLOW_S = 0.01
 
@@ -68,7 +68,7 @@ class Lookup(NamedTuple):
     entry: Entry | None
     # Whether this worker waited for another one.
     has_waited: bool = False
-    # An older entry, to show when the load fails.
+    # An older entry, to show when the load fails; perhaps expired.
     spare: Entry | None = None
     generations: bytes | None = None
     # Both by the monotonic clock; there is no lease that ends at 0.
@@ -183,10 +183,7 @@ class SharedCache:
         while not _is_shown(found.entry, accept_stale=accept_stale):
             now = time.monotonic()
             if lease_until or found.generations is None or now > give_up_at:
-                spare = found.entry
-                if spare is not None and spare.freshness() is Freshness.EXPIRED:
-                    spare = None
-                return Lookup(None, has_waited, spare, found.generations, lease_until, now)
+                return Lookup(None, has_waited, found.entry, found.generations, lease_until, now)
             # In one round trip: the next worker that takes the lease finds the entry.
             new: list[Command] = [
                 ("SET", name, os.urandom(GENERATION_BYTES), "NX", "EX", GENERATION_S)
@@ -303,12 +300,12 @@ class SharedCache:
         """Learn which server has answered, and whose data it has."""
         info, (run_id, _) = replies
         facts = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-        version = facts["redis_version"]
-        if tuple(map(int, version.split(".")[:2])) < OLDEST_VERSION:
+        version = facts.get("redis_version", "unknown")
+        if not version[:1].isdecimal() or int(version.partition(".")[0]) < OLDEST_VERSION:
             raise Refusal(f"version {version} is too old: Valkey, or Redis 7, is needed")
         if facts.get("rdb_saves", "0") != "0":
             logger.warning('cache: the server saves snapshots, which are not used: set `save ""`')
-        self._run_id = facts["run_id"].encode()
+        self._run_id = facts.get("run_id", "").encode()
         if run_id != self._run_id:
             self._undelivered = {EVERYTHING: object()}
 
