@@ -114,6 +114,7 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
         {
             "app/core/cache/commands.py",
             "app/core/cache/store/connection.py",
+            "app/core/cache/store/server.py",
             "app/core/cache/store/valkey.py",
             "app/core/operations/redis_url.py",
             "dev/valkey.py",
@@ -129,7 +130,7 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
             ),
             *(
                 f"app/core/cache/store/{name}.py"
-                for name in ("__init__", "cache", "connection", "entry", "local", "valkey")
+                for name in ("__init__", "cache", "connection", "entry", "local", "server", "valkey")
             ),
             "app/core/cache/settings.py",
             "app/core/operations/redis_url.py",

@@ -102,11 +102,11 @@ async def test_what_is_invalidated_is_loaded_again(cache: Cache) -> None:
 
 
 async def test_hit_ratios_are_those_of_all_workers(cache: Cache) -> None:
-    before = await cache.shared.total_counts()
+    before = await cache.server.total_counts()
     for _ in range(4):
         await cache.read(KEY, TAGS, load)
     async with asyncio.timeout(5):
-        while (counts := await cache.shared.total_counts()) == before:
+        while (counts := await cache.server.total_counts()) == before:
             await asyncio.sleep(0.05)
 
     code, output = await command("stats")

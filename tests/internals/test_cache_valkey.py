@@ -16,10 +16,10 @@ from redis.asyncio import Redis as AsyncRedis
 from sqlalchemy import make_url
 
 from app.core.cache.store import Cache, Loaded, Outcome
-from app.core.cache.store import valkey as module
+from app.core.cache.store import server as module
 from app.core.cache.store.connection import DRIVER, Refusal
 from app.core.cache.store.entry import Entry
-from app.core.cache.store.valkey import SLOW_S, TRUST_S, slower
+from app.core.cache.store.server import SLOW_S, TRUST_S, slower
 from app.settings import get_settings
 from dev.processes import free_port, packaged_binary
 from tests.core.serving import serving
@@ -277,7 +277,7 @@ async def test_hit_ratios_are_added_up_in_the_server(workers: list[Cache], row: 
         await row.read(cache)
 
     async with asyncio.timeout(RECOVERED_S):
-        while (counts := await workers[0].shared.total_counts()).get("local hit") != 4:
+        while (counts := await workers[0].server.total_counts()).get("local hit") != 4:
             await asyncio.sleep(0.05)
     assert (counts["load miss"], counts["shared hit"]) == (1, 3)
 
@@ -306,7 +306,7 @@ async def test_a_hung_server_costs_a_moment_and_is_found_again(
         assert await row.read(cache) == (2, "miss")
         for number in range(100):
             await row.read(cache, f"other {number}")
-        assert not await cache.shared.ping()
+        assert not await cache.server.ping()
         assert time.monotonic() - started < BRIEF_S
         # The others cannot hear of the write, and know that they do not.
         await asyncio.sleep(TRUST_S + 0.1)
@@ -483,14 +483,14 @@ async def test_a_refusal_means_that_the_server_is_away_or_concerns_one_operation
     assert await row.read(behind) == ((2, "miss") if is_away else (1, "hit"))
     if is_away:
         # redis-py removes the code of some refusals of a new connection.
-        said = await behind.shared.state()
+        said = await behind.server.state()
         assert said.removeprefix("refuses: ") in text
         assert said.startswith("refuses: ")
         await behind.invalidate(*TAGS)
-        assert behind.shared.has_pending
+        assert behind.server.has_pending
     proxy.refusal = b""
     async with asyncio.timeout(RECOVERED_S):
-        while behind.shared.has_pending or await behind.shared.state() != "ok":
+        while behind.server.has_pending or await behind.server.state() != "ok":
             await asyncio.sleep(0.02)
     assert (await row.read(behind))[0] == (2 if is_away else 1)
 
@@ -514,7 +514,7 @@ async def test_a_server_that_refuses_writes_is_no_reason_to_show_old_entries(
         async with asyncio.timeout(TRUST_S + BRIEF_S):
             while {(await row.read(cache))[0] for cache in workers} != {2}:
                 await asyncio.sleep(0.02)
-        assert (await workers[1].shared.state()).startswith("refuses: ")
+        assert (await workers[1].server.state()).startswith("refuses: ")
     finally:
         await client.execute_command(*commands[1][:3], *("0",) * (len(commands[1]) > 3))
     for cache in workers:
@@ -527,13 +527,13 @@ async def test_a_server_that_refuses_writes_is_no_reason_to_show_old_entries(
 @pytest.mark.parametrize("version", ["6.2.14", "7.0.0", "unknown"])
 async def test_a_server_that_is_too_old_is_refused_with_its_version(version: str) -> None:
     info = f"redis_version:{version}\r\nrun_id:abc\r\n".encode()
-    shared = Cache().shared
+    server = Cache().server
 
     if version.startswith("7"):
-        shared._on_open([info, [b"abc", None]])
+        server._on_open([info, [b"abc", None]])
     else:
         with pytest.raises(Refusal, match=f"version {version} is too old: Valkey, or Redis 7"):
-            shared._on_open([info, [b"abc", None]])
+            server._on_open([info, [b"abc", None]])
 
 
 async def test_a_stopping_process_delivers_its_invalidations(
@@ -588,7 +588,7 @@ async def test_an_older_snapshot_is_not_shown(
     snapshotted: str, row: Row, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with worker(snapshotted) as cache, worker(snapshotted) as other:
-        before = cache.shared._run_id
+        before = cache.server._run_id
         await row.read(cache)
         async with aclosing(AsyncRedis.from_url(snapshotted, driver_info=DRIVER)) as client:
             await client.save()
@@ -599,7 +599,7 @@ async def test_an_older_snapshot_is_not_shown(
         again = await asyncio.to_thread(restart, snapshotted)
         try:
             async with asyncio.timeout(RECOVERED_S):
-                while await row.read(other) != (2, "hit") or other.shared._run_id == before:
+                while await row.read(other) != (2, "hit") or other.server._run_id == before:
                     assert (await row.read(other))[0] == 2
                     await asyncio.sleep(0.02)
         finally:
@@ -641,7 +641,7 @@ async def test_a_slow_server_is_not_read_and_hears_of_writes(
 
     async def until(is_slow: bool) -> None:
         async with asyncio.timeout(RECOVERED_S):
-            while behind.shared.is_slow != is_slow:
+            while behind.server.is_slow != is_slow:
                 await asyncio.sleep(0.02)
 
     async def asked() -> int:
@@ -657,7 +657,7 @@ async def test_a_slow_server_is_not_read_and_hears_of_writes(
             assert await row.read(behind, f"key {number}") == (1, "hit")
         assert await asked() == before
         assert behind.counts["shared", "skipped"] == 50
-        assert (await behind.shared.state()).startswith("slower than the loads")
+        assert (await behind.server.state()).startswith("slower than the loads")
         row.value = 2
         await other.invalidate(*TAGS)
         async with asyncio.timeout(BRIEF_S):

@@ -22,18 +22,18 @@ def run(settings: CacheSettings, action: str, names: Sequence[str]) -> None:
 async def _run(settings: CacheSettings, action: str, names: Sequence[str]) -> None:
     await cache.open(settings)
     try:
-        if not await cache.shared.ping():
-            sys.exit(f"cache: {await cache.shared.state()}.")
+        if not await cache.server.ping():
+            sys.exit(f"cache: {await cache.server.state()}.")
         match action, names:
             case "show", [key]:
                 await _show(key)
             case "invalidate", [_, *_]:
                 await cache.invalidate(*names)
-                if cache.shared.has_pending:
+                if cache.server.has_pending:
                     sys.exit("cache: the server did not confirm the invalidation.")
                 print(f"invalidated for all workers: {', '.join(names)}")
             case "stats", []:
-                counts = await cache.shared.total_counts()
+                counts = await cache.server.total_counts()
                 if not counts:
                     print("no reads yet")
                 reads = sum(count for name, count in counts.items() if name not in NO_READS)
