@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -581,6 +582,32 @@ async def test_stale_while_revalidate(site: Site) -> None:
             while (await client.get("/page")).text != "2":
                 await asyncio.sleep(0.01)
         assert site.calls == 2
+
+
+async def test_a_hung_endpoint_is_answered_by_the_stale_response_and_stored_later(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = asyncio.Event()
+    may_end.set()
+
+    async def page() -> int:
+        await may_end.wait()
+        return site.count()
+
+    site.page(page, stale_if_error_s=60)
+    monkeypatch.setattr(sys.modules[Cache.__module__], "STALE_AFTER_S", 0.05)
+    async with site.client() as client:
+        await client.get("/page")
+        monkeypatch.setattr("app.core.cache.store.entry.time", lambda: time() + 61)
+        may_end.clear()
+        response = await client.get("/page")
+        assert (response.text, status(response)) == ("1", "app; fwd=stale")
+        may_end.set()
+        async with asyncio.timeout(5):
+            while (response := await client.get("/page")).text != "2":
+                await asyncio.sleep(0.01)
+    assert status(response) in ("app; hit", "app; fwd=miss; collapsed")
+    assert site.calls == 2
 
 
 async def test_stale_if_error(site: Site) -> None:

@@ -59,7 +59,7 @@ class ResponseCache:
     ) -> None:
         self._app = app
         self._uncached = CacheHeaders(app)
-        # Made at the first request, when the application has all its routes.
+        # Known at the first request, when the application has all its routes.
         self._routes: RouteTable | None = None
         self._names: frozenset[bytes] = frozenset()
         self._hosts = frozenset(host.lower() for host in hosts)
@@ -76,7 +76,8 @@ class ResponseCache:
             return
         routes = self._routes
         if routes is None:
-            routes = self._routes = RouteTable(scope["app"])
+            app = scope["app"]
+            routes = self._routes = getattr(app.state, "cached_routes", None) or RouteTable(app)
             self._names = routes.headers | _READ_HERE
         path, query = route_path(scope), scope["query_string"]
         key = routes.remembered(path, query) if scope["method"] == "GET" else None
