@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
-UNDO = "git reset --quiet -- . && git stash push --include-untracked -- ."
+# As `_message_before_update` of copier.yml prints it.
+UNDO = "git restore --source=HEAD --staged --worktree -- . && git clean -fd -- ."
 # The state after a stopped update, and the way back: Copier undoes nothing.
 AFTERWARDS = {
     "before": "Nothing was updated; if `git status` shows an edited answers file, `git restore .` takes that back.",

@@ -63,6 +63,7 @@ def ruff(service: Path, *arguments: str) -> None:
 COMMENTS = {
     ".editorconfig": "# {}",
     ".example": "# {}",
+    ".gitattributes": "# {}",
     ".gitignore": "# {}",
     ".mako": "## {}",
     ".md": "<!-- {} -->",
