@@ -117,7 +117,7 @@ exec {copier} "$@"
     "uv": """\
 #!/bin/sh
 case "$*" in
-    "run dev/template_update.py "*) shift; exec "{python}" "$@" ;;
+    "run "*dev/template_update.py" "*) shift; exec "{python}" "$@" ;;
     "lock") cksum pyproject.toml > uv.lock ;;
     "run --quiet mypy") cksum pyproject.toml > uv.lock; exec "{python}" "{home}/check.py" ;;
     *) echo "unexpected: uv $*" >&2; exit 64 ;;
@@ -195,13 +195,17 @@ class Forge:
             git(clone, "checkout", "--quiet", "--detach")
         return clone
 
-    def run_job(self, *, trust: str = "", refuses: str = "nothing") -> subprocess.CompletedProcess[str]:
-        """Run `template-update` in a new clone."""
+    def run_job(
+        self, *, trust: str = "", version: str = "", refuses: str = "nothing", directory: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `template-update` in a new clone, for the service in this directory of it."""
         clone = self.check_out()
         script, variables = commands(clone, self.system, "template-update")
+        script = script.replace("dev/template_update.py", f"{directory}dev/template_update.py")
         expressions = {
             "${{ secrets.TEMPLATE_UPDATE_TOKEN || github.token }}": TOKEN,
             "${{ inputs.trust }}": trust,
+            "${{ vars.TEMPLATE_UPDATE_VERSION }}": version,
         }
         given = {
             # No git settings except for the address of the remote.
@@ -210,6 +214,7 @@ class Forge:
             "PATH": os.pathsep.join([str(self.home / "bin"), os.environ["PATH"]]),
             "GH_REFUSES": refuses,
             "TEMPLATE_UPDATE_TRUST": trust,
+            "TEMPLATE_UPDATE_VERSION": version,
         }
         if self.system == "github":
             given |= {"GITHUB_REF_NAME": "main"}
@@ -472,16 +477,62 @@ def test_without_a_newer_version_nothing_happens(forge: Forge, releases: Path) -
     finally:
         git(releases, "tag", "v1.1.0")
     assert process.returncode == 0, process.stderr
-    assert "1.0.0 is the newest version of the template." in process.stdout
+    assert "There is nothing to update: the version is 1.0.0, and the job updates to 1.0.0." in process.stdout
     assert forge.branches().keys() == {"main"}
     assert forge.requests() == []
+
+
+@github
+def test_a_variable_holds_the_job_below_a_version_or_admits_a_pre_release(forge: Forge, releases: Path) -> None:
+    for tag in ("v1.2.0", "v1.3.0rc1"):
+        git(releases, "tag", tag)
+    try:
+        process = forge.run_job(version="v1.0.0")
+        assert "the version is 1.0.0, and the job updates to 1.0.0." in process.stdout
+        assert forge.branches().keys() == {"main"}
+        assert forge.run_job(version="v1.1.0").returncode == 0
+        assert forge.run_job(version="v1.3.0rc1").returncode == 0
+    finally:
+        git(releases, "tag", "--delete", "v1.2.0", "v1.3.0rc1")
+    assert forge.branches().keys() == {"main", BRANCH, "template-update/1.3.0rc1"}
+    answers = forge.show("show", f"{BRANCH}:.copier-answers.yml")
+    assert "_commit: v1.1.0\n" in answers
+
+
+@github
+def test_a_service_in_a_directory_has_branches_of_its_own_and_its_neighbours_stay_as_they_are(forge: Forge) -> None:
+    # As docs/platform-teams.md says; and the answers file has the name that `copier copy -a` gave it.
+    service = forge.home / "service"
+    work(forge)
+    (service / "services/orders").mkdir(parents=True)
+    for name in git(service, "ls-tree", "--name-only", "HEAD").splitlines():
+        if name != ".github":
+            answers = name == ".copier-answers.yml"
+            git(service, "mv", name, f"services/orders/{'.copier-answers.orders.yml' if answers else name}")
+    write(service / "services/mail/app.py", "MAIL = True\n")
+    push(forge, "One repository for several services")
+    git(service, "push", "--quiet", "origin", "HEAD:refs/heads/template-update/services/mail/1.0.5")
+    process = forge.run_job(directory="services/orders/")
+    assert process.returncode == 0, process.stderr
+    branch = "template-update/services/orders/1.1.0"
+    assert branch in forge.branches()
+    changed = forge.show("diff", "--name-only", "main", branch).splitlines()
+    assert "services/orders/.copier-answers.orders.yml" in changed
+    assert [path for path in changed if not path.startswith("services/orders/")] == []
+    ((_, _, head, title, text),) = forge.requests()
+    assert (head, title) == (branch, "Update the template to 1.1.0 (1 conflict)")
+    assert "```text\napp/core/http/routing.py\n```" in text
+    assert "```text\napp/orders.py: app.core.removed does not exist\n```" in text
+    assert "It replaces these branches" not in text
+    assert forge.run_job(directory="services/orders/").returncode == 0
+    assert len(forge.requests()) == 1
 
 
 @github
 def test_branches_of_older_versions_are_named_once_a_newer_one_is_there(forge: Forge) -> None:
     git(forge.home / "service", "push", "--quiet", "origin", "HEAD:refs/heads/template-update/1.0.5")
     assert forge.run_job().returncode == 0
-    assert "It replaces these branches, so they can go: `template-update/1.0.5`." in forge.requests()[0][-1]
+    assert "It replaces these branches, which you may delete: `template-update/1.0.5`." in forge.requests()[0][-1]
 
 
 @both
@@ -495,7 +546,7 @@ def test_migrations_run_only_when_somebody_says_so(forge: Forge, releases: Path)
         process = forge.run_job()
         assert process.returncode == 1
         assert "has migrations, programs that would run here, and nothing was changed." in process.stderr
-        assert "git switch --create template-update/1.2.0\n  uvx copier update --defaults --trust\n" in process.stderr
+        assert "git switch --create template-update/1.2.0\n  uvx copier update --defaults -a .copier-answers.yml --trust\n" in process.stderr
         assert forge.branches().keys() == {"main"}
         assert forge.requests() == []
 
@@ -559,15 +610,10 @@ def script() -> ModuleType:
     return module
 
 
-def test_names_that_mean_something_to_a_shell_or_to_markdown_are_quoted(script: ModuleType) -> None:
-    text = script.body("1.0.0", "1.1.0", "abc", ["a`b.py", "```.py"], ["it's here; rm -rf x.py"])
-    assert "````text\na`b.py\n```.py\n````\n" in text
-    (line,) = re.findall("^git checkout .*", text, re.MULTILINE)
-    assert shlex.split(line) == ["git", "checkout", "abc", "--", "it's here; rm -rf x.py"]
-
-
 def test_output_with_a_fence_in_it_does_not_end_its_own(script: ModuleType) -> None:
-    assert script.fence("```\n# A heading\n```", "text") == "````text\n```\n# A heading\n```\n````"
+    assert script.section("A", "B:", ["a`b.py", "```.py"]) == ["## A", "B:", "````text\na`b.py\n```.py\n````"]
+    assert script.section("A", "B:", ["a"], "diff")[-1] == "```diff\na\n```"
+    assert script.section("A", "B:", []) == []
 
 
 def test_output_is_cut_to_its_end(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -575,15 +621,6 @@ def test_output_is_cut_to_its_end(script: ModuleType, tmp_path: Path, monkeypatc
     (tmp_path / "uv").chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    lines = script.failure([]).splitlines()
-    assert (lines[0], lines[-2], len(lines)) == ("## Fails: `uv run --quiet mypy`", "1000", script.MOST_LINES + 4)
-
-
-@pytest.mark.parametrize(("count", "title"), [(0, ""), (1, " (1 conflict)"), (2, " (2 conflicts)")])
-def test_the_title_counts_conflicts(script: ModuleType, count: int, title: str) -> None:
-    assert script.title("1.1.0", count) == f"Update the template to 1.1.0{title}"
-
-
-def test_answers_are_those_of_questions(script: ModuleType) -> None:
-    diff = "--- a/x\n+++ b/x\n@@ -1 +1,2 @@\n-_commit: v1\n+_commit: v2\n+# Written by Copier\n-old: 1\n+new: 2\n"
-    assert script.changed_answers(diff) == "-old: 1\n+new: 2"
+    heading, _, block = script.failure([])
+    assert heading == "## Fails: `uv run --quiet mypy`"
+    assert block.splitlines()[1:-1] == [str(number) for number in range(1001 - script.MOST_LINES, 1001)]

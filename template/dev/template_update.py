@@ -1,12 +1,13 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = []
+# dependencies = ["packaging>=24"]
 # ///
-"""Update to the newest version of the template on a branch of its own, and describe the result.
+"""Update to a newer version of the template on a branch, and describe the result.
 
 CI runs `uv run dev/template_update.py DIRECTORY`. It commits to the branch and writes `branch`,
 `title` and `body.md` into DIRECTORY, and `draft` after conflicts; without a newer version it writes
-nothing. It pushes nothing. By hand, `uvx copier update --defaults` is enough.
+nothing. It pushes nothing. The variable TEMPLATE_UPDATE_VERSION names a tag of the template in
+place of the newest one; TEMPLATE_UPDATE_TRUST=true runs the migrations of the template.
 """
 
 import json
@@ -15,50 +16,21 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-ANSWERS = ".copier-answers.yml"
+from packaging.version import Version
+
 NEEDS_TRUST = 4  # Copier's exit code for a template that wants to run programs
 MOST_LINES = 60  # of the output of a command: a request holds 64 KiB
 
 
-def title(version: str, conflicts: int) -> str:
-    count = f" ({conflicts} conflict{'s' * (conflicts > 1)})" if conflicts else ""
-    return f"Update the template to {version}{count}"
-
-
-def body(
-    old: str, new: str, base: str, conflicts: list[str], deleted: list[str], *more: str
-) -> str:
-    """Return the text of the request, in Markdown, in the order in which to work through it."""
-    parts = [f"Updates the template from {old} to {new}, as `copier update --defaults` does it."]
-    if conflicts:
-        parts += [
-            f"## Conflicts: {len(conflicts)}",
-            "The template and this repository changed the same lines. These files are committed "
-            "with conflict markers; resolve them on this branch first:",
-            fence("\n".join(conflicts), "text"),
-        ]
-    if deleted:
-        commands = [f"git checkout {base} -- {shlex.quote(path)}" for path in deleted]
-        parts += [
-            f"## Deleted: {len(deleted)}",
-            "The template no longer has these files, and your changes in them are deleted as well. "
-            "To bring one back, run its line on this branch and commit; the file is then yours:",
-            fence("\n".join(commands), "console"),
-        ]
-    return "\n\n".join([*parts, *filter(None, more)]) + "\n"
-
-
-def fence(text: str, language: str) -> str:
-    """Return a code block whose fence is longer than any run of backticks in the text."""
-    marks = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
-    return f"{marks}{language}\n{text.rstrip()}\n{marks}"
-
-
-def changed_answers(diff: str) -> str:
-    """Return the answers in a diff of their file, without Copier's own entries."""
-    return "\n".join(re.findall(r"^[-+][A-Za-z].*", diff, re.MULTILINE))
+def section(heading: str, text: str, lines: Sequence[str], language: str = "text") -> list[str]:
+    """Return a part of the request with the lines as a code block, or nothing without lines."""
+    # The fence is longer than any run of backticks in the lines.
+    fence = "`" * max([3, *(len(run) + 1 for line in lines for run in re.findall("`+", line))])
+    block = "\n".join([f"{fence}{language}", *lines, fence])
+    return [f"## {heading}", text, block] if lines else []
 
 
 def git(*arguments: str) -> str:
@@ -66,61 +38,21 @@ def git(*arguments: str) -> str:
 
 
 def differing(*arguments: str) -> list[str]:
-    """Return the paths that `git diff` lists with these arguments."""
-    listed = git("diff", "--name-only", "--no-renames", "-z", *arguments)
+    """Return the paths in this directory that `git diff` lists with these arguments."""
+    listed = git("diff", "--name-only", "--no-renames", "--relative", "-z", *arguments)
     return sorted({path for path in listed.split("\0") if path})
 
 
-def copier_update(branch: str) -> None:
-    """Run `copier update` on a new branch, which is deleted if the template is not trusted."""
-    git("switch", "--quiet", "--create", branch)
-    trust = ["--trust"] * (os.environ.get("TEMPLATE_UPDATE_TRUST") == "true")
-    command = ["uvx", "copier", "update", "--defaults", *trust]
-    returncode = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
-    if returncode == NEEDS_TRUST:
-        # Not `git switch`, which does not go back to a commit without a branch.
-        git("checkout", "--quiet", "-")
-        git("branch", "--quiet", "--delete", branch)
-        raise SystemExit(
-            "This version of the template has migrations, programs that would run here, and "
-            "nothing was changed.\nRead them: `_migrations` in its copier.yml. Then start this "
-            "job by hand with TEMPLATE_UPDATE_TRUST=true, or run in a clone\n\n"
-            f"  git switch --create {branch}\n  {shlex.join(command)} --trust"
-        )
-    if returncode:
-        raise SystemExit(f"Copier failed: see above. {branch} is not pushed.")
+def answers_file() -> str:
+    """Return the answers file of this service, which `copier copy -a` may have given any name."""
+    marks = ("-e", "^_src_path: ", "-e", "^project_slug: ")
+    found = git("grep", "--files-with-matches", "--all-match", *marks).splitlines()
+    return min(found, key=lambda path: path.count("/"))
 
 
-def failure(conflicts: list[str]) -> str:
-    """Return a section on the first command that fails, taking the template's side of conflicts."""
-    marked = {Path(path): Path(path).read_bytes() for path in conflicts}
-    if conflicts:
-        git("checkout", "--quiet", "--theirs", "--", *conflicts)
-    # The service and its dependencies get no token of this job, and not this script's environment.
-    hidden = re.compile("TOKEN|^GIT_CONFIG_|^VIRTUAL_ENV$")
-    env = {name: value for name, value in os.environ.items() if not hidden.search(name)}
-    locked, section = Path("uv.lock").exists(), ""
-    # What is locked keeps its version, unless the update asks for another.
-    for command in ["uv lock"] * locked + ["uv run --quiet mypy"]:
-        process = subprocess.run(
-            command.split(), env=env, capture_output=True, text=True, check=False
-        )
-        if process.returncode:
-            lines = (process.stdout + process.stderr).strip().splitlines()[-MOST_LINES:]
-            section = f"## Fails: `{command}`\n\n" + fence("\n".join(lines), "text")
-            break
-    for path, content in marked.items():
-        path.write_bytes(content)
-    if not locked:
-        Path("uv.lock").unlink(missing_ok=True)
-    return section
-
-
-def propose(directory: Path) -> str:
-    """Make the branch and write the request; return a line for the log."""
-    if git("status", "--porcelain"):
-        raise SystemExit("There are uncommitted changes: commit them first.")
-    command = ["uvx", "copier", "check-update", "--output-format=json"]
+def versions(answers: str) -> tuple[str, str]:
+    """Return the version of this service, and the version to which it should be updated."""
+    command = ["uvx", "copier", "check-update", "--output-format=json", "-a", answers]
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if process.returncode:
         raise SystemExit(
@@ -128,40 +60,113 @@ def propose(directory: Path) -> str:
             "job needs a token that reads it."
         )
     found = json.loads(process.stdout.splitlines()[-1])
-    old, new = found["current_version"], found["latest_version"]
-    if not found["update_available"]:
-        return f"{old} is the newest version of the template."
-    branch = f"template-update/{new}"
-    heads = git("ls-remote", "--heads", "origin", "refs/heads/template-update/*").splitlines()
-    branches = [head.split("\t")[1].removeprefix("refs/heads/") for head in heads]
-    if branch in branches:
-        return f"{branch} exists already, and is left as it is. Delete it to make it anew."
-    base = git("rev-parse", "--short=12", "HEAD").strip()
-    copier_update(branch)
+    wanted = os.environ.get("TEMPLATE_UPDATE_VERSION") or found["latest_version"]
+    return found["current_version"], str(Version(wanted))
+
+
+def copier_update(answers: str, branch: str) -> None:
+    command = ["uvx", "copier", "update", "--defaults", "-a", answers]
+    if wanted := os.environ.get("TEMPLATE_UPDATE_VERSION"):
+        command += ["--vcs-ref", wanted]
+    if os.environ.get("TEMPLATE_UPDATE_TRUST") == "true":
+        command += ["--trust"]
+    returncode = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+    if returncode == NEEDS_TRUST:
+        raise SystemExit(
+            "This version of the template has migrations, programs that would run here, and "
+            "nothing was changed.\nRead them: `_migrations` in its copier.yml. Then start this "
+            "job by hand with TEMPLATE_UPDATE_TRUST=true, or run in a clone\n\n"
+            f"  git switch --create {branch}\n  {shlex.join(command)} --trust"
+        )
+    if returncode:
+        raise SystemExit("Copier failed: see above. Nothing is pushed.")
+    git("switch", "--quiet", "--create", branch)
+
+
+def failure(conflicts: list[str]) -> list[str]:
+    """Return a section on the first check that fails, with the template's side of conflicts."""
+    marked = {Path(path): Path(path).read_bytes() for path in conflicts}
+    if conflicts:
+        git("checkout", "--quiet", "--theirs", "--", *conflicts)
+    # The service and its dependencies get no token of this job, and not this script's environment.
+    hidden = re.compile("TOKEN|^GIT_CONFIG_|^VIRTUAL_ENV$")
+    env = {name: value for name, value in os.environ.items() if not hidden.search(name)}
+    locked, found = Path("uv.lock").exists(), list[str]()
+    # Locked packages keep their versions, unless the update requires others.
+    for command in ["uv lock"] * locked + ["uv run --quiet mypy"]:
+        process = subprocess.run(
+            command.split(), env=env, capture_output=True, text=True, check=False
+        )
+        if process.returncode:
+            lines = (process.stdout + process.stderr).strip().splitlines()[-MOST_LINES:]
+            text = "The output, with the template's side of each conflict:"
+            found = section(f"Fails: `{command}`", text, lines or ["no output"])
+            break
+    for path, content in marked.items():
+        path.write_bytes(content)
+    if not locked:
+        Path("uv.lock").unlink(missing_ok=True)
+    return found
+
+
+def propose(directory: Path) -> str:
+    """Make the branch and write the request; return a line for the log."""
+    if git("status", "--porcelain", "--", "."):
+        raise SystemExit("There are uncommitted changes: commit them first.")
+    answers = answers_file()
+    old, new = versions(answers)
+    if Version(new) <= Version(old):
+        return f"There is nothing to update: the version is {old}, and the job updates to {new}."
+    # One service of several in a repository has branches of its own.
+    stem = f"template-update/{git('rev-parse', '--show-prefix').strip()}"
+    heads = git("ls-remote", "--heads", "origin", f"refs/heads/{stem}*").splitlines()
+    known = {head.partition("refs/heads/")[2] for head in heads}
+    branch, base = f"{stem}{new}", git("rev-parse", "--short=12", "HEAD").strip()
+    if branch in known:
+        return f"{branch} exists already, and is left as it is. Delete it to make it again."
+    copier_update(answers, branch)
     conflicts, deleted = differing("--diff-filter=U"), differing("--diff-filter=D", "HEAD")
-    answers = changed_answers(git("diff", "--unified=0", "HEAD", "--", ANSWERS))
-    more = [failure(conflicts)]
-    if answers:
-        more += ["## Answers", "New questions got their defaults:", fence(answers, "diff")]
-    more += [
+    changed = git("diff", "--unified=0", "HEAD", "--", answers)
+    parts = [
+        f"Updates the template from {old} to {new}, as `copier update --defaults` does it.",
+        *section(
+            f"Conflicts: {len(conflicts)}",
+            "The template and this repository changed the same lines. These files are committed "
+            "with conflict markers; resolve them on this branch first:",
+            conflicts,
+        ),
+        *section(
+            f"Deleted: {len(deleted)}",
+            "The template no longer has these files, and your changes in them are deleted as well. "
+            "To restore a file, run its line on this branch and commit; the file is then yours:",
+            [f"git checkout {base} -- {shlex.quote(path)}" for path in deleted],
+            "console",
+        ),
+        *failure(conflicts),
+        *section(
+            "Answers",
+            "New questions got their defaults:",
+            re.findall(r"^[-+][A-Za-z].*", changed, re.MULTILINE),
+            "diff",
+        ),
         "## Before you merge",
         f"Fetch `{branch}`, look for new variables in `docs/configuration.md`, and run "
         "`uv run nox`. Close this request and keep its branch to skip the version.",
     ]
-    if branches:
-        more.append(f"It replaces these branches, so they can go: `{'`, `'.join(branches)}`.")
-    text = body(old, new, base, conflicts, deleted, *more)
-    heading = title(new, len(conflicts))
-    git("add", "--all")
-    git("commit", "--quiet", "--message", f"{heading}\n\nFrom {old}.")
+    if older := sorted(head for head in known if "/" not in head.removeprefix(stem)):
+        parts.append(f"It replaces these branches, which you may delete: `{'`, `'.join(older)}`.")
+    count = f" ({len(conflicts)} conflict{'s' * (len(conflicts) > 1)})" if conflicts else ""
+    title = f"Update the template to {new}{count}"
+    git("add", "--all", "--", ".")
+    git("commit", "--quiet", "--message", f"{title}\n\nFrom {old}.")
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "title").write_text(f"{heading}\n", encoding="utf-8")
-    (directory / "body.md").write_text(text, encoding="utf-8")
+    files = {"title": title, "body.md": "\n\n".join(parts)}
     if conflicts:
-        (directory / "draft").touch()
-    # Last: CI takes it as the sign that the others are complete.
-    (directory / "branch").write_text(f"{branch}\n", encoding="utf-8")
-    return f"{heading}: committed to {branch}.\n\n{text}"
+        files["draft"] = ""
+    # CI takes `branch` as the sign that the other files are complete.
+    for name, text in (files | {"branch": branch}).items():
+        (directory / name).write_text(f"{text}\n", encoding="utf-8")
+    return f"{title}: committed to {branch}.\n\n" + "\n\n".join(parts)
 
 
 if __name__ == "__main__":
