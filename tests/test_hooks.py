@@ -335,7 +335,7 @@ def test_a_hook_that_fails_before_stops_the_update_and_one_that_fails_after_says
     assert "../outside is not inside the service" in process.stderr
     assert "Traceback" not in process.stderr
     assert state(service) != before
-    undo = re.findall("The update stopped halfway, .*: `(git reset .*)` goes back to it", process.stderr)
+    undo = re.findall("The update stopped halfway, .*: `(git restore .*)` goes back to it", process.stderr)
     subprocess.run(undo[0], shell=True, cwd=service, check=True, capture_output=True)  # noqa: S602
     assert state(service) == before
 

@@ -1,6 +1,7 @@
 """`nox -s release`: the version that each change requires, the refusals, and the text of CHANGELOG.md."""
 
 import re
+import subprocess
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,6 +20,7 @@ from releases.migrations import Migration, handed_over, migrated, migrations, mo
 from releases.prepare import run
 from releases.refusals import Plan, refusals
 from releases.rules import RULES, Change, Level, bump, parse_asked
+from tests.quick_copier import COPIER
 from tests.rendering import ROOT, commit, git, snapshot
 
 MAJOR, MINOR, PATCH = Level.MAJOR, Level.MINOR, Level.PATCH
@@ -685,6 +687,28 @@ def test_copier_takes_the_newest_tag_with_a_v_and_no_pre_release(small: Release,
     commit(older)
     copier.run_update(older, defaults=True, overwrite=True, quiet=True, unsafe=True)
     assert git(older, "config", "a.b").strip() == "crossed"
+
+
+def test_copier_offers_the_post_releases_of_a_fork_between_the_versions_of_slipstream(
+    small: Release, tmp_path: Path
+) -> None:
+    # As docs/platform-teams.md says. Copier never offers `v1.0.0+acme.1`: for it, this is 1.0.0.
+    service = tmp_path / "service"
+    copier.run_copy(str(small.root), service, defaults=True, quiet=True)
+    commit(service)
+    offered = []
+    for tag in ("v1.0.0+acme.1", "v1.0.0.post1", "v1.0.0.post2", "v1.0.1"):
+        small.write("template/version", tag)
+        small.commit()
+        git(small.root, "tag", tag)
+        # 2 means that there is a newer version.
+        if subprocess.run([*COPIER, "check-update", "--quiet"], cwd=service, check=False).returncode == 2:
+            copier.run_update(service, defaults=True, overwrite=True, quiet=True)
+            assert (service / "version").read_text() == tag
+            assert yaml.safe_load((service / ANSWERS_FILE).read_text())["_commit"] == tag
+            commit(service)
+            offered.append(tag)
+    assert offered == ["v1.0.0.post1", "v1.0.0.post2", "v1.0.1"]
 
 
 # --- The template itself ---

@@ -5,6 +5,7 @@ run ends with a table: for each case, the number of updated services, and the fa
 """
 
 import os
+import re
 import shutil
 import signal
 import stat
@@ -60,6 +61,8 @@ OTHER_ANSWERS: Answers = {
     "static_files": True,
 }
 CI = ".github/workflows/ci.yml"
+# The command that leads back to the last commit, as an update and the hooks print it.
+UNDO: str = re.findall(r"^  (git restore .+)$", CONFIG["_message_before_update"], re.MULTILINE)[0]
 HARDEST = "everything"
 # Removed since, without a hook: of ours, where no team has a reason to write.
 DROPPED = "app/core/unused.py"
@@ -197,8 +200,8 @@ def test_what_a_team_deleted_stays_deleted_except_what_the_template_imports(
 ) -> None:
     service = copy(oldest("defaults"), tmp_path / "service")
     delete_example(service)
-    # The template has changed the last of them.
-    for path in ("README.md", "app/core/operations/logs.py"):
+    # The template has changed the last of them. `app/api.py` would import the example, which is deleted.
+    for path in ("README.md", "app/api.py", "app/core/operations/logs.py"):
         (service / path).unlink()
     team = team_owned(service)
     (service / "app/settings.py").unlink()
@@ -389,7 +392,6 @@ def test_an_interrupted_update_says_the_way_back_and_loses_nothing(
     service = copy(oldest("minimum"), tmp_path / "service")
     marks = mark(service)
     write(service / ".env", "# Ignored by git, and nowhere else.\n")
-    append(service / ".gitignore", ".env\n")
     commit(service)
     state = files(service)
     command, when, name = MOMENTS[moment]
@@ -410,15 +412,45 @@ def test_an_interrupted_update_says_the_way_back_and_loses_nothing(
         refused = run_copier(service, f"--vcs-ref={version}")
         assert refused.returncode != 0
         assert "Destination repository is dirty" in refused.stderr
-    way_back = CONFIG["_message_before_update"].split("`")[1]
-    assert way_back in process.stderr
-    subprocess.run(way_back, shell=True, cwd=service, check=True, capture_output=True, timeout=30)  # noqa: S602
+    assert f"\n  {UNDO}\n" in process.stderr
+    subprocess.run(UNDO, shell=True, cwd=service, check=True, capture_output=True, timeout=30)  # noqa: S602
     assert files(service) == state
     assert git(service, "status", "--porcelain") == ""
     if moment == list(MOMENTS)[-1]:
         update(service, vcs_ref=version)
         assert not tally.count(service, marks)
         assert conflicts(service)
+
+
+def test_the_way_back_changes_nothing_outside_of_the_service(tmp_path: Path) -> None:
+    for name in ("services/orders/app.py", "services/mail/app.py", "README.md"):
+        write(tmp_path / name, "Committed\n")
+    commit(tmp_path)
+    state = files(tmp_path / "services/orders")
+    for name in ("services/orders", "services/mail"):
+        append(tmp_path / name / "app.py", "Edited\n")
+        write(tmp_path / name / "new.py", "New\n")
+    append(tmp_path / "README.md", "Edited\n")
+    git(tmp_path, "add", "services/orders", "README.md")
+    neighbours = files(tmp_path / "services/mail"), read(tmp_path / "README.md")
+    subprocess.run(UNDO, shell=True, cwd=tmp_path / "services/orders", check=True, timeout=30)  # noqa: S602
+    assert files(tmp_path / "services/orders") == state
+    assert (files(tmp_path / "services/mail"), read(tmp_path / "README.md")) == neighbours
+    assert git(tmp_path, "status", "--porcelain") == "M  README.md\n M services/mail/app.py\n?? services/mail/new.py\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Python writes these line ends there by itself")
+def test_an_editor_that_writes_other_line_ends_causes_no_conflict(
+    made: Made, oldest: Callable[[str], Path], tmp_path: Path
+) -> None:
+    service = copy(oldest("minimum"), tmp_path / "service")
+    path = service / "app/core/operations/logs.py"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + b"# Ours\r\n")
+    commit(service)
+    assert "i/crlf" not in git(service, "ls-files", "--eol")
+    update(service, vcs_ref=after("changed files"))
+    assert not conflicts(service) & {"app/core/operations/logs.py"}
+    assert read(path) == read(made("minimum", PRESENT) / "app/core/operations/logs.py") + "# Ours\n"
 
 
 # --- A service that is older than a question ---
