@@ -79,6 +79,13 @@ def release(session: nox.Session) -> None:
     session.run("python", "-m", "releases", *session.posargs)
 
 
+@nox.session
+def services(session: nox.Session) -> None:
+    """Report on clones of real services: `-- CLONE [CLONE ...]`, `-- --json CLONE`."""
+    session.install(*DEPENDENCIES["tests"])
+    session.run("python", "-m", "releases.services", *session.posargs)
+
+
 @nox.session(venv_backend="none", allow_parallel=True)
 @nox.parametrize("name", NAMES)
 def variant(session: nox.Session, name: str) -> None:

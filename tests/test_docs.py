@@ -101,6 +101,7 @@ HOW_TO = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs") and pag
 OWN = {
     "adopting.md": re.compile(r"alembic\.ini"),
     "ownership.md": re.compile(r"grafana/"),
+    "platform-teams.md": re.compile(r"(template-update/)?services/orders/.*|\.copier-answers\.yml"),
     "updating.md": re.compile(r"app/(core/(logs|retries)|orders/service)\.py"),
 }
 # On any page: files of a service in use, and patterns.
@@ -148,7 +149,7 @@ def test_commands_exist(page: Path, everything: Path) -> None:
     assert set(re.findall(r"python -m app ([a-z]+)", text)) - set(commands) == set()
 
 
-@pytest.mark.parametrize("command", ["copy", "update", "check-update"])
+@pytest.mark.parametrize("command", ["copy", "update", "recopy", "check-update"])
 def test_options_of_copier_exist(command: str) -> None:
     manual = run(sys.executable, "-m", "copier", command, "--help", cwd=ROOT).stdout
     known = set(re.findall(r"(?<![\w-])--?[\w-]+", manual))
