@@ -49,7 +49,7 @@ NEWEST_NAMES = [nox.param(name, id=name) for name in ("defaults", "everything")]
 @nox.session
 def lint(session: nox.Session) -> None:
     """Formatting, lint and types of the template's own Python, and lint of the plain files of template/."""
-    session.install(*DEPENDENCIES["lint"])
+    session.install(*DEPENDENCIES["lint"], *DEPENDENCIES["release"])
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("mypy")
@@ -58,14 +58,14 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests of the template: questions, rendering, ownership, updates. Arguments after `--` go to pytest."""
-    session.install(*DEPENDENCIES["tests"])
+    session.install(*DEPENDENCIES["tests"], *DEPENDENCIES["release"])
     run_tests(session, *session.posargs)
 
 
 @nox.session
 def thorough(session: nox.Session) -> None:
     """All tests of the template, a full fleet, and all internals in all variants; required by a release."""
-    session.install(*DEPENDENCIES["tests"])
+    session.install(*DEPENDENCIES["tests"], *DEPENDENCIES["release"])
     run_tests(session, "-m", "")
     run_fleet(session)
     for name in VARIANTS:
@@ -75,7 +75,7 @@ def thorough(session: nox.Session) -> None:
 @nox.session
 def release(session: nox.Session) -> None:
     """Prepare a version: `-- 1.2.0` or `-- minor`; without one, show the changes and the smallest possible version."""
-    session.install(*DEPENDENCIES["tests"])
+    session.install(*DEPENDENCIES["tests"], *DEPENDENCIES["release"])
     session.run("python", "-m", "releases", *session.posargs)
 
 

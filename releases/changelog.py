@@ -28,8 +28,10 @@ class Trial:
     lost: tuple[str, ...] = ()
     # Questions whose answers became others.
     answers: tuple[str, ...] = ()
-    # Why there was no update at all.
+    # Why there was no update at all, or why uv cannot lock the packages of the updated service.
     error: str = ""
+    # The first check of the service that passes before the update and fails after it, with the end of its output.
+    broken: str = ""
 
 
 def split(changelog: str) -> tuple[str, str, str]:

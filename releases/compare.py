@@ -10,6 +10,7 @@ from typing import Any
 from releases.facts import Answers, Config, Facts, choices, excluded, matching, questions, refused
 from releases.migrations import Migration, handed_over, migrated, moved
 from releases.rules import Change
+from releases.signatures import broken
 
 MERGED = {"ours", "seam"}
 
@@ -131,6 +132,12 @@ def compare_code(older: Facts, newer: Facts) -> Iterator[Change]:
     anchors = {anchor for anchor in older.anchors if anchor.split(",")[0] in newer.owners}
     yield from (Change("anchor gone", anchor) for anchor in anchors - newer.anchors)
     yield from (Change("name gone", name) for name in older.promised - newer.offered)
+    yield from broken(older.texts, newer.texts, older.promised & newer.offered)
+    for name, requirement in older.requirements.items():
+        if name not in newer.requirements:
+            yield Change("dependency gone", name)
+        elif newer.requirements[name] != requirement:
+            yield Change("dependency with another range", name, newer.requirements[name])
     for name, default in older.variables.items():
         new = newer.variables.get(name)
         if new is None:
@@ -148,6 +155,8 @@ def additions(before: Facts, after: Facts, found: Collection[Change]) -> Iterato
     yield from (Change("path added", path) for path in after.owners.keys() - before.owners.keys() - targets)
     yield from (Change("anchor added", anchor) for anchor in after.anchors - before.anchors)
     yield from (Change("name added", name) for name in after.promised - before.promised)
+    for name in after.requirements.keys() - before.requirements.keys():
+        yield Change("dependency added", name, after.requirements[name])
     for name in after.variables.keys() - before.variables.keys():
         default = after.variables[name]
         yield Change("variable required" if default == "required" else "variable added", name, default)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,11 +10,11 @@ from typing import Any
 
 import pathspec
 from jinja2.sandbox import SandboxedEnvironment
+from packaging.requirements import Requirement
 
 ANSWERS_FILE = ".copier-answers.yml"
 ANCHOR = re.compile(r"Add your own (?:above|below) this line")
 VARIABLE = re.compile(r"^\| `([A-Z][A-Z0-9_]*)` \| ([^|]*?) \|", re.MULTILINE)
-PYTHON = re.compile(r'^requires-python = "([^"]+)"', re.MULTILINE)
 
 Config = Mapping[str, Any]
 Answers = Mapping[str, Any]
@@ -26,6 +27,9 @@ class Facts:
     texts: Mapping[str, str] = field(default_factory=dict)
     owners: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
+    # The packages that the service requires, for production or development, with their versions.
+    requirements: Mapping[str, str] = field(default_factory=dict)
+    python: str = ""
     anchors: frozenset[str] = frozenset()
     # The names that a team's code may import, and all names that it could import.
     promised: frozenset[str] = frozenset()
@@ -36,25 +40,25 @@ class Facts:
             {**self.texts, **other.texts},
             {**self.owners, **other.owners},
             {**self.variables, **other.variables},
+            {**self.requirements, **other.requirements},
+            self.python or other.python,
             self.anchors | other.anchors,
             self.promised | other.promised,
             self.offered | other.offered,
         )
-
-    @property
-    def python(self) -> str:
-        found = PYTHON.search(self.texts.get("pyproject.toml", ""))
-        return found[1] if found else ""
 
 
 def facts(texts: Mapping[str, str], config: Config, answers: Answers) -> Facts:
     """The facts of a rendered service, whose files are `texts`."""
     texts = {path: text for path, text in texts.items() if path != ANSWERS_FILE}
     owners = owned(texts, config, answers)
+    pyproject = tomllib.loads(texts.get("pyproject.toml", ""))
     return Facts(
         texts,
         owners,
         dict(VARIABLE.findall(texts.get("docs/configuration.md", ""))),
+        requirements(pyproject),
+        pyproject.get("project", {}).get("requires-python", ""),
         frozenset(anchor for path, text in texts.items() for anchor in anchors(path, text)),
         frozenset(promised(texts, owners)),
         frozenset(name for path, text in texts.items() for name in offered(path, text)),
@@ -126,6 +130,13 @@ def refused(name: str, older: Config, newer: Config, answers: Iterable[Answers])
 # --- Files ---
 
 
+def requirements(pyproject: Mapping[str, Any]) -> dict[str, str]:
+    """Return the required packages of a pyproject.toml, each with its extras, versions and marker."""
+    groups = pyproject.get("dependency-groups", {}).values()
+    listed = [*pyproject.get("project", {}).get("dependencies", []), *(text for group in groups for text in group)]
+    return {requirement.name: str(requirement) for requirement in map(Requirement, listed)}
+
+
 def anchors(path: str, text: str) -> Iterator[str]:
     """The places for a team's own lines; the second of a file is told from its first."""
     seen: Counter[str] = Counter()
@@ -165,7 +176,10 @@ def _stored(name: ast.Name) -> bool:
 
 
 def promised(texts: Mapping[str, str], owners: Mapping[str, str]) -> Iterator[str]:
-    """Return the names that a team's code may import: `__all__` of our modules, and imports in rendered team files."""
+    """Return the names that a team's code may use.
+
+    These are `__all__` of our modules, our fixtures, and the names that rendered files of the team import from ours.
+    """
     modules = {module(path): owners[path] for path in texts if path.endswith(".py")}
     for path in filter(lambda path: path.endswith(".py"), texts):
         for node in ast.walk(ast.parse(texts[path])):
@@ -178,3 +192,6 @@ def promised(texts: Mapping[str, str], owners: Mapping[str, str]) -> Iterator[st
                             yield source if name == "*" else f"{source}:{name}"
                 case ast.Assign(targets=[ast.Name(id="__all__")], value=ast.List() as listed) if owners[path] == "ours":
                     yield from (f"{module(path)}:{value}" for value in ast.literal_eval(listed))
+                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if owners[path] == "ours":
+                    if any(ast.unparse(each).startswith("pytest.fixture") for each in node.decorator_list):
+                        yield f"{module(path)}:{name}"

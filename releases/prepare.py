@@ -7,22 +7,21 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import copier
 import yaml
 from packaging.version import InvalidVersion, Version
 
-from releases.changelog import Trial, declared, effect, parts, released
+from releases.changelog import declared, effect, parts, released
 from releases.compare import Pair, compare, fitting
 from releases.facts import ANSWERS_FILE, Answers, Config, Facts, facts
-from releases.migrations import Migration, migrated, migrations, moved
+from releases.migrations import Migration, migrated, migrations
 from releases.refusals import Plan, refusals
 from releases.rules import RULES, Change, level, parse_asked
-from tests.rendering import commit, git, render
+from releases.trial import texts, trial
+from tests.rendering import git, render
 
 CHANGELOG = "CHANGELOG.md"
 RESULTS = "docs/performance/results.md"
 THOROUGH = "  .venv/bin/nox -s thorough    # must pass before the tag"
-MARK = "# A line of the team's own, in "
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,12 @@ def examined(
     older, newer = source(template, plan.tagged[last], home), source(template, "HEAD", home)
     plan = replace(plan, changes=[*plan.changes, *compared(older, newer, crossed, home)])
     if plan.asked and not any(refusals(plan)):
-        git(template, "tag", f"v{plan.asked}")
-        plan = replace(plan, trials=[trial(older, name, f"v{plan.asked}", crossed, home) for name in older.variants])
+        refs = (older.ref, f"v{plan.asked}")
+        git(template, "tag", refs[1])
+        git(template, "worktree", "add", "--quiet", "--detach", str(home / "older"), older.ref)
+        trials = [trial(home / "older", name, row, refs, crossed, home) for name, row in older.variants.items()]
+        found = [Change("work broken", each.variant, each.broken) for each in trials if each.broken]
+        plan = replace(plan, trials=trials, changes=[*plan.changes, *found])
     return plan, [shown(template, version.ref, RESULTS) for version in (older, newer)]
 
 
@@ -174,41 +177,3 @@ def compared(older: Source, newer: Source, crossed: Sequence[Migration], home: P
     others = [new for new in newer.variants.values() if not any(new.items() <= row.items() for row in rows)]
     fresh = [rendered(newer, row, home)[0] for row in others]
     return compare(older.config, newer.config, pairs, fresh, crossed)
-
-
-def trial(older: Source, variant: str, ref: str, crossed: Sequence[Migration], home: Path) -> Trial:
-    """Render a service of the older version, write a line into each of its files, update it, and look for the lines."""
-    service = render(older.repository, Path(tempfile.mkdtemp(dir=home)), older.variants[variant], older.ref)
-    before = texts(service)
-    wanted = migrated(yaml.safe_load(before[ANSWERS_FILE]), crossed)
-    names = [name for name in before if name != ANSWERS_FILE]
-    for name in names:
-        with (service / name).open("a", encoding="utf-8", newline="\n") as file:
-            file.write(f"{MARK}{name}\n")
-    commit(service)
-    try:
-        copier.run_update(service, vcs_ref=ref, defaults=True, overwrite=True, quiet=True, unsafe=bool(crossed))
-    except Exception as error:
-        return Trial(variant, len(names), error=f"{error}".strip().partition("\n")[0].rstrip("."))
-    after = texts(service)
-    lines = {line for text in after.values() for line in text.splitlines()}
-    recorded = yaml.safe_load(after[ANSWERS_FILE])
-    return Trial(
-        variant,
-        len(names),
-        tuple(git(service, "diff", "--name-only", "--diff-filter=U").splitlines()),
-        tuple(name for name in names if name not in after and not moved(name, crossed)),
-        tuple(name for name in names if f"{MARK}{name}" not in lines),
-        # Copier takes the default in place of an answer that is refused, and says nothing.
-        tuple(name for name in recorded if name[0] != "_" and recorded[name] != wanted.get(name, recorded[name])),
-    )
-
-
-def texts(service: Path) -> dict[str, str]:
-    """Every file of a service, and none of git's own; images are compared as well, if not shown."""
-    paths = {path.relative_to(service).as_posix(): path for path in service.rglob("*") if path.is_file()}
-    return {
-        name: path.read_text(encoding="utf-8", errors="replace")
-        for name, path in paths.items()
-        if not name.startswith(".git/")
-    }

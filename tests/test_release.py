@@ -22,6 +22,7 @@ from releases.refusals import Plan, refusals
 from releases.rules import RULES, Change, Level, bump, parse_asked
 from tests.quick_copier import COPIER
 from tests.rendering import ROOT, commit, git, snapshot
+from tests.selection import thorough
 
 MAJOR, MINOR, PATCH = Level.MAJOR, Level.MINOR, Level.PATCH
 Edit = Callable[[dict[str, Any], dict[str, str]], object]
@@ -50,11 +51,36 @@ _exclude:
 TEXTS = {
     ANSWERS_FILE: "_commit: v1.0.0\n",
     "README.md": "Yours\n",
-    "pyproject.toml": 'requires-python = ">=3.11"\n' + 2 * "  # Add your own below this line.\n",
+    "pyproject.toml": '[project]\nrequires-python = ">=3.11"\ndependencies = ["fastapi[all]>=0.1"]\n'
+    + 2 * "  # Add your own below this line.\n",
     "app/main.py": "from app.core.engine import start\n",
     "app/api.py": "",
     "app/core/__init__.py": "",
-    "app/core/engine.py": 'from os import path\n\n__all__ = ["stop"]\n\n\ndef start(): ...\n\n\nstop = 1\nspare = 2\n',
+    "app/core/engine.py": """\
+from os import path
+
+__all__ = ["Session", "stop"]
+
+
+def start(port, debug=False): ...
+
+
+class Base:
+    def commit(self): ...
+
+
+class Session(Base):
+    size: int = 1
+
+    def run(self, query): ...
+
+    def _inner(self): ...
+
+
+stop = 1
+spare = 2
+""",
+    "tests/core/plugin.py": "import pytest\n\n\n@pytest.fixture\ndef client(): ...\n",
     "docs/configuration.md": "| `HOST` | `127.0.0.1` | Address. |\n| `PORT` | `8000` | Port. |\n",
 }
 ANSWERS = {"cache": "redis", "cores": 2}
@@ -158,7 +184,7 @@ ROWS: list[tuple[Edit, Level, str, str]] = [
         "path of another class",
         "README.md",
     ),
-    (substitute("app/core/engine.py", "= 1", "= 2"), PATCH, "content", "1"),
+    (substitute("app/core/engine.py", "stop = 1", "stop = 2"), PATCH, "content", "1"),
     (
         write("app/main.py", TEXTS["app/main.py"] + "# Add your own below this line\n"),
         MINOR,
@@ -186,9 +212,24 @@ ROWS: list[tuple[Edit, Level, str, str]] = [
     (substitute("docs/configuration.md", "`8000`", "required"), MAJOR, "variable required", "PORT"),
     (substitute("docs/configuration.md", "8000", "80"), MINOR, "variable with another default", "PORT"),
     (substitute("docs/configuration.md", "`PORT`", "PORT"), MAJOR, "variable gone", "PORT"),
-    (substitute("app/core/engine.py", '["stop"]', '["spare", "stop"]'), MINOR, "name added", "app.core.engine:spare"),
+    (substitute("app/core/engine.py", '["Session", ', '["Session", "spare", '), MINOR, "name added", "app.core.engine:spare"),
     (substitute("app/core/engine.py", "stop = 1", ""), MAJOR, "name gone", "app.core.engine:stop"),
     (substitute("app/core/engine.py", "def start", "def begin"), MAJOR, "name gone", "app.core.engine:start"),
+    (substitute("tests/core/plugin.py", "client", "caller"), MAJOR, "name gone", "tests.core.plugin:client"),
+    (substitute("app/core/engine.py", "(port", "(number"), MAJOR, "signature broken", "app.core.engine.start"),
+    (substitute("app/core/engine.py", "(port", "(port, host"), MAJOR, "signature broken", "app.core.engine.start"),
+    (substitute("app/core/engine.py", "def run", "def do"), MAJOR, "signature broken", "app.core.engine.Session.run"),
+    (substitute("app/core/engine.py", "size", "length"), MAJOR, "signature broken", "app.core.engine.Session.size"),
+    (substitute("app/core/engine.py", "commit", "end"), MAJOR, "signature broken", "app.core.engine.Base.commit"),
+    (
+        substitute("app/core/engine.py", "False", "True"),
+        MINOR,
+        "parameter with another default",
+        "app.core.engine.start",
+    ),
+    (substitute("pyproject.toml", '["fastapi[all]>=0.1"]', "[]"), MAJOR, "dependency gone", "fastapi"),
+    (substitute("pyproject.toml", ">=0.1", ">=0.2"), MINOR, "dependency with another range", "fastapi"),
+    (substitute("pyproject.toml", '0.1"]', '0.1", "orjson"]'), MINOR, "dependency added", "orjson"),
     (substitute("pyproject.toml", "3.11", "3.12"), MAJOR, "Python required", ">=3.12"),
     (configure("_min_copier_version", "9.20.0"), MINOR, "Copier required", "9.20.0"),
 ]
@@ -217,7 +258,8 @@ def test_a_change_asks_for_its_part_of_the_version(edit: Edit, level: Level, kin
     assert not re.search(r"[{}]", found.text)
 
 
-DECLARED = ["declared added", "declared breaking"]
+# Found in CHANGELOG.md, and by the trial of an update.
+DECLARED = ["declared added", "declared breaking", "work broken"]
 
 
 def test_every_rule_has_a_row_and_is_explained() -> None:
@@ -240,7 +282,8 @@ def test_every_rule_has_a_row_and_is_explained() -> None:
 )
 def test_what_services_do_not_see_is_no_change(edit: Edit) -> None:
     assert changed(edit) == []
-    assert {change.kind for change in changed(substitute("app/core/engine.py", "spare = 2", ""))} == {"content"}
+    for internal in ("spare = 2", "    def _inner(self): ...\n"):
+        assert {change.kind for change in changed(substitute("app/core/engine.py", internal, ""))} == {"content"}
 
 
 def test_of_an_answer_that_no_longer_exists_only_what_is_gone_for_all_counts() -> None:
@@ -525,6 +568,9 @@ _exclude:
 }
 
 
+ONE_VARIANT = 'DEFAULTS = {"cache": "redis"}\nVARIANTS = {"defaults": {}}\n'
+
+
 class Release:
     """A repository of the template, and the output of the last run."""
 
@@ -657,10 +703,53 @@ _migrations:
     assert "0 conflicts, 0 deleted, 0 lines lost" in " ".join(text.split())
 
 
+PYPROJECT = '[project]\ndependencies = ["a>=1"]\n'
+GROW = 'def grow(service):\n    (service / "team.py").write_text("from app.core import a\\n")\n'
+
+
+def test_the_code_of_a_team_is_checked_after_the_update(small: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks are stand-ins: `a>=2` does not exist, and `app.core` must have the name that the team imports."""
+    before: list[str] = []
+
+    def run_uv(service: Path, *arguments: str, **_: Any) -> subprocess.CompletedProcess[str]:
+        failing = {
+            "lock": ">=2" in (service / "pyproject.toml").read_text(),
+            "mypy": "a = 1" not in (service / "app/core.py").read_text() and (service / "team.py").exists(),
+        }
+        output = next((f"{word} found it." for word in arguments if failing.get(word) or word in before), "")
+        return subprocess.CompletedProcess(arguments, bool(output), output, "")
+
+    monkeypatch.setattr("releases.trial.run_uv", run_uv)
+    small.write("template/pyproject.toml", PYPROJECT)
+    small.write("tests/edits.py", GROW)
+    small.write("tests/variants.py", ONE_VARIANT)
+    small.commit()
+    git(small.root, "tag", "v1.0.1")
+    small.write("CHANGELOG.md", small.read("CHANGELOG.md") + "\n## 1.0.1 - 2026-01-01\n\nMore.\n")
+
+    small.write("template/pyproject.toml", PYPROJECT.replace(">=1", ">=2"))
+    small.commit("News.")
+    assert small.run("1.1.0") == 1
+    assert small.said == "Refused: variant defaults cannot be updated from 1.0.1: `uv lock` fails: lock found it."
+
+    small.write("template/pyproject.toml", PYPROJECT)
+    small.write("template/app/core.py", "b = 2\n")
+    small.commit()
+    assert small.run("1.0.2") == 1
+    assert small.said == (
+        "Refused: 1.0.2 is too small, 2.0.0 is needed: The code of a team no longer passes the checks (variant "
+        "defaults): `uv run --quiet mypy` fails: mypy found it."
+    )
+    assert small.run("2.0.0rc1") == 0
+    before.append("mypy")
+    assert small.run("2.0.0") == 1
+    assert "variant defaults cannot be updated from 1.0.1: before the update, `uv run --quiet mypy` fails" in small.said
+
+
 def test_an_answer_that_copier_would_replace_by_the_default_is_refused(small: Release) -> None:
     validator = "  validator: \"{% if cache == 'none' %}It has gone.{% endif %}\"\n_subdirectory"
     small.write("copier.yml", small.read("copier.yml").replace("_subdirectory", validator))
-    small.write("tests/variants.py", 'DEFAULTS = {"cache": "redis"}\nVARIANTS = {"defaults": {}}\n')
+    small.write("tests/variants.py", ONE_VARIANT)
     small.commit("News.")
     assert small.run("1.1.0") == 1
     assert small.said == "Refused: 1.1.0 is too small, 2.0.0 is needed: `cache` refuses what was an answer: `none`."
@@ -714,7 +803,10 @@ def test_copier_offers_the_post_releases_of_a_fork_between_the_versions_of_slips
 # --- The template itself ---
 
 
-def test_a_version_of_the_template_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("checks", thorough(["skipped", "run"], but=["skipped"]))
+def test_a_version_of_the_template_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checks: str) -> None:
+    if checks == "skipped":
+        monkeypatch.setattr("releases.trial.failure", lambda *_: "")
     release = Release(snapshot(tmp_path / "template", "v1.0.0"))
     # One variant is enough here.
     one = '\nVARIANTS = {"everything": VARIANTS["everything"]}\n'
