@@ -1,5 +1,6 @@
 """The reasons against a version: one sentence each, with a remedy (pure)."""
 
+import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -63,7 +64,7 @@ def refusals(plan: Plan) -> Iterator[str]:
 
 def _migrations(plan: Plan) -> Iterator[str]:
     for migration in plan.migrations:
-        entry = f"the `_migrations` entry `{' '.join(migration.words)}`"
+        entry = f"the `_migrations` entry `{textwrap.shorten(' '.join(migration.words), 80, placeholder=' ...')}`"
         version = migration.version
         if version is None:
             yield f"{entry} has no version, so every update would need --trust: give it one"

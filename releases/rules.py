@@ -109,7 +109,9 @@ RULES: dict[str, Rule] = {
     "signature broken": Rule(MAJOR, CODE, "`{0}`: {1}."),
     "parameter with another default": Rule(MINOR, CODE, "`{0}`: {1}."),
     "dependency added": Rule(MINOR, CODE, "Services require the package `{1}`."),
-    "dependency gone": Rule(MAJOR, CODE, "Services no longer require the package `{0}`: add it if your code imports it."),
+    "dependency gone": Rule(
+        MAJOR, CODE, "Services no longer require the package `{0}`: add it if your code imports it."
+    ),
     "dependency with another range": Rule(MINOR, CODE, "Services require the package `{1}`."),
     "work broken": Rule(MAJOR, CODE, "The code of a team no longer passes the checks (variant {0}): {1}"),
     "Python required": Rule(MAJOR, CODE, "Services need Python {0}, not {1}."),

@@ -1,7 +1,7 @@
 """Breaks in the signatures, methods and attributes of the names that a team's code may import, found by griffe.
 
-griffe reads the modules and does not run them. It does not compare the types of parameters: the trial of an update does,
-by the type check of a service with a year of work in it.
+griffe reads the modules and does not run them. It does not compare types: the type check of a service with a year of
+work in it does, in the trial of an update.
 """
 
 import tempfile
@@ -40,11 +40,33 @@ def public(texts: Mapping[str, str], names: Collection[str]) -> griffe.Module:
         loader.resolve_aliases()
     found = griffe.Module("public")
     for name in names:
-        try:
-            target = package[name.replace(":", ".").removeprefix("app.")]
-            target = target.final_target if target.is_alias else target
-        except (KeyError, griffe.AliasResolutionError):
-            continue  # Gone, or a name of a library.
-        target.public = True
-        found.members[name] = target
+        if target := lookup(package, name.replace(":", ".")):
+            found.members[name] = target
+            for path in types(target):
+                if leading := lookup(package, path):
+                    found.members[path] = leading
     return found
+
+
+def lookup(package: griffe.Object | griffe.Alias, path: str) -> griffe.Object | None:
+    """Return the object at a path such as `app.core.jobs.enqueue`; None if there is none, or a library has it."""
+    try:
+        found: griffe.Object | griffe.Alias = package[path.removeprefix("app.")]
+        target = found.final_target if isinstance(found, griffe.Alias) else found
+    except (KeyError, griffe.AliasResolutionError, griffe.CyclicAliasError):
+        return None
+    target.public = True
+    return target
+
+
+def types(target: griffe.Object) -> set[str]:
+    """Return the paths to which an attribute or the result of a function leads: `public = Policy` and `-> Policy`."""
+    leading = [target.value, target.annotation] if isinstance(target, griffe.Attribute) else []
+    leading += [target.returns] if isinstance(target, griffe.Function) else []
+    return {
+        name.canonical_path
+        for expression in leading
+        if isinstance(expression, griffe.Expr)
+        for name in expression.iterate(flat=True)
+        if isinstance(name, griffe.ExprName) and name.canonical_path.startswith("app.")
+    }

@@ -18,7 +18,7 @@ from tests.rendering import commit, git, render
 MARK = "# A line of the team's own, in "
 # The work that tests/edits.py of the last version writes, in the names of that version.
 GROW = "import pathlib, sys; from tests.edits import grow; grow(pathlib.Path(sys.argv[1]))"
-LOCK = "lock"
+LOCK = "lock --quiet"
 CHECKS = ("run --quiet mypy", "run --quiet python -m dev run python -m app check")
 TIMEOUT_S = 600
 
@@ -48,7 +48,7 @@ def trial(
     lines = {line for text in after.values() for line in text.splitlines()}
     recorded = yaml.safe_load(after[ANSWERS_FILE])
     conflicts = git(service, "diff", "--name-only", "--diff-filter=U").splitlines()
-    error, broken = checked(service, conflicts)
+    unchecked, broken = checked(service, conflicts)
     return Trial(
         variant,
         len(names),
@@ -57,7 +57,7 @@ def trial(
         tuple(name for name in names if f"{MARK}{name}" not in lines),
         # Copier takes the default in place of an answer that is refused, and says nothing.
         tuple(name for name in recorded if name[0] != "_" and recorded[name] != wanted.get(name, recorded[name])),
-        error,
+        unchecked,
         broken,
     )
 

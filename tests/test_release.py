@@ -59,7 +59,7 @@ TEXTS = {
     "app/core/engine.py": """\
 from os import path
 
-__all__ = ["Session", "stop"]
+__all__ = ["Session", "policy", "stop"]
 
 
 def start(port, debug=False): ...
@@ -77,6 +77,11 @@ class Session(Base):
     def _inner(self): ...
 
 
+class Policy:
+    def __call__(self, function): ...
+
+
+policy = Policy()
 stop = 1
 spare = 2
 """,
@@ -212,7 +217,12 @@ ROWS: list[tuple[Edit, Level, str, str]] = [
     (substitute("docs/configuration.md", "`8000`", "required"), MAJOR, "variable required", "PORT"),
     (substitute("docs/configuration.md", "8000", "80"), MINOR, "variable with another default", "PORT"),
     (substitute("docs/configuration.md", "`PORT`", "PORT"), MAJOR, "variable gone", "PORT"),
-    (substitute("app/core/engine.py", '["Session", ', '["Session", "spare", '), MINOR, "name added", "app.core.engine:spare"),
+    (
+        substitute("app/core/engine.py", '["Session", ', '["Session", "spare", '),
+        MINOR,
+        "name added",
+        "app.core.engine:spare",
+    ),
     (substitute("app/core/engine.py", "stop = 1", ""), MAJOR, "name gone", "app.core.engine:stop"),
     (substitute("app/core/engine.py", "def start", "def begin"), MAJOR, "name gone", "app.core.engine:start"),
     (substitute("tests/core/plugin.py", "client", "caller"), MAJOR, "name gone", "tests.core.plugin:client"),
@@ -220,6 +230,7 @@ ROWS: list[tuple[Edit, Level, str, str]] = [
     (substitute("app/core/engine.py", "(port", "(port, host"), MAJOR, "signature broken", "app.core.engine.start"),
     (substitute("app/core/engine.py", "def run", "def do"), MAJOR, "signature broken", "app.core.engine.Session.run"),
     (substitute("app/core/engine.py", "size", "length"), MAJOR, "signature broken", "app.core.engine.Session.size"),
+    (substitute("app/core/engine.py", "function", "f"), MAJOR, "signature broken", "app.core.engine.Policy.__call__"),
     (substitute("app/core/engine.py", "commit", "end"), MAJOR, "signature broken", "app.core.engine.Base.commit"),
     (
         substitute("app/core/engine.py", "False", "True"),
@@ -730,7 +741,9 @@ def test_the_code_of_a_team_is_checked_after_the_update(small: Release, monkeypa
     small.write("template/pyproject.toml", PYPROJECT.replace(">=1", ">=2"))
     small.commit("News.")
     assert small.run("1.1.0") == 1
-    assert small.said == "Refused: variant defaults cannot be updated from 1.0.1: `uv lock` fails: lock found it."
+    assert (
+        small.said == "Refused: variant defaults cannot be updated from 1.0.1: `uv lock --quiet` fails: lock found it."
+    )
 
     small.write("template/pyproject.toml", PYPROJECT)
     small.write("template/app/core.py", "b = 2\n")

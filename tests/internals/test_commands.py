@@ -55,9 +55,10 @@ def test_check_fails_where_the_service_would_not_start(
         ("app/api.py", "import gone", "No module named 'gone'"),
         ("app/settings.py", "from app.core.jobs import gone", "cannot import name 'gone' from "),
         ("app/api.py", "<<<<<<< before updating", "invalid syntax"),
+        ("app/settings.py", r"raise RuntimeError('two\nlines')", "RuntimeError: two lines"),
     ],
 )
-def test_check_names_the_import_that_fails(
+def test_check_names_the_line_that_fails(
     service: Path, path: str, text: str, message: str
 ) -> None:
     line = append(service / path, f"{text}\n")
