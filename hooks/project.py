@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 
 # As `_message_before_update` of copier.yml prints it.
-UNDO = "git restore --source=HEAD --staged --worktree -- . && git clean -fd -- ."
+UNDO = "git reset --quiet -- . && git restore -- . && git clean -fd -- ."
 # The state after a stopped update, and the way back: Copier undoes nothing.
 AFTERWARDS = {
     "before": "Nothing was updated; if `git status` shows an edited answers file, `git restore .` takes that back.",

@@ -545,7 +545,7 @@ def test_migrations_run_only_when_somebody_says_so(forge: Forge, releases: Path)
     try:
         process = forge.run_job()
         assert process.returncode == 1
-        assert "has migrations, programs that would run here, and nothing was changed." in process.stderr
+        assert "has migrations, which are programs, and nothing was changed.\n" in process.stderr
         assert (
             "git switch --create template-update/1.2.0\n  uvx copier update --defaults -a .copier-answers.yml --trust\n"
             in process.stderr

@@ -133,6 +133,8 @@ def work(service: Path) -> None:
     for name in ("clean.txt", "deeper/with space and é.txt", "dropped.txt", "taken.txt"):
         write(old / name, lines({9: "team"}))
     write(old / "conflict.txt", lines({5: "team"}))
+    # A team that keeps line ends as they are.
+    write(service / ".gitattributes", "* -text\n")
     write(old / "crlf.txt", lines({9: "team"}, end="\r\n"))
     write(old / "run.sh", lines(), 0o755)
     write(old / "one.bin", b"\0team")
@@ -335,7 +337,7 @@ def test_a_hook_that_fails_before_stops_the_update_and_one_that_fails_after_says
     assert "../outside is not inside the service" in process.stderr
     assert "Traceback" not in process.stderr
     assert state(service) != before
-    undo = re.findall("The update stopped halfway, .*: `(git restore .*)` goes back to it", process.stderr)
+    undo = re.findall("The update stopped halfway, .*: `(git reset .*)` goes back to it", process.stderr)
     subprocess.run(undo[0], shell=True, cwd=service, check=True, capture_output=True)  # noqa: S602
     assert state(service) == before
 

@@ -62,7 +62,7 @@ OTHER_ANSWERS: Answers = {
 }
 CI = ".github/workflows/ci.yml"
 # The command that leads back to the last commit, as an update and the hooks print it.
-UNDO: str = re.findall(r"^  (git restore .+)$", CONFIG["_message_before_update"], re.MULTILINE)[0]
+UNDO: str = re.findall(r"^  (git reset .+)$", CONFIG["_message_before_update"], re.MULTILINE)[0]
 HARDEST = "everything"
 # Removed since, without a hook: of ours, where no team has a reason to write.
 DROPPED = "app/core/unused.py"

@@ -73,9 +73,9 @@ def copier_update(answers: str, branch: str) -> None:
     returncode = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
     if returncode == NEEDS_TRUST:
         raise SystemExit(
-            "This version of the template has migrations, programs that would run here, and "
-            "nothing was changed.\nRead them: `_migrations` in its copier.yml. Then start this "
-            "job by hand with TEMPLATE_UPDATE_TRUST=true, or run in a clone\n\n"
+            "This version of the template has migrations, which are programs, and nothing was "
+            "changed.\nRead them: `_migrations` in its copier.yml. Then start this job by hand "
+            "with TEMPLATE_UPDATE_TRUST=true, or run in a clone\n\n"
             f"  git switch --create {branch}\n  {shlex.join(command)} --trust"
         )
     if returncode:
@@ -91,22 +91,23 @@ def failure(conflicts: list[str]) -> list[str]:
     # The service and its dependencies get no token of this job, and not this script's environment.
     hidden = re.compile("TOKEN|^GIT_CONFIG_|^VIRTUAL_ENV$")
     env = {name: value for name, value in os.environ.items() if not hidden.search(name)}
-    locked, found = Path("uv.lock").exists(), list[str]()
-    # Locked packages keep their versions, unless the update requires others.
-    for command in ["uv lock"] * locked + ["uv run --quiet mypy"]:
-        process = subprocess.run(
-            command.split(), env=env, capture_output=True, text=True, check=False
-        )
-        if process.returncode:
-            lines = (process.stdout + process.stderr).strip().splitlines()[-MOST_LINES:]
-            text = "The output, with the template's side of each conflict:"
-            found = section(f"Fails: `{command}`", text, lines or ["no output"])
-            break
-    for path, content in marked.items():
-        path.write_bytes(content)
-    if not locked:
-        Path("uv.lock").unlink(missing_ok=True)
-    return found
+    locked = Path("uv.lock").exists()
+    try:
+        # Locked packages keep their versions, unless the update requires others.
+        for command in ["uv lock"] * locked + ["uv run --quiet mypy"]:
+            process = subprocess.run(
+                command.split(), env=env, capture_output=True, text=True, check=False
+            )
+            if process.returncode:
+                lines = (process.stdout + process.stderr).strip().splitlines()[-MOST_LINES:]
+                text = "The output, with the template's side of each conflict:"
+                return section(f"Fails: `{command}`", text, lines or ["no output"])
+        return []
+    finally:
+        for path, content in marked.items():
+            path.write_bytes(content)
+        if not locked:
+            Path("uv.lock").unlink(missing_ok=True)
 
 
 def propose(directory: Path) -> str:
@@ -160,13 +161,12 @@ def propose(directory: Path) -> str:
     git("add", "--all", "--", ".")
     git("commit", "--quiet", "--message", f"{title}\n\nFrom {old}.")
     directory.mkdir(parents=True, exist_ok=True)
-    files = {"title": title, "body.md": "\n\n".join(parts)}
-    if conflicts:
-        files["draft"] = ""
-    # CI takes `branch` as the sign that the other files are complete.
-    for name, text in (files | {"branch": branch}).items():
+    body = "\n\n".join(parts)
+    draft = {"draft": ""} if conflicts else {}
+    # CI takes `branch`, the last one, as the sign that the other files are complete.
+    for name, text in {"title": title, "body.md": body, **draft, "branch": branch}.items():
         (directory / name).write_text(f"{text}\n", encoding="utf-8")
-    return f"{title}: committed to {branch}.\n\n" + "\n\n".join(parts)
+    return f"{title}: committed to {branch}.\n\n{body}"
 
 
 if __name__ == "__main__":
