@@ -59,7 +59,7 @@ def edit(text: str, file: str, change: list[str]) -> str:
     before = answers[question]
     if kind == "rename":
         if names[0] in answers:
-            fail(f"{file} answers both {question} and {names[0]}: delete the wrong line, commit, update again")
+            fail(f"{file} answers both {question} and {names[0]}: delete the wrong line, commit, and update again")
         expected = {names[0] if known == question else known: answer for known, answer in answers.items()}
         spans = [(key, names[0])]
     else:
@@ -70,7 +70,7 @@ def edit(text: str, file: str, change: list[str]) -> str:
     for node, replacement in reversed(spans):
         text = text[: node.start_mark.index] + replacement + text[node.end_mark.index :]
     if list(read_answers(text.encode(), file).items()) != list(expected.items()):
-        fail(f"{file} is written in a way that `{' '.join(change)}` cannot edit: do it by hand, commit, update again")
+        fail(f"{file} cannot be edited by `{' '.join(change)}`: edit it by hand, commit, and update again")
     return text
 
 
@@ -78,7 +78,7 @@ def main(answers_file: str, words: list[str]) -> None:
     edits = split(words)
     path = Path(answers_file)
     if not path.is_file():
-        fail(f"{answers_file} is missing: bring it back from an older commit, or name it with `copier update -a FILE`")
+        fail(f"{answers_file} is missing: restore it from an older commit, or use `copier update -a FILE`")
     tracked = git("rev-parse", "--show-prefix").decode().strip() + answers_file
     if any(record[3:] != tracked for record in records(git("status", "--porcelain", "-z", "--", "."))):
         fail("the service has changes that are not committed: commit or stash them, and update again")

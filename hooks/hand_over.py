@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from project import committed, inside, restore, run, say
 
-HEADING = "No longer in the template. It stays, and is yours from now on; delete what you do not need:"
+HEADING = "No longer in the template. The files stay, and are yours from now on; delete those that you do not need:"
 
 
 def main(_: str, paths: list[str]) -> None:

@@ -25,14 +25,14 @@ LINK = "120000"
 LABELS = ["-L", "before updating", "-L", "last update", "-L", "after updating"]
 
 MERGED = "Moved, with your changes:"
-CONFLICT = "CONFLICT in what moved: edit the lines between <<<<<<< and >>>>>>>, then `git add` the file:"
+CONFLICT = "CONFLICT in a moved file: edit the lines between <<<<<<< and >>>>>>>, then `git add` the file:"
 UNMERGEABLE = (
-    "CONFLICT in what moved: the file is yours, `git checkout --theirs FILE` takes the template's; then `git add` it:"
+    "CONFLICT in a moved file, which has your version: `git checkout --theirs FILE` takes the other; then `git add` it:"
 )
-DELETED = "Moved, but you had deleted it; delete it again if you can do without:"
-TAKEN = "Moved, but you have a file there. The old one stays with your changes: merge them by hand, and delete it:"
-UNUSED = "Moved, but not rendered with your answers. The old one stays with your changes, and is yours from now on:"
-STRAYS = "Your own, in a directory that moved; move it as well if it belongs there:"
+DELETED = "Moved, although you had deleted the file; delete it again if you do not need it:"
+TAKEN = "Moved, but you have a file there. The old file stays with your changes: merge these by hand, and delete it:"
+UNUSED = "Moved, but not rendered with your answers. The old file stays with your changes, and is yours from now on:"
+STRAYS = "Your own files, in a directory that moved; move those that belong to it:"
 HEADINGS = (MERGED, CONFLICT, UNMERGEABLE, DELETED, TAKEN, UNUSED)
 # OLD comes back from the last commit.
 KEPT = (TAKEN, UNUSED)
@@ -115,7 +115,7 @@ def merge(base: File, ours: File, theirs: File) -> tuple[File, str]:
 def render_previous(answers_file: str, head: Mapping[str, Committed], directory: Path) -> Path:
     """Render the service with the previous version of the template and the answers of the last commit."""
     if answers_file not in head:
-        fail(f"{answers_file} is not in the last commit: commit it, or name the service's with `copier update -a FILE`")
+        fail(f"{answers_file} is not in the last commit: commit it, or name another file with `copier update -a FILE`")
     answers = read_answers(git("cat-file", "blob", f"HEAD:./{answers_file}"), answers_file)
     data = {key: value for key, value in answers.items() if not key.startswith("_")}
     # Templates may use the name of the directory.
@@ -129,7 +129,7 @@ def render_previous(answers_file: str, head: Mapping[str, Committed], directory:
             str(TEMPLATE), rendered, data, vcs_ref=answers["_commit"], defaults=True, quiet=True, skip_tasks=True
         )
     except Exception as error:
-        fail(f"the template's version {answers['_commit']}, which the service has, cannot be rendered: {error!s:.200}")
+        fail(f"version {answers['_commit']} of the template, which the service has, cannot be rendered: {error!s:.200}")
     return rendered
 
 

@@ -15,8 +15,8 @@ import yaml
 UNDO = "git reset --quiet -- . && git restore -- . && git clean -fd -- ."
 # The state after a stopped update, and the way back: Copier undoes nothing.
 AFTERWARDS = {
-    "before": "Nothing was updated; if `git status` shows an edited answers file, `git restore .` takes that back.",
-    "after": f"The update stopped halfway, and your last commit has everything as it was: `{UNDO}` goes back to it.",
+    "before": "Nothing was updated. If `git status` shows an edited answers file, run `git restore .`.",
+    "after": f"The update stopped halfway. Your last commit is complete: `{UNDO}` goes back to it.",
 }
 
 
@@ -61,27 +61,29 @@ def run(main: Callable[[str, list[str]], None], stage: str, description: str | N
     options = parser.parse_args()
     if os.environ.get("STAGE") != stage:
         when = f"{{{{ _stage == '{stage}' }}}}"
-        fail(f'Copier runs this script, and only as an entry of `_migrations` in copier.yml with `when: "{when}"`')
+        fail(f'only Copier runs this script, as an entry of `_migrations` in copier.yml with `when: "{when}"`')
     try:
         known = subprocess.run(["git", "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, check=False)
         if known.returncode:
-            fail(f"{Path.cwd()} is in no git repository with a commit: `git init`, commit everything, update again")
+            fail(f"{Path.cwd()} is not in a git repository with a commit: run `git init`, commit, and update again")
         # Copier writes the path as the system does.
         main(inside(options.answers_file.replace(os.sep, "/")), options.arguments)
     except OSError as error:
-        fail(f"{error}: make it possible, and update again")
+        fail(f"{error}: remove the cause, and update again")
 
 
 def inside(text: str) -> str:
     """Return the path as git writes it; refuse a path that is not inside the service."""
     path = PurePosixPath(text)
     if "\\" in text or re.match("[A-Za-z]:", text):
-        fail(f"{text} is a Windows path: write it relative to the service, with forward slashes, as in app/core/x.py")
+        fail(
+            f"{text} is a Windows path: write a path relative to the service, with forward slashes, as in app/core/x.py"
+        )
     if path.is_absolute() or ".." in path.parts or not path.parts or path.parts[0].lower() == ".git":
-        fail(f"{text or 'an empty path'} is not inside the service: write it relative to it, as in app/core/x.py")
+        fail(f"{text or 'an empty path'} is not inside the service: write a relative path such as app/core/x.py")
     for parent in map(Path, path.parents):
         if parent.is_symlink() or (parent.exists() and not parent.is_dir()):
-            fail(f"{parent.as_posix()} is in the way, as it is no directory: move it, commit, update again")
+            fail(f"{parent.as_posix()} is not a directory: move it, commit, and update again")
     return path.as_posix()
 
 
@@ -90,9 +92,9 @@ def read_answers(content: bytes, name: str) -> dict[str, Any]:
     try:
         answers = yaml.safe_load(content)
     except (yaml.YAMLError, UnicodeError) as error:
-        fail(f"{name} is not valid YAML, bring it back from an older commit: {error}")
+        fail(f"{name} is not valid YAML; restore it from an older commit: {error}")
     if not isinstance(answers, dict) or not isinstance(answers.get("_commit"), str):
-        fail(f"{name} does not say which version of the template the service has: bring back its line `_commit: ...`")
+        fail(f"{name} has no version of the template: restore its line `_commit: ...`")
     return answers
 
 
@@ -112,7 +114,7 @@ def restore(names: Sequence[str]) -> None:
     for name in names:
         # git would delete what is in it.
         if Path(inside(name)).is_dir():
-            fail(f"{name} is a directory now, and was a file: move the file, commit, update again")
+            fail(f"{name} was a file, and is a directory now: move the directory, commit, and update again")
     if names:
         paths = b"\0".join(map(os.fsencode, names))
         git("checkout", "HEAD", "--pathspec-from-file=-", "--pathspec-file-nul", data=paths)

@@ -47,25 +47,25 @@ def unreleased(changelog: str) -> str:
 
 
 def newest(changelog: str) -> Version | None:
-    """The version of the newest section."""
+    """Return the version of the newest section."""
     return max(map(Version, TITLE.findall(changelog)), default=None)
 
 
 def declared(changelog: str) -> dict[str, str]:
-    """The parts of "Unreleased", by their headings in lower case."""
+    """Return the parts of "Unreleased", by their headings in lower case."""
     titles = re.split(r"^### (.+)$", unreleased(changelog), flags=re.MULTILINE)[1:]
     return {title.lower(): text for title, text in zip(titles[::2], titles[1::2], strict=True)}
 
 
 def released(changelog: str, version: Version, date: str, parts: str) -> str:
-    """The changelog with a section for `version`, and nothing under "Unreleased" any more."""
+    """Return the changelog with a section for `version`, and without text under "Unreleased"."""
     before, text, behind = split(changelog)
     blocks = [before, HEADING, f"## {version} - {date}", text, parts, behind]
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 def parts(last: Version | None, changes: Iterable[Change], hooks: int, trials: Sequence[Trial], effect: str) -> str:
-    """The generated part of a section."""
+    """Return the generated part of a section."""
     if last is None:
         return "### Update\n\nThe first version: there is nothing to update from."
     listed = {section: [each.text for each in changes if each.rule.section == section] for section in SECTIONS}
@@ -88,15 +88,15 @@ def _item(text: str) -> str:
 
 
 def tried(last: Version, trials: Sequence[Trial]) -> str:
-    """Return the results of the updates in one sentence."""
+    """Return the results of the updates."""
     files = sum(trial.files for trial in trials)
     conflicts = sorted({path for trial in trials for path in trial.conflicts})
     deleted = sorted({path for trial in trials for path in trial.deleted})
     lost = sum(len(trial.lost) for trial in trials)
     return (
-        f"{len(trials)} variants updated from {last}, with a line of a team's own in each of their {files:,} files: "
-        f"{sum(len(trial.conflicts) for trial in trials)} conflicts{_named(conflicts)}, "
-        f"{sum(len(trial.deleted) for trial in trials)} deleted{_named(deleted)}, {lost} lines lost."
+        f"Variants updated from {last}: {len(trials)}, with a line of a team in each of their {files:,} files. "
+        f"Conflicts: {sum(len(trial.conflicts) for trial in trials)}{_named(conflicts)}. "
+        f"Deleted files: {sum(len(trial.deleted) for trial in trials)}{_named(deleted)}. Lost lines: {lost}."
     )
 
 
@@ -105,7 +105,7 @@ def _named(paths: Sequence[str]) -> str:
 
 
 def ratios(results: str) -> Mapping[str, float]:
-    """Requests per second of the rendered service as a multiple of `plain`'s, both of one run, by scenario."""
+    """Return the requests per second of the rendered service as a multiple of those of `plain` in the same run."""
     _, _, picture = results.partition("## The whole picture")
     rows = [row.split(" | ") for row in ROW.findall(picture.partition("\n## ")[0])]
     if not rows or not {"plain", "rendered"} <= set(rows[0]):

@@ -27,7 +27,7 @@ class Pair:
 
 
 def fitting(answers: Answers, config: Config) -> dict[str, Any]:
-    """The answers that there are questions for, and choices."""
+    """Return the answers for which there are questions and choices."""
     asked = questions(config)
     known = {name: answer for name, answer in answers.items() if name in asked}
     return {name: answer for name, answer in known.items() if answer in (choices(asked[name]) or [answer])}
@@ -36,7 +36,7 @@ def fitting(answers: Answers, config: Config) -> dict[str, Any]:
 def compare(
     older: Config, newer: Config, pairs: Sequence[Pair], fresh: Sequence[Facts], crossed: Sequence[Migration]
 ) -> list[Change]:
-    """All changes, once each, the largest first.
+    """Return all changes, once each, the largest first.
 
     `fresh` has the newer version's own variants; `crossed` has the entries of `_migrations` that an update runs.
     """
@@ -121,7 +121,7 @@ def compare_paths(config: Config, pair: Pair, crossed: Sequence[Migration]) -> I
 
 
 def reclassified(owner: str, new: str) -> str:
-    """The kind of a change of class."""
+    """Return the kind of a change of class."""
     if new in MERGED:
         return "path of another class" if owner in MERGED else "path taken from the team"
     return "path of another class" if (owner, new) == ("yours", "shared") else "path given to the team"

@@ -49,7 +49,7 @@ class Facts:
 
 
 def facts(texts: Mapping[str, str], config: Config, answers: Answers) -> Facts:
-    """The facts of a rendered service, whose files are `texts`."""
+    """Return the facts of a rendered service, whose files are `texts`."""
     texts = {path: text for path, text in texts.items() if path != ANSWERS_FILE}
     owners = owned(texts, config, answers)
     pyproject = tomllib.loads(texts.get("pyproject.toml", ""))
@@ -83,25 +83,25 @@ def choices(question: Mapping[str, Any]) -> list[Any]:
 
 
 def environment(config: Config) -> SandboxedEnvironment:
-    """Jinja as Copier sets it up for validators and `_exclude`."""
+    """Return the environment of Jinja that Copier uses for validators and `_exclude`."""
     options = {key: value for key, value in config.get("_envops", {}).items() if key != "undefined"}
     return SandboxedEnvironment(extensions=["jinja2_ansible_filters.AnsibleCoreFiltersExtension"], **options)
 
 
 def excluded(config: Config, answers: Answers, operation: str) -> list[str]:
-    """The entries of `_exclude` that are in force."""
+    """Return the patterns of `_exclude` with these answers."""
     jinja = environment(config)
     known = {**answers, "_copier_operation": operation}
     return [text for entry in config.get("_exclude", []) if (text := jinja.from_string(entry).render(known))]
 
 
 def matching(patterns: Iterable[str], paths: Iterable[str]) -> set[str]:
-    """The paths that patterns mean, read like .gitignore, as Copier reads them."""
+    """Return the paths that match patterns with the syntax of .gitignore, as Copier reads them."""
     return set(pathspec.PathSpec.from_lines("gitignore", patterns).match_files(paths))
 
 
 def owned(paths: Iterable[str], config: Config, answers: Answers) -> dict[str, str]:
-    """The class of ownership of each path (docs/ownership.md)."""
+    """Return the class of ownership of each path (docs/ownership.md)."""
     paths = list(paths)
     owners = dict.fromkeys(paths, "ours")
     owners |= dict.fromkeys(matching(config.get("_seam", []), paths), "seam")
@@ -110,9 +110,9 @@ def owned(paths: Iterable[str], config: Config, answers: Answers) -> dict[str, s
 
 
 def refused(name: str, older: Config, newer: Config, answers: Iterable[Answers]) -> str:
-    """An answer to a question that the older validator accepts and the newer one refuses; empty when none is found.
+    """Return an answer that the older validator accepts and the newer one refuses; empty if none is found.
 
-    Tried are the answers of the variants and, since no reader of Jinja can tell, a range of numbers and of lengths.
+    The function tries the answers of the variants, and a range of numbers and of lengths.
     """
     old, new = ((environment(each), each[name].get("validator", "")) for each in (older, newer))
     numbers = [*range(-1, 1100), *(10**power + step for power in range(3, 8) for step in (-1, 0, 1))]
@@ -138,7 +138,7 @@ def requirements(pyproject: Mapping[str, Any]) -> dict[str, str]:
 
 
 def anchors(path: str, text: str) -> Iterator[str]:
-    """The places for a team's own lines; the second of a file is told from its first."""
+    """Yield the places for a team's own lines; places after the first in a file have a number."""
     seen: Counter[str] = Counter()
     for line in filter(ANCHOR.search, text.splitlines()):
         seen[line] += 1

@@ -34,7 +34,7 @@ class Migration:
 
     @property
     def edits(self) -> Iterator[tuple[str, ...]]:
-        """The edits of answers: `rename OLD NEW` and `value QUESTION OLD NEW`."""
+        """Yield the edits of answers: `rename OLD NEW` and `value QUESTION OLD NEW`."""
         words = self.arguments("edit_answers.py")
         while words:
             size = 4 if words[0] == "value" else 3
@@ -43,7 +43,7 @@ class Migration:
 
 
 def migrations(config: Config) -> list[Migration]:
-    """All entries, in their order."""
+    """Return all entries, in their order."""
     entries = [entry if isinstance(entry, dict) else {"command": entry} for entry in config.get("_migrations", [])]
     return [
         Migration(Version(str(entry["version"])) if "version" in entry else None, _words(entry["command"]))

@@ -1,4 +1,4 @@
-"""Reads the last version and the working tree, renders both, tries updates, and writes CHANGELOG.md."""
+"""The steps of a release: render the last version and the working tree, try updates, and write CHANGELOG.md."""
 
 import runpy
 import tempfile
@@ -35,7 +35,7 @@ class Source:
 
 
 def run(root: Path, asked_for: str | None, say: Callable[[str], None] = print) -> int:
-    """Prepare the version that is asked for in the repository `root`, or show the smallest; returns the exit code."""
+    """Prepare a version in the repository `root`, or show the smallest one; return the exit code."""
     tags = versions(root)
     last = max((version for version in tags if not version.is_prerelease), default=None)
     try:
@@ -65,12 +65,12 @@ def run(root: Path, asked_for: str | None, say: Callable[[str], None] = print) -
     say(section)
     if asked.is_prerelease:
         # Copier offers it only with --prereleases: its notes stay those of the coming version.
-        say(f"{asked} can be tagged as it is; its notes stay under Unreleased:")
+        say(f"{asked} gets no section in {CHANGELOG}: its notes stay under Unreleased. Run:")
         say(THOROUGH)
     else:
         date = datetime.now(UTC).date().isoformat()
         (root / CHANGELOG).write_text(released(changelog, asked, date, section), encoding="utf-8", newline="\n")
-        say(f"Written: {CHANGELOG}. Read it, mend it by hand, then:")
+        say(f"{CHANGELOG} is written. Read and correct it, then run:")
         say(THOROUGH)
         say(f'  git commit --message "Version {asked}" {CHANGELOG}')
     say(f"  git tag --annotate v{asked} --message {asked}")
@@ -98,7 +98,7 @@ def examined(
 def show(plan: Plan, say: Callable[[str], None]) -> int:
     """Print the changes since the last version, the smallest possible version, and the open tasks."""
     if plan.smallest is None:
-        say("There is no tag of a version yet: all is new, and the first version may be chosen freely.")
+        say("There is no tag of a version yet: the first version may have any number.")
     else:
         say(f"Since v{plan.last}:")
         for change in plan.changes:
@@ -114,7 +114,7 @@ def show(plan: Plan, say: Callable[[str], None]) -> int:
 
 
 def versions(root: Path) -> dict[Version, str]:
-    """The tags that Copier takes for versions."""
+    """Return the tags that Copier takes for versions."""
     found = {}
     for tag in git(root, "tag", "--list").split():
         try:
@@ -125,7 +125,7 @@ def versions(root: Path) -> dict[Version, str]:
 
 
 def copied(root: Path, destination: Path) -> Path:
-    """A clone with the working tree as its HEAD, uncommitted work included; for tags of its own."""
+    """Make a clone with the working tree as its HEAD, uncommitted work included, and return its path."""
     git(root, "clone", "--quiet", "--no-checkout", str(root), str(destination))
     git(root, f"--git-dir={destination / '.git'}", f"--work-tree={root}", "add", "--all")
     git(destination, "commit", "--quiet", "--allow-empty", "--message", "Work")
@@ -134,12 +134,12 @@ def copied(root: Path, destination: Path) -> Path:
 
 
 def shown(repository: Path, ref: str, path: str) -> str:
-    """A file of a commit; empty when it has none."""
+    """Return the text of a file in a commit; empty if there is no such file."""
     return git(repository, "show", f"{ref}:{path}") if git(repository, "ls-tree", ref, path) else ""
 
 
 def source(repository: Path, ref: str, home: Path) -> Source:
-    """The version of the template at `ref`."""
+    """Return the version of the template at `ref`."""
     variants = home / f"variants-{ref}.py"
     variants.write_text(shown(repository, ref, "tests/variants.py"), encoding="utf-8")
     names = runpy.run_path(str(variants))
@@ -151,7 +151,7 @@ def source(repository: Path, ref: str, home: Path) -> Source:
 
 
 def rendered(version: Source, answers: Answers, home: Path) -> tuple[Facts, Answers]:
-    """The facts of a service, and the answers that it records."""
+    """Render a service, and return its facts and its recorded answers."""
     service = render(version.repository, Path(tempfile.mkdtemp(dir=home)), answers, version.ref)
     files = texts(service)
     recorded = yaml.safe_load(files[ANSWERS_FILE])

@@ -27,19 +27,19 @@ class Plan:
 
     @property
     def smallest(self) -> Version | None:
-        """The smallest version that the changes allow; None for the first one, which is free."""
+        """The smallest version that the changes allow; None before the first version, which may have any number."""
         return bump(self.last, level(self.changes)) if self.last else None
 
 
 def refusals(plan: Plan) -> Iterator[str]:
     """Yield all reasons at once."""
     if plan.dirty:
-        yield f"there is uncommitted work ({', '.join(sorted(plan.dirty)[:3])}): commit it or put it aside"
+        yield f"there is uncommitted work ({', '.join(sorted(plan.dirty)[:3])}): commit or stash it"
     if not unreleased(plan.changelog):
-        yield 'CHANGELOG.md has nothing under "## Unreleased": write there what services get'
+        yield 'CHANGELOG.md has no text under "## Unreleased": describe the changes for services there'
     written = newest(plan.changelog)
     if written and written not in plan.tagged:
-        yield f"CHANGELOG.md has a section {written}, and there is no tag v{written}: `git fetch --tags`, or tag it"
+        yield f"CHANGELOG.md has a section {written} without a tag: run `git fetch --tags`, or tag the version"
     explained = declared(plan.changelog).get("breaking", "")
     for change in plan.changes:
         if change.rule.refusal and not (change.kind == "question gone" and f"`{change.subject}`" in explained):
@@ -52,13 +52,13 @@ def refusals(plan: Plan) -> Iterator[str]:
             yield f"variant {trial.variant} cannot be updated from {plan.last}: {trial.error}"
         for name in trial.answers:
             yield (
-                f"updating variant {trial.variant} from {plan.last} loses its answer to {name}: "
-                "change it by hooks/edit_answers.py"
+                f"an update of variant {trial.variant} from {plan.last} loses the answer to {name}: "
+                "use hooks/edit_answers.py"
             )
         if trial.lost:
             yield (
-                f"updating variant {trial.variant} from {plan.last} loses what a team wrote in "
-                f"{', '.join(trial.lost)}: keep it by a hook"
+                f"an update of variant {trial.variant} from {plan.last} loses a team's lines in "
+                f"{', '.join(trial.lost)}: keep them with a hook"
             )
 
 
@@ -67,15 +67,15 @@ def _migrations(plan: Plan) -> Iterator[str]:
         entry = f"the `_migrations` entry `{textwrap.shorten(' '.join(migration.words), 80, placeholder=' ...')}`"
         version = migration.version
         if version is None:
-            yield f"{entry} has no version, so every update would need --trust: give it one"
+            yield f"{entry} has no version, so all updates would need --trust: give the entry a version"
         elif plan.asked and version != plan.asked and version not in plan.tagged:
-            yield f"{entry} names {version}, neither {plan.asked} nor released: give it the version that brings it"
+            yield f"{entry} names {version}, neither released nor {plan.asked}: give the entry the right version"
 
 
 def _number(plan: Plan, asked: Version) -> Iterator[str]:
     latest = max(plan.tagged, default=None)
     if latest and asked <= latest:
-        yield f"v{latest} is tagged, and {asked} is no newer: ask for a version above it"
+        yield f"{asked} is not newer than the tag v{latest}: ask for a newer version"
     if plan.smallest and Version(asked.base_version) < plan.smallest:
         part = level(plan.changes)
         reasons = [change.text for change in plan.changes if change.rule.level == part]

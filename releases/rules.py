@@ -15,7 +15,7 @@ FORM = re.compile(r"v?\d+\.\d+\.\d+((a|b|rc)\d+)?")
 
 
 class Level(IntEnum):
-    """The part of a version that a change moves."""
+    """The part of a version that a change increases."""
 
     PATCH = 0
     MINOR = 1
@@ -65,20 +65,20 @@ RULES: dict[str, Rule] = {
         MAJOR,
         QUESTIONS,
         "`{0}` is gone.",
-        f"the question {{0}} is gone: {HOOK}edit_answers.py rename {{0}} NEW, or say under `### Breaking` in "
-        "CHANGELOG.md what becomes of `{0}`",
+        f"the question {{0}} is gone: {HOOK}edit_answers.py rename {{0}} NEW, or explain under "
+        "`### Breaking` in CHANGELOG.md why `{0}` is gone",
     ),
     "question renamed": Rule(MAJOR, QUESTIONS, "`{0}` is called `{1}`; a hook renames the answer."),
     "question of another type": Rule(MAJOR, QUESTIONS, "`{0}` is of another type: {1}."),
-    "question stricter": Rule(MAJOR, QUESTIONS, "`{0}` refuses what was an answer: `{1}`."),
+    "question stricter": Rule(MAJOR, QUESTIONS, "`{0}` refuses the former answer `{1}`."),
     "question with another default": Rule(MINOR, QUESTIONS, "`{0}` has another default: {1}."),
     "question asked otherwise": Rule(MINOR, QUESTIONS, "`{0}` is asked under other conditions."),
     "question validated otherwise": Rule(MINOR, QUESTIONS, "`{0}` is validated in another way."),
-    "choice added": Rule(MINOR, QUESTIONS, "`{0}` may be `{1}`."),
+    "choice added": Rule(MINOR, QUESTIONS, "`{0}` has the new choice `{1}`."),
     "choice gone": Rule(
         MAJOR,
         QUESTIONS,
-        "`{0}` may no longer be `{1}`.",
+        "`{0}` no longer has the choice `{1}`.",
         f"the choice {{1}} of {{0}} is gone, and updates would take the default: {HOOK}edit_answers.py "
         "value {0} {1} NEW",
     ),
@@ -91,10 +91,10 @@ RULES: dict[str, Rule] = {
         f"{{0}} is gone, and updates would delete it, edited or not: {HOOK}merge_moved.py {{0}} {{1}} or "
         "hooks/hand_over.py {0}, or list it in `_exclude` for updates",
     ),
-    "path moved": Rule(MAJOR, FILES, "Moved: `{0}` to `{1}`; a hook merges what a team changed in it."),
+    "path moved": Rule(MAJOR, FILES, "Moved: `{0}` to `{1}`; a hook merges the changes of a team in it."),
     "path handed over": Rule(MAJOR, FILES, "No longer rendered: `{0}` stays in services, and is the team's."),
     "path of the team's gone": Rule(MINOR, FILES, "New services start without `{0}`."),
-    "path given to the team": Rule(MAJOR, FILES, "Updates leave `{0}` alone from now on: {1}."),
+    "path given to the team": Rule(MAJOR, FILES, "Updates no longer change `{0}`: {1}."),
     "path taken from the team": Rule(MAJOR, FILES, "Updates merge into `{0}` from now on: {1}."),
     "path of another class": Rule(MINOR, FILES, "`{0}` changed its class: {1}."),
     "content": Rule(PATCH, UNLISTED, "Files with another text: {0}."),
@@ -104,7 +104,7 @@ RULES: dict[str, Rule] = {
     "variable required": Rule(MAJOR, CODE, "Variable `{0}` must be set."),
     "variable with another default": Rule(MINOR, CODE, "Variable `{0}` has another default: {1}."),
     "variable gone": Rule(MAJOR, CODE, "Variable `{0}` is gone."),
-    "name added": Rule(MINOR, CODE, "New to import: `{0}`."),
+    "name added": Rule(MINOR, CODE, "New name: `{0}`."),
     "name gone": Rule(MAJOR, CODE, "`{0}` can no longer be imported."),
     "signature broken": Rule(MAJOR, CODE, "`{0}`: {1}."),
     "parameter with another default": Rule(MINOR, CODE, "`{0}`: {1}."),
@@ -127,7 +127,7 @@ def level(changes: Iterable[Change]) -> Level:
 
 
 def bump(last: Version, level: Level) -> Version:
-    """The next version by `level`; before 1.0.0 a major change moves the minor part (semver.org, item 4)."""
+    """Return the next version; before 1.0.0, a major change increases the minor part (semver.org, item 4)."""
     major, minor, patch = (*last.release, 0, 0)[:3]
     if level == MAJOR and major:
         return Version(f"{major + 1}.0.0")
@@ -135,14 +135,14 @@ def bump(last: Version, level: Level) -> Version:
 
 
 def parse_asked(text: str, last: Version | None) -> Version:
-    """The version that is asked for: `1.2.0`, `v1.2.0`, `1.2.0rc1`, or the part that moves: major, minor, patch.
+    """Return the version for `1.2.0`, `v1.2.0`, `1.2.0rc1`, or for the part to increase: major, minor, patch.
 
     Raises:
         ValueError: with a sentence for the user.
     """
     if text.upper() in Level.__members__:
         if last is None:
-            raise ValueError(f"there is no version yet that `{text}` could start from: write the version, 1.0.0 say")
+            raise ValueError(f"there is no version yet: write a number such as 1.0.0 in place of `{text}`")
         major = text == "major" and not last.major
         return Version("1.0.0") if major else bump(last, Level[text.upper()])
     if not FORM.fullmatch(text):

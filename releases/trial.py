@@ -1,4 +1,4 @@
-"""Updates a service of the last version, with a year of work of a team in it, and runs its checks."""
+"""The trial of an update: a service of the last version, with a year of work of a team in it, and its checks."""
 
 import subprocess
 import sys

@@ -249,11 +249,11 @@ def test_what_a_team_did_to_files_that_move_or_go_is_there_after_the_update(
         "Renamed in .copier-answers.yml, as in the template:\n  rename paging pagination\n  value pagination pages",
         f"{MOVED[0]} -> {MOVED[1]}\n\nCONFLICT",
         "then `git add` the file:\n  tools/old/conflict.txt -> tools/new/conflict.txt\n",
-        "had deleted it; delete it again if you can do without:\n  tools/old/deleted.txt -> tools/new/deleted.txt\n",
-        "merge them by hand, and delete it:\n  tools/old/taken.txt -> tools/new/taken.txt\n",
+        "deleted the file; delete it again if you do not need it:\n  tools/old/deleted.txt -> tools/new/deleted.txt\n",
+        "merge these by hand, and delete it:\n  tools/old/taken.txt -> tools/new/taken.txt\n",
         "yours from now on:\n  tools/old/dropped.txt -> tools/new/dropped.txt\n",
-        "move it as well if it belongs there:\n  tools/old/own.txt\n",
-        "is yours from now on; delete what you do not need:\n  dev/legacy/tool.py\n",
+        "move those that belong to it:\n  tools/old/own.txt\n",
+        "are yours from now on; delete those that you do not need:\n  dev/legacy/tool.py\n",
     ):
         assert sentence in told
     assert "untouched" not in told
@@ -326,7 +326,9 @@ def test_a_hook_that_fails_before_stops_the_update_and_one_that_fails_after_says
     command = [*COPIER[1:], "update", "--defaults", "--trust", "--vcs-ref", "v2.0.0"]
     process = run(service, *command)
     assert process.returncode == 1
-    assert "answers both paging and pagination: delete the wrong line, commit, update again. Nothing" in process.stderr
+    assert (
+        "answers both paging and pagination: delete the wrong line, commit, and update again. Nothing" in process.stderr
+    )
     assert state(service) == before
 
     write(answers, answers.read_text().replace("pagination: cursor\n", ""))
@@ -337,7 +339,7 @@ def test_a_hook_that_fails_before_stops_the_update_and_one_that_fails_after_says
     assert "../outside is not inside the service" in process.stderr
     assert "Traceback" not in process.stderr
     assert state(service) != before
-    undo = re.findall("The update stopped halfway, .*: `(git reset .*)` goes back to it", process.stderr)
+    undo = re.findall("The update stopped halfway. .*: `(git reset .*)` goes back to it", process.stderr)
     subprocess.run(undo[0], shell=True, cwd=service, check=True, capture_output=True)  # noqa: S602
     assert state(service) == before
 
@@ -390,14 +392,14 @@ def make_link(service: Path) -> None:
 RENAME = ("before", ANSWERS, "rename", "cache", "cache_backend")
 MOVING = ("after", MOVE, "a.txt", "b.txt")
 REFUSED: list[tuple[Callable[[Path], None] | None, tuple[str, ...], str]] = [
-    *((break_git, command, "is in no git repository") for command in (RENAME, MOVING, ("after", HAND, "a.txt"))),
-    (break_answers(None), RENAME, "is missing: bring it back"),
+    *((break_git, command, "is not in a git repository") for command in (RENAME, MOVING, ("after", HAND, "a.txt"))),
+    (break_answers(None), RENAME, "is missing: restore it"),
     (break_answers(None), MOVING, "is not in the last commit"),
     *((break_answers(b"a: [\n"), command, "is not valid YAML") for command in (RENAME, MOVING)),
     *((break_answers(b"\xff\n"), command, "is not valid YAML") for command in (RENAME, MOVING)),
-    *((break_answers(b"cache: redis\n"), command, "bring back its line `_commit") for command in (RENAME, MOVING)),
-    *((break_answers(b"- 1\n"), command, "bring back its line `_commit") for command in (RENAME, MOVING)),
-    (None, MOVING, "version v1.0.0, which the service has, cannot be rendered"),
+    *((break_answers(b"cache: redis\n"), command, "restore its line `_commit") for command in (RENAME, MOVING)),
+    *((break_answers(b"- 1\n"), command, "restore its line `_commit") for command in (RENAME, MOVING)),
+    (None, MOVING, "version v1.0.0 of the template, which the service has, cannot be rendered"),
     (make_dirty, RENAME, "are not committed: commit or stash them"),
     (None, ("after", *RENAME[1:]), "when: \"{{ _stage == 'before' }}\""),
     (None, ("before", *MOVING[1:]), "when: \"{{ _stage == 'after' }}\""),
@@ -407,7 +409,7 @@ REFUSED: list[tuple[Callable[[Path], None] | None, tuple[str, ...], str]] = [
     *((None, ("after", HAND, path), "not inside the service") for path in ("../x", "/x", ".git/config")),
     *((None, ("after", HAND, path), "is a Windows path") for path in ("app\\x", "C:\\x", "c:/x", "\\\\host\\x")),
     (None, ("before", ANSWERS, "--answers-file=../a.yml", *RENAME[2:]), "not inside the service"),
-    (make_link, ("after", MOVE, "a.txt", "linked/x"), "linked is in the way"),
+    (make_link, ("after", MOVE, "a.txt", "linked/x"), "linked is not a directory"),
     (None, ("before", ANSWERS, "rename", "cache"), "is neither `rename OLD NEW` nor"),
     (None, ("before", ANSWERS, "value", "_commit", "v1.0.0", "v2.0.0"), "_commit is not the name of a question"),
     (None, ("before", ANSWERS, "rename", "cache", "replica"), "answers both cache and replica"),

@@ -428,14 +428,14 @@ READY = Plan(
         (READY, None),
         (replace(READY, asked=Version("2.0.0rc1"), migrations=[]), None),
         (replace(READY, asked=None), None),
-        (replace(READY, dirty=["a.py"]), "there is uncommitted work (a.py): commit it or put it aside"),
+        (replace(READY, dirty=["a.py"]), "there is uncommitted work (a.py): commit or stash it"),
         (
             replace(READY, changelog=LOG.replace("News.\n\n", "")),
-            'CHANGELOG.md has nothing under "## Unreleased": write there what services get',
+            'CHANGELOG.md has no text under "## Unreleased": describe the changes for services there',
         ),
         (
             replace(READY, changelog=LOG.replace("1.0.0 -", "1.1.0 -")),
-            "CHANGELOG.md has a section 1.1.0, and there is no tag v1.1.0: `git fetch --tags`, or tag it",
+            "CHANGELOG.md has a section 1.1.0 without a tag: run `git fetch --tags`, or tag the version",
         ),
         (
             replace(READY, changes=[Change("path gone", "app/a.py", "NEW")]),
@@ -446,7 +446,7 @@ READY = Plan(
         (
             replace(READY, changes=[Change("question gone", "q")]),
             "the question q is gone: add a `_migrations` entry of this version that runs hooks/edit_answers.py rename "
-            "q NEW, or say under `### Breaking` in CHANGELOG.md what becomes of `q`",
+            "q NEW, or explain under `### Breaking` in CHANGELOG.md why `q` is gone",
         ),
         (
             replace(
@@ -461,19 +461,19 @@ READY = Plan(
         ),
         (
             replace(READY, migrations=[Migration(Version("3.0.0"), ("a", "b"))]),
-            "the `_migrations` entry `a b` names 3.0.0, neither 2.0.0 nor released: give it the version that brings it",
+            "the `_migrations` entry `a b` names 3.0.0, neither released nor 2.0.0: give the entry the right version",
         ),
         (
             replace(READY, migrations=[Migration(None, ("a", "b"))]),
-            "the `_migrations` entry `a b` has no version, so every update would need --trust: give it one",
+            "the `_migrations` entry `a b` has no version, so all updates would need --trust: give the entry a version",
         ),
         (
             replace(READY, tagged={Version("1.0.0"): "v1.0.0", Version("2.0.0"): "2.0.0"}),
-            "v2.0.0 is tagged, and 2.0.0 is no newer: ask for a version above it",
+            "2.0.0 is not newer than the tag v2.0.0: ask for a newer version",
         ),
         (
             replace(READY, tagged={Version("1.0.0"): "v1.0.0", Version("2.0.1rc1"): "v2.0.1rc1"}),
-            "v2.0.1rc1 is tagged, and 2.0.0 is no newer: ask for a version above it",
+            "2.0.0 is not newer than the tag v2.0.1rc1: ask for a newer version",
         ),
         (
             replace(READY, asked=Version("1.1.0"), migrations=[]),
@@ -481,11 +481,11 @@ READY = Plan(
         ),
         (
             replace(READY, trials=[Trial("minimum", 3, lost=("a.py", "b.py"))]),
-            "updating variant minimum from 1.0.0 loses what a team wrote in a.py, b.py: keep it by a hook",
+            "an update of variant minimum from 1.0.0 loses a team's lines in a.py, b.py: keep them with a hook",
         ),
         (
             replace(READY, trials=[Trial("minimum", 3, answers=("q",))]),
-            "updating variant minimum from 1.0.0 loses its answer to q: change it by hooks/edit_answers.py",
+            "an update of variant minimum from 1.0.0 loses the answer to q: use hooks/edit_answers.py",
         ),
         (
             replace(READY, trials=[Trial("minimum", error="it broke")]),
@@ -538,9 +538,9 @@ def test_a_section_lists_what_changed_and_what_an_update_comes_to() -> None:
         *("### Files", "", "- Removed: `a.py`.", ""),
         *("### Update", ""),
         "- `copier update` from 1.0.0 needs `--trust`, for its entries in `_migrations`: 2.",
-        "- 2 variants updated from 1.0.0, with a line of a team's own in each of their 1,500 files: 3 conflicts "
-        "(`x.py`, `y.py`),",
-        "  1 deleted (`a.py`), 0 lines lost.",
+        "- Variants updated from 1.0.0: 2, with a line of a team in each of their 1,500 files. Conflicts: 3 (`x.py`, "
+        "`y.py`).",
+        "  Deleted files: 1 (`a.py`). Lost lines: 0.",
         "- Effect on performance: not measured.",
     ]
     assert "- `copier update` from 1.0.0 needs no `--trust`." in parts(Version("1.0.0"), [], 0, trials, "")
@@ -635,7 +635,7 @@ def test_the_first_version_is_free(tmp_path: Path) -> None:
         release.write(path, text)
     release.commit()
     assert release.run() == 0
-    assert release.said == "There is no tag of a version yet: all is new, and the first version may be chosen freely."
+    assert release.said == "There is no tag of a version yet: the first version may have any number."
     assert release.run("0.1.0") == 0
     assert release.changed == "M CHANGELOG.md"
     section = r"## Unreleased\n\n## 0\.1\.0 - \d{4}-\d\d-\d\d\n\nThe first\.\n\n### Update\n\nThe first version: .+\n"
@@ -653,7 +653,7 @@ def test_a_look_changes_nothing_and_counts_uncommitted_work(small: Release) -> N
     assert "  major  Removed: `app/core.py`.\n  minor  Added: `app/new.py`.\n" in small.said
     assert "The smallest version is 2.0.0 (major)" in small.said
     assert "To do: app/core.py is gone" in small.said
-    assert "To do: CHANGELOG.md has nothing" in small.said
+    assert "To do: CHANGELOG.md has no text" in small.said
 
 
 def test_a_version_is_prepared_and_not_tagged(small: Release) -> None:
@@ -674,13 +674,14 @@ def test_a_version_is_prepared_and_not_tagged(small: Release) -> None:
         in text
     )
     # Of two services one has app/cache.py; a line at the end of app/core.py meets its last one, which changed.
-    assert "each of their 3 files: 2 conflicts (`app/core.py`), 0 deleted, 0 lines lost." in " ".join(text.split())
+    tried = "each of their 3 files. Conflicts: 2 (`app/core.py`). Deleted files: 0. Lost lines: 0."
+    assert tried in " ".join(text.split())
     assert text.count("## 1.0.0") == 1
     assert small.run("1.2.0") == 1
     assert "Refused: there is uncommitted work (CHANGELOG.md)" in small.said
     small.commit("More.")
     assert small.run("1.2.0") == 1
-    assert "CHANGELOG.md has a section 1.1.0, and there is no tag v1.1.0" in small.said
+    assert "CHANGELOG.md has a section 1.1.0 without a tag: run `git fetch --tags`" in small.said
 
 
 def test_a_file_that_goes_needs_a_hook_and_the_hook_is_tried(small: Release) -> None:
@@ -703,7 +704,7 @@ _migrations:
     small.commit()
     assert small.run("2.0.0") == 1
     assert small.said == (
-        "Refused: updating variant defaults from 1.0.0 loses what a team wrote in app/cache.py: keep it by a hook."
+        "Refused: an update of variant defaults from 1.0.0 loses a team's lines in app/cache.py: keep them with a hook."
     )
     small.write("hooks/hand_over.py", "import subprocess\nsubprocess.run('git checkout HEAD app/cache.py'.split())\n")
     small.commit()
@@ -711,7 +712,7 @@ _migrations:
     text = small.read("CHANGELOG.md")
     assert "- No longer rendered: `app/cache.py` stays in services, and is the team's." in text
     assert "needs `--trust`, for its entries in `_migrations`: 1." in text
-    assert "0 conflicts, 0 deleted, 0 lines lost" in " ".join(text.split())
+    assert "Conflicts: 0. Deleted files: 0. Lost lines: 0." in " ".join(text.split())
 
 
 PYPROJECT = '[project]\ndependencies = ["a>=1"]\n'
@@ -765,10 +766,10 @@ def test_an_answer_that_copier_would_replace_by_the_default_is_refused(small: Re
     small.write("tests/variants.py", ONE_VARIANT)
     small.commit("News.")
     assert small.run("1.1.0") == 1
-    assert small.said == "Refused: 1.1.0 is too small, 2.0.0 is needed: `cache` refuses what was an answer: `none`."
+    assert small.said == "Refused: 1.1.0 is too small, 2.0.0 is needed: `cache` refuses the former answer `none`."
     assert small.run("2.0.0") == 1
     assert small.said == (
-        "Refused: updating variant minimum from 1.0.0 loses its answer to cache: change it by hooks/edit_answers.py."
+        "Refused: an update of variant minimum from 1.0.0 loses the answer to cache: use hooks/edit_answers.py."
     )
 
 
@@ -850,5 +851,5 @@ _migrations:
     release.commit("News.")
     assert release.run("2.0.0") == 0
     text = " ".join(release.read("CHANGELOG.md").split())
-    assert "Moved: `app/core/http/problems.py` to `app/problems.py`; a hook merges what a team changed in it." in text
-    assert re.search(r"1 variants updated from 1\.0\.0, .* 0 conflicts, 0 deleted, 0 lines lost\.", text)
+    assert "Moved: `app/core/http/problems.py` to `app/problems.py`; a hook merges the changes of a team in it." in text
+    assert re.search(r"Variants updated from 1\.0\.0: 1, .* Conflicts: 0\. Deleted files: 0\. Lost lines: 0\.", text)
