@@ -79,6 +79,7 @@ TESTS: dict[str, Needs] = {
     "test_redis_url.py": Needs(only=VALKEY),
     "test_response_cache.py": Needs(by=("cache_backend", "read_replica"), only=CACHED),
     "test_routing.py": Needs(),
+    "test_server.py": Needs(),
     "test_serving.py": Needs(),
     "test_settings.py": Needs(),
     "test_static_files.py": Needs(only={"static_files": (True,)}),

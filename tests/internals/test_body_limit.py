@@ -1,57 +1,184 @@
-"""Bodies that are too large are refused in every way in which they can arrive."""
+"""Requests that cost too much work are refused before it is done."""
 
+import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from fastapi import FastAPI, Request
+from httpx2 import ASGITransport, AsyncClient, Response
+from pydantic import BaseModel, ConfigDict
 
-from app.core.http.body_limit import BodyLimit
+from app.core.http.body_limit import RequestLimits, has_more_values
+from app.core.http.hosts import is_address, is_host
+from app.core.http.problems import install
 
-LIMIT = 10
+MAX_BYTES = 1000
+MAX_VALUES = 10
+
+app = FastAPI()
+install(app)
 
 
-async def read_all(scope: Scope, receive: Receive, send: Send) -> None:
-    body = await Request(scope, receive).body()
-    await Response(str(len(body)))(scope, receive, send)
+class Thing(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[int] = []
 
 
-async def answer(size: int, headers: dict[bytes, bytes], version: str) -> tuple[int, bytes]:
-    """The status and the body with which a request of two pieces is answered."""
-    pieces = [b"x" * (size // 2), b"x" * (size - size // 2)]
-    sent: list[Message] = []
+@app.post("/raw")
+async def read_all(request: Request) -> int:
+    return len(await request.body())
 
-    async def receive() -> Message:
-        piece = pieces.pop(0) if pieces else b""
-        return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
 
-    async def send(message: Message) -> None:
+@app.post("/things")
+async def make_thing(thing: Thing) -> int:
+    return len(thing.items)
+
+
+@app.get("/url")
+async def url(request: Request) -> str:
+    return str(request.url.port)
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[AsyncClient]:
+    limited = RequestLimits(app, max_body_bytes=MAX_BYTES, max_json_values=MAX_VALUES)
+    transport = ASGITransport(limited, raise_app_exceptions=False)
+    async with AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+async def in_pieces(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), 7):
+        yield content[start : start + 7]
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_the_limit_on_bytes_holds(client: AsyncClient, is_chunked: bool) -> None:
+    for size in (0, MAX_BYTES, MAX_BYTES + 1):
+        content = b"x" * size
+        response = await client.post("/raw", content=in_pieces(content) if is_chunked else content)
+        if size > MAX_BYTES:
+            problem(response, 413, f"larger than {MAX_BYTES} bytes")
+            assert response.headers["connection"] == "close"
+        else:
+            assert response.json() == size
+
+
+async def test_a_body_in_http_2_needs_no_announcement() -> None:
+    sent: list[Any] = []
+    received = iter([b"x" * MAX_BYTES, b"x"])
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": next(received), "more_body": True}
+
+    async def send(message: Any) -> None:
         sent.append(message)
 
-    scope: dict[str, Any] = {
-        "type": "http",
-        "method": "POST",
-        "path": "/",
-        "http_version": version,
-        "headers": list(headers.items()),
-    }
-    await BodyLimit(read_all, max_body_bytes=LIMIT)(scope, receive, send)
-    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+    scope: dict[str, Any] = {"type": "http", "http_version": "2", "method": "POST", "path": "/raw"}
+    scope |= {"headers": [], "query_string": b"", "root_path": ""}
+    await RequestLimits(app, max_body_bytes=MAX_BYTES, max_json_values=1)(scope, receive, send)
+
+    assert sent[0]["status"] == 413
+
+
+def problem(response: Response, status: int, detail: str) -> None:
+    assert (response.status_code, response.json()["status"]) == (status, status)
+    assert response.headers["content-type"] == "application/problem+json"
+    assert detail in response.json()["detail"]
 
 
 @pytest.mark.parametrize(
-    ("headers", "version"),
+    "document",
     [
-        ({b"content-length": b"%d"}, "1.1"),
-        ({b"transfer-encoding": b"chunked"}, "1.1"),
-        ({b"content-length": b"%d"}, "2"),
-        ({}, "2"),
+        {f"unknown{number}": 1 for number in range(MAX_VALUES + 1)},
+        {"items": ["wrong"] * (MAX_VALUES + 1)},
+        [[1]] * (MAX_VALUES + 1),
     ],
 )
-async def test_the_limit_holds(headers: dict[bytes, bytes], version: str) -> None:
-    for size in (0, LIMIT, LIMIT + 1):
-        sized = {name: value.replace(b"%d", b"%d" % size) for name, value in headers.items()}
-        status, body = await answer(size, sized, version)
-        assert status == (413 if size > LIMIT else 200)
-        assert status == 413 or body == b"%d" % size
+@pytest.mark.parametrize("media_type", ["application/json", "Application/Problem+JSON;charset=u"])
+async def test_json_of_too_many_values_is_not_decoded(
+    client: AsyncClient, document: Any, media_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[Request] = []
+    monkeypatch.setattr(Request, "json", decoded.append)
+    # The first header of a name counts.
+    headers = [("Content-Type", media_type), ("Content-Type", "text/plain")]
+    content = json.dumps(document).encode()
+
+    for body in (content, in_pieces(content)):
+        response = await client.post("/things", content=body, headers=headers)
+        problem(response, 413, f"more than {MAX_VALUES} values")
+    assert decoded == []
+
+
+async def test_values_within_the_limit_are_decoded(client: AsyncClient) -> None:
+    full = {"items": [1] * MAX_VALUES}
+    text = {"text, with, commas": ", " * MAX_VALUES + '\\"' + ","}
+
+    assert (await client.post("/things", json=full)).json() == MAX_VALUES
+    assert (await client.post("/things", json=text)).status_code == 422
+    # Only JSON has values.
+    csv = await client.post("/raw", content=b"1," * 2 * MAX_VALUES)
+    assert csv.json() == 4 * MAX_VALUES
+
+
+@pytest.mark.parametrize(
+    ("document", "values"),
+    [
+        ("[1, 2, 3]", 3),
+        (r'["a,\",\\", "\\", {"b": "c,,"}]', 3),
+        (r'{"a\\": 1, "b": [1, 2]}', 3),
+    ],
+)
+def test_values_are_counted_outside_of_strings(document: str, values: int) -> None:
+    assert json.loads(document) is not None
+    content = document.encode()
+
+    assert has_more_values(content, values - 1)
+    assert not has_more_values(content, values)
+
+
+def test_utf_16_hides_no_values() -> None:
+    # U+2200 has the byte of a quotation mark.
+    content = json.dumps(["\u2200", *range(MAX_VALUES)], ensure_ascii=False).encode("utf-16-le")
+
+    assert json.loads(content)
+    assert has_more_values(content, MAX_VALUES)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "GZIP"])
+async def test_an_encoded_body_is_refused_by_name(client: AsyncClient, coding: str) -> None:
+    response = await client.post("/raw", content=b"x", headers={"Content-Encoding": coding})
+
+    problem(response, 415, "Content-Encoding")
+    assert response.headers["accept-encoding"] == "identity"
+
+
+async def test_a_body_with_the_coding_identity_is_read(client: AsyncClient) -> None:
+    headers = {"Content-Encoding": "identity"}
+
+    assert (await client.post("/raw", content=b"x", headers=headers)).json() == 1
+
+
+HOSTS = ["test", "a-b_c.example:8000", "127.0.0.1:80", "[::1]:65535", "[2001:db8::1]"]
+NO_HOSTS = ["a b", "<a>", "a/b", "a@b", "a:b", "a:65536", "[::1", "[::x]", "[127.0.0.1]", "1.2.3"]
+
+
+@pytest.mark.parametrize("host", [*HOSTS, *NO_HOSTS, "", "test:", "a,b", "\xe4", "a" * 300])
+async def test_a_malformed_host_is_refused(client: AsyncClient, host: str) -> None:
+    response = await client.get("/url", headers={b"Host": host.encode("latin-1")})
+
+    assert is_host(host) == (host in HOSTS)
+    if host in HOSTS:
+        assert response.status_code == 200
+    else:
+        problem(response, 400, "Host")
+
+
+def test_an_address_to_listen_on_has_no_port() -> None:
+    for address in ("127.0.0.1", "0.0.0.0", "::", "::1", "localhost", "fly-local-6pn"):  # noqa: S104
+        assert is_address(address)
+    for address in ("127.0.0.1:80", "localhost:80", "[::1]", "http://a", "999.1.1.1", "a b"):
+        assert not is_address(address)

@@ -1,8 +1,10 @@
 """Cache headers by the declared policy, `ETag`, 304 and HEAD, for clients and CDNs."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Annotated, Any
 
 import pytest
@@ -289,7 +291,7 @@ async def test_a_client_that_holds_the_response_gets_a_304(site: AsyncClient, pa
     assert (other.status_code, other.content) == (200, full.content)
 
 
-@pytest.mark.parametrize("path", ["/public", "/private", "/own"])
+@pytest.mark.parametrize("path", ["/public", "/private", "/own", "/undeclared", "/free", "/docs"])
 async def test_head_is_answered_from_get(site: AsyncClient, path: str) -> None:
     full = await site.get(path)
     head = await site.head(path)
@@ -325,10 +327,35 @@ async def test_a_route_of_its_own_answers_head(site: AsyncClient) -> None:
 
     assert head.headers["x-probe"] == "1"
     assert head.headers["cache-control"] == "private, no-store"
-    undeclared = await site.head("/undeclared")
-    assert undeclared.status_code == 405
-    assert undeclared.headers["cache-control"] == "private, no-store"
     assert (await site.head("/nowhere")).status_code == 404
+
+
+POLICIES = [None, no_store, private(5), public(max_age_s=5)]
+if "ttl_s" in signature(public).parameters:
+    POLICIES.append(public(ttl_s=5))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("is_silent", [True, False])
+async def test_head_ends_an_endless_stream(policy: Any, is_silent: bool) -> None:
+    router = APIRouter()
+
+    async def endless() -> StreamingResponse:
+        async def pieces() -> AsyncIterator[bytes]:
+            while True:
+                # The event loop gets no pause from this.
+                yield b"x"
+                if is_silent:
+                    await asyncio.Event().wait()
+
+        return StreamingResponse(pieces())
+
+    router.get("/endless")(policy(endless) if policy else endless)
+    async with client_of(cached_app(router)) as client, asyncio.timeout(10):
+        head = await client.head("/endless")
+
+    # `head` returns when the application has ended, too.
+    assert (head.status_code, head.content) == (200, b"")
 
 
 async def test_streams_pass_unbuffered() -> None:

@@ -4,9 +4,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from httpx2 import ASGITransport, AsyncClient, Response
 from pydantic import BaseModel, ConfigDict
+from starlette.middleware.cors import CORSMiddleware
 
 from app.core.application import create_app
 from app.core.http.problems import Conflict, Unavailable
@@ -26,6 +28,12 @@ async def make_thing(thing: Thing, limit: int = 1) -> Thing:
     if thing.size == 2:
         raise Unavailable("Come back later.")
     raise RuntimeError("a secret detail")
+
+
+@router.get("/things/{number}")
+@router.patch("/things/{number}")
+async def one_thing(number: int) -> int:
+    return number
 
 
 class StrictThing(BaseModel):
@@ -66,10 +74,21 @@ async def test_unknown_path(client: AsyncClient) -> None:
 
 
 async def test_wrong_method(client: AsyncClient) -> None:
-    response = await client.delete("/things")
+    response = await client.delete("/things/7")
 
     problem(response, 405)
-    assert response.headers["allow"]
+    # The path has several routes.
+    assert response.headers["allow"] == "GET, HEAD, OPTIONS, PATCH"
+
+
+async def test_options_names_all_methods(client: AsyncClient) -> None:
+    response = await client.options("/things/7")
+
+    assert (response.status_code, response.content) == (204, b"")
+    assert response.headers["allow"] == "GET, HEAD, OPTIONS, PATCH"
+    assert (await client.options("/things")).headers["allow"] == "OPTIONS, POST"
+    assert (await client.options("/livez")).headers["allow"] == "GET, HEAD, OPTIONS"
+    problem(await client.options("/nowhere"), 404)
 
 
 async def test_a_domain_error_carries_its_sentence(client: AsyncClient) -> None:
@@ -94,28 +113,75 @@ async def test_an_unexpected_error_tells_nothing(client: AsyncClient) -> None:
     assert response.headers["connection"] == "close"
 
 
-async def pieces(number: int) -> AsyncIterator[bytes]:
-    for _ in range(number):
-        yield b" " * 65536
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status"),
+    [
+        ("GET", "/nowhere", {}, 404),
+        ("DELETE", "/things", {}, 405),
+        ("POST", "/things", {"json": {}}, 422),
+        ("POST", "/things", {"json": {"size": 1}}, 409),
+        ("POST", "/things", {"json": {"size": 2}}, 503),
+        ("POST", "/things", {"json": {"size": 3}}, 500),
+        ("POST", "/things", {"content": b" " * 2_000_000}, 413),
+        ("POST", "/things", {"content": b"x", "headers": {"Content-Encoding": "br"}}, 415),
+        ("GET", "/livez", {"headers": {"Host": "a b"}}, 400),
+    ],
+)
+async def test_every_error_passes_through_the_middleware_of_the_team(
+    client: AsyncClient, things: FastAPI, method: str, path: str, options: Any, status: int
+) -> None:
+    things.add_middleware(CORSMiddleware, allow_origins=["https://shop.example"])
+    headers = options.pop("headers", {}) | {"Origin": "https://shop.example"}
+
+    response = await client.request(method, path, headers=headers, **options)
+
+    problem(response, status)
+    assert response.headers["access-control-allow-origin"] == "https://shop.example"
 
 
-async def test_a_body_that_is_too_large_is_refused(client: AsyncClient) -> None:
-    size = get_settings().max_body_bytes + 1
-
-    announced = await client.post("/things", content=b" " * size)
-    chunked = await client.post("/things", content=pieces(size // 65536 + 1))
-
-    problem(announced, 413)
-    problem(chunked, 413)
+async def test_an_unexpected_error_goes_on_to_the_server(things: FastAPI) -> None:
+    async with AsyncClient(transport=ASGITransport(things), base_url="http://test") as client:
+        with pytest.raises(RuntimeError, match="a secret detail"):
+            await client.post("/things", json={"size": 3})
 
 
-async def test_thousands_of_errors_are_not_all_answered(client: AsyncClient) -> None:
-    body = {"size": 1} | {f"unknown{number}": 1 for number in range(5000)}
+async def test_an_error_of_the_middleware_of_the_team_is_a_problem_too(
+    client: AsyncClient, things: FastAPI
+) -> None:
+    class Failing:
+        def __init__(self, app: Any) -> None: ...
 
-    response = await client.post("/strict", json=body)
+        async def __call__(self, *_: Any) -> None:
+            raise RuntimeError("a secret detail")
 
-    assert len(problem(response, 422)["errors"]) == 20
-    assert len(response.content) < 5000
+    things.add_middleware(Failing)
+
+    assert "secret" not in problem(await client.get("/livez"), 500)["detail"]
+
+
+async def test_the_errors_that_are_built_and_answered_have_a_bound(
+    client: AsyncClient, things: FastAPI
+) -> None:
+    built: list[int] = []
+    answer: Any = things.exception_handlers[RequestValidationError]
+
+    async def count(request: Request, error: RequestValidationError) -> Response:
+        built.append(len(error.errors()))
+        response: Response = await answer(request, error)
+        return response
+
+    things.add_exception_handler(RequestValidationError, count)  # type: ignore[arg-type]
+    most = get_settings().max_json_values
+    for number in (most - 1, most):
+        body = {"size": 1} | {f"unknown{key}": 1 for key in range(number)}
+        response = await client.post("/strict", json=body)
+        if number < most:
+            assert len(problem(response, 422)["errors"]) == 20
+            assert len(response.content) < 5000
+        else:
+            problem(response, 413)
+
+    assert built == [most - 1]
 
 
 async def test_openapi_says_how_errors_look(client: AsyncClient) -> None:
@@ -123,6 +189,7 @@ async def test_openapi_says_how_errors_look(client: AsyncClient) -> None:
     responses = document["paths"]["/things"]["post"]["responses"]
 
     assert set(responses) == {"200", "4XX", "5XX"}
+    assert "U+0000" in responses["4XX"]["description"]
     assert set(responses["4XX"]["content"]) == {"application/problem+json"}
 
 

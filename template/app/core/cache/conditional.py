@@ -3,6 +3,7 @@
 A response in one piece gets an `ETag`; a stream passes as it comes.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
 from functools import partial
 from http import HTTPStatus
@@ -55,26 +56,22 @@ class CacheHeaders:
             await self.app(scope, receive, responder.send)
 
     async def _head(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer HEAD by a route of its own, else by a GET route that clients may store."""
+        """Answer HEAD by a route of its own, else by the GET route."""
         # Copied before the application changes the scope, and without extensions, which would
         # send a body past `send`.
         get = {**scope, "method": "GET", "extensions": {}}
         responder = Responder(scope, send, partial(self._complete, scope))
-        refusal: list[Message] = []
+        is_refused = False
 
         async def send_unless_refused(message: Message) -> None:
-            if refusal or message.get("status") == HTTPStatus.METHOD_NOT_ALLOWED:
-                refusal.append(message)
-            else:
+            nonlocal is_refused
+            is_refused = is_refused or message.get("status") == HTTPStatus.METHOD_NOT_ALLOWED
+            if not is_refused:
                 await responder.send(message)
 
         await self.app(scope, receive, send_unless_refused)
-        policy = policy_of(scope.get("endpoint")) or no_store
-        if refusal and policy.audience is not Audience.NOBODY:
+        if is_refused:
             await self.app(get, receive, Responder(scope, send, partial(self._complete, get)).send)
-        else:
-            for message in refusal:
-                await responder.send(message)
 
     def _complete(self, scope: Scope, status: int, headers: h.Headers) -> h.Headers:
         """Add the headers of the policy of the route, which the router has set by now."""
@@ -89,7 +86,7 @@ class CacheHeaders:
 
 
 class Responder:
-    """Sends a response on; a whole 200 may become a 304, and HEAD loses the body.
+    """Sends a response on; a whole 200 may become a 304, and HEAD ends before the body.
 
     Args:
         complete: adds headers to those of the response, by its status.
@@ -102,9 +99,14 @@ class Responder:
         self._send = send
         self._complete = complete
         self._held: Message | None = None
+        self._has_ended = False
 
     async def send(self, message: Message) -> None:
         """Hold the start of a 200 with an `ETag` until the next message tells it from a stream."""
+        if self._has_ended:
+            # An endless stream is cancelled as soon as its task waits.
+            await asyncio.sleep(0)
+            return
         if message["type"] == "http.response.start":
             headers = self._complete(message["status"], list(message.get("headers", ())))
             message = {**message, "headers": headers}
@@ -112,16 +114,19 @@ class Responder:
                 self._held = message
                 return
         start, self._held = self._held, None
-        if message["type"] == "http.response.body":
+        if start is not None and not message.get("more_body"):
             body = message.get("body", b"")
-            if start is not None and not message.get("more_body"):
-                await respond(self._scope, self._send, start["status"], start["headers"], body)
-                return
-            if self._scope["method"] == "HEAD":
-                message = {**message, "body": b""}
+            await respond(self._scope, self._send, start["status"], start["headers"], body)
+            return
         if start is not None:
             await self._send(start)
-        await self._send(message)
+        if self._scope["method"] != "HEAD":
+            await self._send(message)
+            return
+        self._has_ended = True
+        if message["type"] == "http.response.start":
+            await self._send(message)
+        await self._send({"type": "http.response.body"})
 
     def _may_have_etag(self, headers: h.Headers) -> bool:
         if self._scope["method"] not in ("GET", "HEAD"):

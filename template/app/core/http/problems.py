@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from fastapi.utils import is_body_allowed_for_status_code
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 # Without a limit, a request of many unknown fields gets a larger response.
 MAX_FIELDS = 20
@@ -67,7 +69,10 @@ class ProblemDocument(BaseModel):
 _CONTENT = {"application/problem+json": {"schema": ProblemDocument.model_json_schema()}}
 # For OpenAPI: every route may return these.
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    "4XX": {"description": "An error of the request", "content": _CONTENT},
+    "4XX": {
+        "description": "An error of the request. Text with U+0000 is not valid (422).",
+        "content": _CONTENT,
+    },
     "5XX": {"description": "An error of the service", "content": _CONTENT},
 }
 
@@ -95,7 +100,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(Exception, _unexpected)
+    # For errors of the team's middleware; `create_app` handles those of the routes further inside.
+    app.add_exception_handler(Exception, unexpected)
 
 
 async def _problem(_: Request, error: Exception) -> Response:
@@ -105,12 +111,24 @@ async def _problem(_: Request, error: Exception) -> Response:
     return problem_response(error.status, error.detail, headers=error.headers)
 
 
-async def _http_exception(_: Request, error: Exception) -> Response:
+async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    headers = dict(error.headers) if error.headers else None
-    if not is_body_allowed_for_status_code(error.status_code):
-        return Response(status_code=error.status_code, headers=headers)
-    return problem_response(error.status_code, str(error.detail), headers=headers)
+    status, headers = error.status_code, dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = _methods(request) or headers["Allow"]
+        status = HTTPStatus.NO_CONTENT if request.method == "OPTIONS" else status
+    if not is_body_allowed_for_status_code(status):
+        return Response(status_code=status, headers=headers)
+    return problem_response(status, str(error.detail), headers=headers)
+
+
+def _methods(request: Request) -> str:
+    """Return the methods of all routes with the path of the request; empty below a mount."""
+    methods: set[str] = set()
+    for route in iter_route_contexts(request.app.router.routes):
+        if route.methods and route.matches(request.scope)[0] is not Match.NONE:
+            methods |= {*route.methods, "OPTIONS"}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
@@ -124,12 +142,12 @@ async def _invalid(_: Request, error: Exception) -> Response:
     return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, f"Not valid: {names}.", errors=fields)
 
 
-async def _unexpected(_: Request, error: Exception) -> Response:
-    # Starlette raises the error again after this response, and the server logs it and closes the
-    # connection. `Connection: close` tells the client before its next request.
+async def unexpected(_: Request, error: Exception) -> Response:
+    """Answer any other error; Starlette raises it again for telemetry and the server's log."""
     return problem_response(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "An unexpected error, which was logged.",
-        # Made outside of all middleware, which would add Cache-Control.
+        # The server closes the connection after an error. The middleware that adds Cache-Control
+        # is further inside.
         headers={"Connection": "close", "Cache-Control": "private, no-store"},
     )

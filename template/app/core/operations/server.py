@@ -1,13 +1,48 @@
 """How gunicorn runs the application in each worker."""
 
+from http import HTTPStatus
 from typing import Any
 
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn_worker import UvicornWorker
+
+from app.core.http.problems import problem_response
 
 # Time from SIGTERM until running requests are cut off.
 REQUEST_DRAIN_S = 15
 # Time from SIGTERM until gunicorn kills the worker; jobs drain after the requests.
 GRACEFUL_TIMEOUT_S = 30
+# Largest request line and headers. nginx passes as many by default.
+MAX_HEAD_BYTES = 32 * 1024
+
+
+class Protocol(HttpToolsProtocol):
+    """HTTP/1.1 with a limit on the head of a request, which httptools lacks."""
+
+    head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        for start in range(0, len(data), MAX_HEAD_BYTES):
+            part = data[start : start + MAX_HEAD_BYTES]
+            super().data_received(part)
+            # uvicorn adds the method when the head is complete.
+            is_in_head = self.scope is not None and "method" not in self.scope
+            self.head_bytes = self.head_bytes + len(part) if is_in_head else 0
+            if self.head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            if self.transport.is_closing():
+                return
+
+    def send_400_response(self, msg: str) -> None:
+        self.refuse(HTTPStatus.BAD_REQUEST, msg)
+
+    def refuse(self, status: HTTPStatus, detail: str | None = None) -> None:
+        """Answer a request that no application gets, and close the connection."""
+        response = problem_response(status, detail, headers={"Connection": "close"})
+        lines = [b"HTTP/1.1 %d %b" % (status, status.phrase.encode())]
+        lines += [b"%b: %b" % header for header in response.raw_headers]
+        self.transport.write(b"\r\n".join([*lines, b"", bytes(response.body)]))
+        self.transport.close()
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no types
@@ -19,7 +54,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no type
 
     CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - as the base class does
         "loop": "uvloop",
-        "http": "httptools",
+        "http": Protocol,
         "timeout_graceful_shutdown": REQUEST_DRAIN_S,
         # It is useful only to attackers, and each header costs a microsecond.
         "server_header": False,

@@ -1,0 +1,117 @@
+"""The head of a request has a bound, which the parser of HTTP lacks."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import pytest
+from uvicorn import Config
+from uvicorn.server import ServerState
+
+from app.core.operations.server import MAX_HEAD_BYTES, Protocol
+
+LINE = b"GET / HTTP/1.1\r\nHost: test\r\n"
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.is_closed = False
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+@asynccontextmanager
+async def connection() -> AsyncIterator[tuple[Protocol, Transport]]:
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        size = 0
+        while True:
+            message = await receive()
+            size += len(message["body"])
+            if not message["more_body"]:
+                break
+        body = b"%d" % size
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    protocol = Protocol(Config(answer, lifespan="off"), ServerState(), {})
+    transport = Transport()
+    protocol.connection_made(transport)
+    yield protocol, transport
+    await asyncio.gather(*protocol.tasks)
+
+
+def fill(number: int) -> bytes:
+    return b"x" * number
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"GET /", b"GET /?", LINE + b"X: ", LINE + b"X", b"G"],
+    ids=["path", "query", "value", "name", "method"],
+)
+@pytest.mark.parametrize("size", [1000, 2 * MAX_HEAD_BYTES])
+async def test_an_endless_head_is_refused(start: bytes, size: int) -> None:
+    sent = len(start)
+    async with connection() as (protocol, transport):
+        protocol.data_received(start)
+        while not transport.is_closed:
+            assert sent <= 2 * MAX_HEAD_BYTES
+            protocol.data_received(fill(size))
+            sent += size
+
+    head, _, body = transport.written.partition(b"\r\n\r\n")
+    assert head.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 "))
+    assert b"\r\nconnection: close" in head
+    assert b"\r\ncontent-type: application/problem+json" in head
+    assert orjson.loads(body)["status"] == int(head.split()[1])
+
+
+async def test_many_headers_are_refused() -> None:
+    async with connection() as (protocol, transport):
+        protocol.data_received(LINE + b"X: y\r\n" * MAX_HEAD_BYTES)
+
+    assert transport.written.startswith(b"HTTP/1.1 431 ")
+
+
+async def test_bodies_and_later_requests_do_not_count() -> None:
+    size = 5 * MAX_HEAD_BYTES
+    post = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % size
+    async with connection() as (protocol, transport):
+        for _ in range(3):
+            protocol.data_received(post + fill(100))
+            protocol.data_received(fill(size - 100))
+            await asyncio.gather(*protocol.tasks)
+            head = LINE + b"X: " + fill(MAX_HEAD_BYTES - 100) + b"\r\n\r\n"
+            protocol.data_received(head[:20])
+            protocol.data_received(head[20:])
+            await asyncio.gather(*protocol.tasks)
+
+        assert transport.written.count(b"HTTP/1.1 200 OK") == 6
+        assert not transport.is_closed
+        protocol.shutdown()
+
+
+async def test_a_malformed_request_is_a_problem() -> None:
+    async with connection() as (protocol, transport):
+        protocol.data_received(b"no http\r\n\r\n")
+
+    assert transport.written.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert orjson.loads(transport.written.partition(b"\r\n\r\n")[2])["status"] == 400
