@@ -7,6 +7,9 @@ from pydantic_settings import BaseSettings
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.core.http.hosts import is_address
+from app.core.operations.durations import Seconds
+
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
@@ -16,7 +19,13 @@ def _is_postgresql(value: SecretStr) -> SecretStr:
     except (ArgumentError, ValueError):
         # The messages of these errors can contain the password.
         url = None
-    if url is None or url.get_backend_name() not in {"postgresql", "postgres"} or not url.database:
+    if (
+        url is None
+        or url.get_backend_name() not in {"postgresql", "postgres"}
+        or not url.database
+        or not (url.host is None or is_address(url.host))
+        or not (url.port is None or 0 < url.port < 2**16)
+    ):
         raise ValueError("expected postgresql://user:password@host:5432/database")
     if set(url.query) - {"sslmode"} or url.query.get("sslmode", "prefer") not in SSL_MODES:
         raise ValueError(f"the only option after ? is sslmode, one of {', '.join(SSL_MODES)}")
@@ -33,24 +42,23 @@ class DatabaseSettings(BaseSettings):
     database_pool_size: int = Field(
         0, ge=0, description="Connections of one worker; 0 derives them from the share."
     )
-    database_pool_timeout_s: float = Field(
-        0.5, gt=0, description="Longest wait for a connection; then the answer is 503."
+    database_pool_timeout_s: Seconds = Field(
+        0.5, description="Longest wait for a connection; then the answer is 503."
     )
-    database_connect_timeout_s: float = Field(
-        2.0, gt=0, description="Longest time that opening a connection may take; then it is 503."
+    database_connect_timeout_s: Seconds = Field(
+        2.0, description="Longest time that opening a connection may take; then it is 503."
     )
-    database_statement_timeout_s: float = Field(
-        5.0, gt=0, description="Longest time that one statement may take; then it is 503."
+    database_statement_timeout_s: Seconds = Field(
+        5.0, description="Longest time that one statement may take; then it is 503."
     )
-
-    database_connection_lifetime_s: float = Field(
-        1800.0, gt=0, description="Longest life of a connection; each ends up to a fifth earlier."
+    database_connection_lifetime_s: Seconds = Field(
+        1800.0, description="Longest life of a connection; each ends up to a fifth earlier."
     )
-    migration_lock_timeout_s: float = Field(
-        2.0, gt=0, description="Longest wait of a migration for a lock; then it is rolled back."
+    migration_lock_timeout_s: Seconds = Field(
+        2.0, description="Longest wait of a migration for a lock; then it is rolled back."
     )
     migration_wait_timeout_s: float = Field(
-        600.0, ge=0, description="Longest wait for another migration that runs; then it fails."
+        600.0, ge=0, le=86400, description="Longest wait for another running migration; then it fails."
     )
 
     def sqlalchemy_url(self) -> URL:

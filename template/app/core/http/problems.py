@@ -115,7 +115,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status, headers = error.status_code, dict(error.headers or {})
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = _methods(request) or headers["Allow"]
+        headers["Allow"] = _methods(request) or headers.get("Allow", "")
         status = HTTPStatus.NO_CONTENT if request.method == "OPTIONS" else status
     if not is_body_allowed_for_status_code(status):
         return Response(status_code=status, headers=headers)
