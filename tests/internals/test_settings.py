@@ -92,6 +92,33 @@ def test_connections_that_do_not_fit_stop_the_start(command: tuple[str, ...]) ->
     assert "4 workers x 30 connections" in output
 
 
+def test_an_address_of_another_machine_stops_the_start() -> None:
+    output = refused("-m", "app", "serve", HOST="192.0.2.1")
+
+    assert output.startswith("HOST: cannot listen on 192.0.2.1: ")
+
+
+def test_a_variable_goes_before_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "port").write_text("7001\n")
+    monkeypatch.setenv("PORT_FILE", str(tmp_path / "port"))
+    monkeypatch.setenv("PORT", "")
+    assert load(CoreSettings).port == 7001
+
+    monkeypatch.setenv("PORT", "7002")
+    assert load(CoreSettings).port == 7002
+
+
+def test_a_wrong_value_in_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "port").write_text("hunter2")
+    monkeypatch.delenv("PORT", raising=False)
+    monkeypatch.setenv("PORT_FILE", str(tmp_path / "port"))
+
+    with pytest.raises(ConfigurationError, match=r"  PORT: ") as caught:
+        load(CoreSettings)
+
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_secret_may_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "url").write_text("postgresql://app:from-file@db/app\n")
     monkeypatch.delenv("DATABASE_URL")

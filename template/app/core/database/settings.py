@@ -58,7 +58,7 @@ class DatabaseSettings(BaseSettings):
         2.0, description="Longest wait of a migration for a lock; then it is rolled back."
     )
     migration_wait_timeout_s: float = Field(
-        600.0, ge=0, le=86400, description="Longest wait for another running migration; then it fails."
+        600.0, ge=0, le=86400, description="Longest wait for another migration; then it fails."
     )
 
     def sqlalchemy_url(self) -> URL:

@@ -56,6 +56,13 @@ class Plan:
     arithmetic: str
     memory: str
 
+    def __str__(self) -> str:
+        return (
+            f"{self.workers} workers, {self.pool_size} database connections each\n"
+            f"database connections: {self.arithmetic}\n"
+            f"memory: {self.memory}"
+        )
+
 
 def make_plan(limits: Limits) -> Plan:
     """Size workers and pools so that all instances together fit into the database.
