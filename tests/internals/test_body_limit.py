@@ -9,8 +9,7 @@ from fastapi import FastAPI, Request
 from httpx2 import ASGITransport, AsyncClient, Response
 from pydantic import BaseModel, ConfigDict
 
-from app.core.http.body_limit import RequestLimits, has_more_values
-from app.core.http.hosts import is_address, is_host
+from app.core.http.body_limit import RequestLimits, has_more_values, is_host
 from app.core.http.problems import install
 
 MAX_BYTES = 1000
@@ -60,7 +59,7 @@ async def test_the_limit_on_bytes_holds(client: AsyncClient, is_chunked: bool) -
         content = b"x" * size
         response = await client.post("/raw", content=in_pieces(content) if is_chunked else content)
         if size > MAX_BYTES:
-            problem(response, 413, f"larger than {MAX_BYTES} bytes")
+            problem(response, 413, f"over {MAX_BYTES} bytes")
             assert response.headers["connection"] == "close"
         else:
             assert response.json() == size
@@ -109,7 +108,7 @@ async def test_json_of_too_many_values_is_not_decoded(
 
     for body in (content, in_pieces(content)):
         response = await client.post("/things", content=body, headers=headers)
-        problem(response, 413, f"more than {MAX_VALUES} values")
+        problem(response, 413, f"over {MAX_VALUES} values")
     assert decoded == []
 
 
@@ -163,7 +162,7 @@ async def test_a_body_with_the_coding_identity_is_read(client: AsyncClient) -> N
 
 
 HOSTS = ["test", "a-b_c.example:8000", "127.0.0.1:80", "[::1]:65535", "[2001:db8::1]"]
-NO_HOSTS = ["a b", "<a>", "a/b", "a@b", "a:b", "a:65536", "[::1", "[::x]", "[127.0.0.1]", "1.2.3"]
+NO_HOSTS = ["a b", "<a>", "a/b", "a@b", "a:b", "a:65536", "[::1", "[::x]", "[127.0.0.1]", "a:0"]
 
 
 @pytest.mark.parametrize("host", [*HOSTS, *NO_HOSTS, "", "test:", "a,b", "\xe4", "a" * 300])
@@ -175,10 +174,3 @@ async def test_a_malformed_host_is_refused(client: AsyncClient, host: str) -> No
         assert response.status_code == 200
     else:
         problem(response, 400, "Host")
-
-
-def test_an_address_to_listen_on_has_no_port() -> None:
-    for address in ("127.0.0.1", "0.0.0.0", "::", "::1", "localhost", "fly-local-6pn"):  # noqa: S104
-        assert is_address(address)
-    for address in ("127.0.0.1:80", "localhost:80", "[::1]", "http://a", "999.1.1.1", "a b"):
-        assert not is_address(address)

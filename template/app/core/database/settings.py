@@ -1,5 +1,6 @@
 """Settings of the database: its address, the pool and time limits."""
 
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
@@ -7,7 +8,6 @@ from pydantic_settings import BaseSettings
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from app.core.http.hosts import is_address
 from app.core.operations.durations import Seconds
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -23,8 +23,8 @@ def _is_postgresql(value: SecretStr) -> SecretStr:
         url is None
         or url.get_backend_name() not in {"postgresql", "postgres"}
         or not url.database
-        or not (url.host is None or is_address(url.host))
-        or not (url.port is None or 0 < url.port < 2**16)
+        or not re.fullmatch(r"[\w.:-]+", url.host or "localhost")
+        or not 0 < (url.port or 5432) < 2**16
     ):
         raise ValueError("expected postgresql://user:password@host:5432/database")
     if set(url.query) - {"sslmode"} or url.query.get("sslmode", "prefer") not in SSL_MODES:

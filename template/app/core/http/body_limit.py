@@ -1,19 +1,22 @@
 """Refuse requests before they cost work: a malformed `Host`, and bodies that are too large."""
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.http.hosts import is_host
 from app.core.http.problems import problem_response
+
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[\w.-]{1,253})(:\d+)?", re.ASCII | re.IGNORECASE)
 
 
 class RequestLimits:
-    """ASGI middleware: 400 for a malformed `Host`; 413 and 415 when a body is read.
+    """ASGI middleware: 400 for a malformed `Host`; 413 and 415 when an endpoint reads the body.
 
-    A body has at most `max_body_bytes`, and in JSON at most `max_json_values`: a megabyte of wrong
+    A body has at most `max_body_bytes`, and JSON at most `max_json_values`: a megabyte of wrong
     values would hold the event loop for a second.
     """
 
@@ -24,10 +27,9 @@ class RequestLimits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            # The first one of each name, which Starlette reads.
+            # The first header of each name, which Starlette reads as well.
             headers = dict(reversed(scope["headers"]))
-            host = headers.get(b"host")
-            if host is not None and not is_host(host.decode("latin-1")):
+            if b"host" in headers and not is_host(headers[b"host"].decode("latin-1")):
                 response = problem_response(HTTPStatus.BAD_REQUEST, "The header Host is malformed.")
                 await response(scope, receive, send)
                 return
@@ -39,39 +41,42 @@ class RequestLimits:
 
     def _limited(self, headers: Mapping[bytes, bytes], receive: Receive) -> Receive:
         """Return a `receive` that raises HTTPException for a body that no endpoint may get."""
-        too_large = f"The request body is larger than {self.max_body_bytes} bytes."
-        length = headers.get(b"content-length", b"")
-        refusal: HTTPException | None = None
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            refusal = HTTPException(
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-                "Content-Encoding is not supported: send the body without it.",
-                headers={"Accept-Encoding": "identity", "Connection": "close"},
-            )
-        elif length.isdigit() and int(length) > self.max_body_bytes:
-            refusal = _too_large(too_large)
+        is_encoded = headers.get(b"content-encoding", b"identity").lower() != b"identity"
         is_json = b"json" in headers.get(b"content-type", b"").lower()
+        length = headers.get(b"content-length", b"")
+        announced = int(length) if length.isdigit() else 0
         pieces: list[bytes] = []
         size = 0
 
         async def limited() -> Message:
             nonlocal size
-            if refusal is not None:
-                raise refusal
-            message = await receive()
+            if is_encoded:
+                raise _refusal(415, "Content-Encoding is not supported: send the body without it.")
+            # An announced size is refused before the client sends the body.
+            message = {} if announced > self.max_body_bytes else await receive()
             body = message.get("body", b"")
             size += len(body)
-            if size > self.max_body_bytes:
-                raise _too_large(too_large)
+            if max(size, announced) > self.max_body_bytes:
+                raise _refusal(413, f"The body is over {self.max_body_bytes} bytes.")
             if is_json:
                 pieces.append(body)
                 if not message.get("more_body"):
                     if has_more_values(b"".join(pieces), self.max_json_values):
-                        raise _too_large(f"The JSON has more than {self.max_json_values} values.")
+                        raise _refusal(
+                            413, f"The JSON has over {self.max_json_values} values."
+                        )
                     pieces.clear()
             return message
 
         return limited
+
+
+def is_host(value: str) -> bool:
+    """Return whether a `Host` header may have this value: a name or an address, and a port."""
+    try:
+        return _HOST.fullmatch(value) is not None and urlsplit(f"//{value}").port != 0
+    except ValueError:
+        return False
 
 
 def has_more_values(document: bytes, most: int) -> bool:
@@ -88,7 +93,6 @@ def has_more_values(document: bytes, most: int) -> bool:
     return sum(part.count(b",") for part in outside) >= most
 
 
-def _too_large(detail: str) -> HTTPException:
-    return HTTPException(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, headers={"Connection": "close"}
-    )
+def _refusal(status: int, detail: str) -> HTTPException:
+    headers = {"Connection": "close"} | ({"Accept-Encoding": "identity"} if status == 415 else {})
+    return HTTPException(status, detail, headers)
