@@ -62,9 +62,7 @@ class RequestLimits:
                 pieces.append(body)
                 if not message.get("more_body"):
                     if has_more_values(b"".join(pieces), self.max_json_values):
-                        raise _refusal(
-                            413, f"The JSON has over {self.max_json_values} values."
-                        )
+                        raise _refusal(413, f"The JSON has over {self.max_json_values} values.")
                     pieces.clear()
             return message
 
