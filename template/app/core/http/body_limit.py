@@ -71,8 +71,10 @@ class RequestLimits:
 
 def is_host(value: str) -> bool:
     """Return whether a `Host` header may have this value: a name or an address, and a port."""
+    if _HOST.fullmatch(value) is None:
+        return False
     try:
-        return _HOST.fullmatch(value) is not None and urlsplit(f"//{value}").port != 0
+        return urlsplit(f"//{value}").port != 0
     except ValueError:
         return False
 

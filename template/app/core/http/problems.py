@@ -100,7 +100,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
-    # For errors of the team's middleware; `create_app` handles those of the routes further inside.
+    # For errors of the team's middleware; `create_app` handles those further inside.
     app.add_exception_handler(Exception, unexpected)
 
 
@@ -143,7 +143,7 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 
 async def unexpected(_: Request, error: Exception) -> Response:
-    """Answer any other error; Starlette raises it again for telemetry and the server's log."""
+    """Answer any other error; Starlette raises it again, for telemetry and the server's log."""
     return problem_response(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "An unexpected error, which was logged.",
