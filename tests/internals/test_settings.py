@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
         ("DATABASE_URL", "postgresql://app@db/app?connect_timeout=5", "the only option"),
         ("DATABASE_URL", "postgresql://app@db/app?sslmode=perhaps", "one of disable, allow"),
         ("DATABASE_URL", "postgresql://app:hunter2@db:99999/app", "expected postgresql://"),
+        ("DATABASE_URL", "postgresql://app:hunter2@db:0/app", "expected postgresql://"),
         ("DATABASE_URL", "postgresql://app:hunter2@db,other/app", "expected postgresql://"),
         ("DATABASE_STATEMENT_TIMEOUT_S", "1e15", "less than or equal to 86400"),
         ("DATABASE_URL", "postgresql://app:hunter2@the db/app", "expected postgresql://"),

@@ -24,7 +24,7 @@ def _is_postgresql(value: SecretStr) -> SecretStr:
         or url.get_backend_name() not in {"postgresql", "postgres"}
         or not url.database
         or not re.fullmatch(r"[\w.:-]+", url.host or "localhost")
-        or not 0 < (url.port or 5432) < 2**16
+        or (url.port is not None and not 0 < url.port < 2**16)
     ):
         raise ValueError("expected postgresql://user:password@host:5432/database")
     if set(url.query) - {"sslmode"} or url.query.get("sslmode", "prefer") not in SSL_MODES:
