@@ -1,4 +1,4 @@
-"""Loads a response that is not in this process: from Valkey, or by one run of the application.
+"""Load a response that is not in this process: from the store, or by one run of the application.
 
 The application sees the host, the canonical path and query, and the headers in `vary`, but nothing
 else of the client's request: no state, user, session, address or request id. So a response that is

@@ -35,7 +35,7 @@ DRIVER = DriverInfo()
 _PACK: Callable[[Any], bytes] = hiredis.pack_command
 _INCOMPLETE = object()
 # After such a refusal the server is still good for all other commands. After every other refusal
-# (READONLY, NOREPLICAS, MISCONF, LOADING, MOVED, CROSSSLOT, NOPERM and the rest) it is away: it may
+# (READONLY, MISCONF, LOADING, MOVED, CROSSSLOT, NOPERM and the rest) it is away: it may
 # refuse invalidations, so that another worker would go on showing old entries.
 ONE_OPERATION = ("OOM ",)
 
