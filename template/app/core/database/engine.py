@@ -120,10 +120,9 @@ async def run(
     """Run a prepared statement on the driver's connection; errors are those of the engine."""
     driver = connection.driver_connection
     assert driver is not None
-    compiled = statement.compiled(engine.dialect)
-    collect_statement(compiled.sql)
-    with engine_errors(engine.dialect, driver, compiled.sql):
-        return await compiled.fetch(driver, values)
+    collect_statement(statement.sql)
+    with engine_errors(engine.dialect, driver, statement.sql):
+        return await statement.fetch(driver, values)
 
 
 async def settle(connection: PoolProxiedConnection) -> None:

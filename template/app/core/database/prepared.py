@@ -5,73 +5,79 @@ times as many for a list, and four times as many with a single write. In exchang
 and not entities, no change is tracked, and each statement is declared once, at import.
 """
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import asyncpg
-from sqlalchemy import BindParameter, ClauseElement, Delete, Dialect, Insert, Select, Update
+from sqlalchemy import (
+    BindParameter,
+    Boolean,
+    ClauseElement,
+    Delete,
+    Insert,
+    Integer,
+    Select,
+    String,
+    Update,
+)
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 
 Row = dict[str, Any]
 Processor = Callable[[Any], Any]
 
+# Compiles like the dialect of an engine that has connected; this engine never connects.
+DIALECT: Any = create_async_engine("postgresql+asyncpg://").dialect
+DIALECT._backslash_escapes = False  # As `standard_conforming_strings` says by default.
+
 
 class Prepared:
-    """A statement of SQLAlchemy Core, declared once at import.
+    """A statement of SQLAlchemy Core, declared and compiled once, at import.
 
-    Values that change from call to call are `bindparam`s. Every other value becomes a constant in
-    the SQL, so that PostgreSQL can plan with it: it must never come from a request. A row has a key
-    for each column. Dots in labels nest: `User.id.label("author.id")` becomes
-    `{"author": {"id": ...}}`, and an object whose columns are all NULL becomes None.
+    Values that change from call to call are `bindparam`s. Other values must never come from a
+    request: integers, booleans, texts and enums become constants in the SQL, so that PostgreSQL
+    can plan with them. A row has a key for each column. Dots in labels nest:
+    `User.id.label("author.id")` becomes `{"author": {"id": ...}}`, and an object whose columns are
+    all NULL becomes None.
+
+    Attributes:
+        sql: the statement as the server receives it.
+        parameters: the names of the values that each call passes.
 
     Raises:
-        ValueError: when a column has no name, two have the same, or `IN` has a parameter.
+        ValueError: when a column has no name, two have the same, `IN` has a parameter, or a loader
+            option adds columns.
+        SQLAlchemyError: when the statement cannot be compiled.
     """
 
     def __init__(self, statement: Select[*tuple[Any, ...]] | Insert | Update | Delete) -> None:
-        self._columns = list(statement.exported_columns)
-        if any(not isinstance(column.key, str) for column in self._columns):
+        columns = list(statement.exported_columns)
+        if any(not isinstance(column.key, str) for column in columns):
             raise ValueError("a column has no name: label it")
-        self._names = [str(column.key) for column in self._columns]
+        self._names = [str(column.key) for column in columns]
         if twice := {name for name in self._names if self._names.count(name) > 1}:
             raise ValueError(f"two columns are called {', '.join(sorted(twice))}: label one")
         _rows_maker(self._names, {})  # Raises for invalid names, here and not at the first call.
-        self._statement: Any = visitors.replacement_traverse(statement, {}, _constant_as_literal)
-        # The names of the values that each call passes.
-        self.parameters = frozenset(
-            element.key
-            for element in visitors.iterate(self._statement)
-            if isinstance(element, BindParameter) and element.required
-        )
-        self._compiled: WeakKeyDictionary[Dialect, _Compiled] = WeakKeyDictionary()
-
-    def compiled(self, dialect: Dialect) -> "_Compiled":
-        """Return the statement compiled for one engine; the first call compiles it."""
-        compiled = self._compiled.get(dialect)
-        if compiled is None:
-            compiled = self._compiled[dialect] = _Compiled(self, dialect)
-        return compiled
-
-
-class _Compiled:
-    def __init__(self, prepared: Prepared, dialect: Dialect) -> None:
-        compiled = prepared._statement.compile(dialect=dialect)
-        assert isinstance(compiled, SQLCompiler)
-        self._required = prepared.parameters
-        # Write the constants into the SQL; the parameters stay placeholders.
-        state = compiled.construct_expanded_state(dict.fromkeys(self._required))
-        binds = [compiled.binds[name] for name in state.positiontup or ()]
-        self.sql = state.statement
-        self._types = [column.type.dialect_impl(dialect) for column in prepared._columns]
-        self._dialect = weakref.ref(dialect)
-        self._names = prepared._names
-        self._parameters = [
-            (bind, bind.type.dialect_impl(dialect).bind_processor(dialect)) for bind in binds
-        ]
+        self._types = [column.type.dialect_impl(DIALECT) for column in columns]
         self._make_rows: Callable[[Sequence[Sequence[Any]]], list[Row]] | None = None
+
+        with_literals: Any = visitors.replacement_traverse(statement, {}, _as_literal)
+        compiled = with_literals.compile(dialect=DIALECT)
+        assert isinstance(compiled, SQLCompiler)
+        if len(compiled._result_columns) != len(columns):
+            raise ValueError("no loader options and no text() among the columns: use labels")
+        self.parameters = frozenset(b.key for b in compiled.binds.values() if b.required)
+        # Write the literals into the SQL; all other values stay placeholders.
+        state = compiled.construct_expanded_state(dict.fromkeys(self.parameters))
+        self.sql = state.statement
+        self._placeholders = state.positiontup or ()
+        self._processors: Mapping[str, Any] = {**compiled._bind_processors, **state.processors}
+        # The defaults of columns that Python computes at each call.
+        self._defaults: dict[str, Any] = {c.key: c.default for c in compiled.insert_prefetch}
+        self._defaults |= {c.key: c.onupdate for c in compiled.update_prefetch}
+        given = self.parameters | self._defaults.keys()
+        self._constants = {name: state.parameters[name] for name in {*self._placeholders} - given}
 
     async def fetch(self, driver: asyncpg.Connection, values: Mapping[str, Any]) -> list[Row]:
         """Run the statement, return its rows; TypeError for a missing or unknown parameter."""
@@ -95,22 +101,24 @@ class _Compiled:
         return self._make_rows(records)
 
     def _arguments(self, values: Mapping[str, Any]) -> list[Any]:
-        if values.keys() != self._required:
-            missing, unknown = self._required - values.keys(), values.keys() - self._required
+        if values.keys() != self.parameters:
+            missing, unknown = self.parameters - values.keys(), values.keys() - self.parameters
             raise TypeError(f"parameters: missing {sorted(missing)}, unknown {sorted(unknown)}")
+        if self._constants or self._defaults:
+            made = {
+                name: default.arg(None) if default.is_callable else default.arg
+                for name, default in self._defaults.items()
+            }
+            values = {**values, **self._constants, **made}
         arguments = []
-        for bind, process in self._parameters:
-            value = values[bind.key] if bind.required else bind.effective_value
-            arguments.append(process(value) if process else value)
+        for name in self._placeholders:
+            process = self._processors.get(name)
+            arguments.append(process(values[name]) if process else values[name])
         return arguments
 
     def _result_processors(self, oids: Sequence[int]) -> dict[int, Processor]:
-        if len(oids) != len(self._types):
-            raise ValueError("the result and the statement differ in columns: no loader options")
-        dialect = self._dialect()
-        assert dialect is not None  # Its engine owns the connection in use.
         processors = {
-            index: on_driver.result_processor(dialect, oid)
+            index: on_driver.result_processor(DIALECT, oid)
             for index, (on_driver, oid) in enumerate(zip(self._types, oids, strict=True))
         }
         return {index: process for index, process in processors.items() if process}
@@ -124,20 +132,25 @@ class PreparedRead(Prepared):
 
 
 class PreparedWrite(Prepared):
-    """An INSERT, UPDATE or DELETE for `session.write` and `session.autocommit`."""
+    """An INSERT, UPDATE or DELETE for `session.write` and `session.autocommit`.
+
+    A `default` or `onupdate` that is a function in Python gets None as its context.
+    """
 
     def __init__(self, statement: Insert | Update | Delete) -> None:
         super().__init__(statement)
 
 
-def _constant_as_literal(element: ClauseElement, **_: Any) -> ClauseElement | None:
+def _as_literal(element: ClauseElement, **_: Any) -> ClauseElement | None:
+    """Replace a value that reads the same in SQL: another type would need a cast beside it."""
     if not isinstance(element, BindParameter):
         return None
-    if not element.required:
-        return element.render_literal_execute()
-    if element.expanding:
+    if element.required and element.expanding:
         raise ValueError(f"IN {element.key}: write `column == any_(bindparam(...))` instead")
-    return None
+    is_plain = isinstance(element.type, (Integer, Boolean, String))
+    if element.required or not is_plain or element.effective_value is None:
+        return None
+    return element.render_literal_execute()
 
 
 def _rows_maker(
