@@ -30,6 +30,8 @@ class Params(BaseModel):
 
     limit: int = Field(20, ge=1, le=100)
     author: UUID | None = None
+    # Of a type that is validated, so that the alias meets Pydantic.
+    editor: UUID | None = Field(None, alias="editorId")
     labels: list[str] = Field([], alias="label")
 
 
@@ -105,6 +107,7 @@ UPPER = "0F8FAD5B-D9CB-469F-A165-70867728950E"
         ("/pages/007", "", "/pages/7", ""),
         ("/pages/007", "x=y", "/pages/7", ""),
         ("/books", f"author={UPPER}", "/books", f"author={UPPER.lower()}"),
+        ("/books", f"editorId={UPPER}", "/books", f"editorId={UPPER.lower()}"),
         ("/books", "label=a&limit=07&label=b", "/books", "limit=7&label=a&label=b"),
     ],
 )

@@ -348,6 +348,20 @@ async def test_columns_are_those_of_the_schema() -> None:
     ]
 
 
+async def test_the_columns_have_the_names_of_the_answer() -> None:
+    class Related(BaseModel):
+        name: str = Field(alias="displayName")
+
+    class Shown(BaseModel):
+        maker_id: int = Field(alias="makerId")
+        maker: Related = Field(serialization_alias="madeBy")
+        is_new: bool = Field(alias="isNew")
+
+    columns = columns_of(Shown, Thing, is_new=Thing.fine)
+
+    assert [column.name for column in columns] == ["makerId", "madeBy.displayName", "isNew"]
+
+
 async def test_columns_that_do_not_match_the_schema_are_named() -> None:
     with pytest.raises(ValueError, match=r"ThingRead\.heavy is no column of Thing"):
         columns_of(ThingRead, Thing)

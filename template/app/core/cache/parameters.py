@@ -39,8 +39,11 @@ class Parameter:
         # None where every text is valid.
         self.validate: Callable[[Any], Any] | None = None
         if self.taggable and (annotation is not str or info.metadata):
+            # Without the alias, which only a model's field may have.
             declared: Any = info.annotation
-            self.validate = TypeAdapter(Annotated[declared, info]).validate_python
+            for constraint in info.metadata:
+                declared = Annotated[declared, constraint]
+            self.validate = TypeAdapter(declared).validate_python
 
     def canonical(self, value: str) -> str:
         """Return the quoted form for keys and tags; NotCacheable if the value is not valid."""

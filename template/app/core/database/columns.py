@@ -11,10 +11,11 @@ from sqlalchemy.orm import DeclarativeBase
 def columns_of(
     schema: type[BaseModel], model: type[DeclarativeBase], **expressions: Any
 ) -> list[Label[Any]]:
-    """Return the columns of `model` that have the names of the fields of `schema`, labelled so.
+    """Return the columns of `model` that have the names of the fields of `schema`.
 
-    A field whose type is a schema, such as `customer: CustomerRead | None`, takes the columns of
-    the relationship `customer`, which the statement joins. `expressions` are the other fields:
+    They are labelled with the names in JSON: the alias of a field, if there is one. A field whose
+    type is a schema, such as `customer: CustomerRead | None`, takes the columns of the relationship
+    `customer`, which the statement joins. `expressions` are the other fields, by their names:
 
         select(*columns_of(OrderRead, Order, total=func.sum(Item.price))).join(Order.customer)
 
@@ -27,13 +28,14 @@ def columns_of(
     labelled: list[Label[Any]] = []
     for name, field in schema.model_fields.items():
         nested = _schema_in(field.annotation)
+        label = field.serialization_alias or name
         if name in expressions:
-            labelled.append(expressions[name].label(name))
+            labelled.append(expressions[name].label(label))
         elif name in mapper.columns:
-            labelled.append(getattr(model, name).label(name))
+            labelled.append(getattr(model, name).label(label))
         elif nested and name in mapper.relationships:
             related = columns_of(nested, mapper.relationships[name].mapper.class_)
-            labelled += [column.element.label(f"{name}.{column.name}") for column in related]
+            labelled += [column.element.label(f"{label}.{column.name}") for column in related]
         else:
             raise ValueError(f"{schema.__name__}.{name} is no column of {model.__name__}")
     return labelled

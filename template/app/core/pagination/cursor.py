@@ -1,21 +1,20 @@
 """Keyset pagination: a page starts after the last row of the page before, so writes shift nothing.
 
-A cursor is opaque, signed and versioned: clients cannot forge one.
+A cursor is opaque and signed: clients cannot forge one, nor use that of another list.
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
-from functools import lru_cache
-from operator import itemgetter
+from functools import reduce
+from itertools import product
+from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple, TypeVar, TypeVarTuple
 
 import orjson
-from pydantic import Field, TypeAdapter, ValidationError
-from pydantic_core import to_json
-from sqlalchemy import ColumnElement, Integer, Select, bindparam, literal
+from pydantic import Field
+from sqlalchemy import Integer, Select, bindparam, inspect
 
 from app.core.database import PreparedRead, ReadSession, Row
 from app.core.http.problems import BadRequest
@@ -23,13 +22,12 @@ from app.core.pagination.keyset import Keyset
 from app.core.pagination.page import DEFAULT_LIMIT, ListParams, OrderBy, Page
 from app.core.pagination.settings import PaginationSettings
 
-VERSION = 2
+VERSION = 3
 SIGNATURE_BYTES = 16
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Item = TypeVar("Item")
-Values = tuple[Any, ...]
 
 
 class PageParams(ListParams):
@@ -39,7 +37,8 @@ class PageParams(ListParams):
 
     cursor: str | None = Field(
         None,
-        max_length=1000,
+        # The largest values of an index, 2,704 bytes, make cursors of 3,700 characters.
+        max_length=4000,
         description="`next` or `prev` of another page; absent for the first page.",
     )
 
@@ -54,21 +53,27 @@ class Signer:
         """Use the secret of these settings."""
         self._key = settings.cursor_secret.get_secret_value().encode()
 
-    def sign(self, payload: bytes) -> bytes:
-        """Return the first `SIGNATURE_BYTES` of the payload's HMAC-SHA256."""
+    def sign(self, payload: bytes, keyset: Keyset) -> bytes:
+        """Return the first bytes of an HMAC-SHA256, which is valid for lists in this order only."""
         if self._key is None:
             raise RuntimeError("Cursors have no secret: use `async with lifecycle.resources(...)`.")
-        return hmac.digest(self._key, payload, hashlib.sha256)[:SIGNATURE_BYTES]
+        signed = f"{VERSION} {keyset.fingerprint} ".encode() + payload
+        return hmac.digest(self._key, signed, hashlib.sha256)[:SIGNATURE_BYTES]
 
 
 signer = Signer()
 
 
 class Cursor(NamedTuple):
-    """The position after the row with these values, or before it if `backward`."""
+    """The position after the row with these values, or before it if `backward`; None is NULL."""
 
-    values: Values
     backward: bool
+    values: Sequence[Any]
+
+    @property
+    def shape(self) -> tuple[bool, ...]:
+        """The direction and which values are NULL: all that a statement depends on."""
+        return (self.backward, *(value is None for value in self.values))
 
 
 async def paginate(
@@ -88,86 +93,74 @@ async def paginate(
 
     Raises:
         BadRequest: when the cursor is invalid, or belongs to another list.
+        ValueError: when `Keyset.of` refuses the order.
+        UnmappedColumnError: when it has a column of another model.
     """
     keyset = Keyset.of(order_by)
-
-    def values_of(row: T) -> Values:
-        return tuple(getattr(row, key.column.key) for key in keyset.keys)
-
+    mapper = inspect(statement.column_descriptions[0]["entity"]).mapper
+    names = [mapper.get_property_by_column(key.column).key for key in keyset.keys]
     cursor = decode(params.cursor, keyset)
-    statements = _selects(statement.limit(params.limit + 1), keyset, cursor)
-    rows = await _read(statements, session.scalars, params.limit + 1)
-    page = _page(rows, params.limit, cursor, keyset, values_of)
+    selects = _selects(statement.limit(params.limit + 1), keyset, cursor)
+    rows = await _read(selects, session.scalars, params.limit + 1)
+    page = _page(rows, params.limit, cursor, keyset, [attrgetter(name) for name in names])
     return Page(items=[convert(row) for row in page.items], next=page.next, prev=page.prev)
 
 
 class PreparedList:
-    """A list in the prepared lane, declared once at import; its items are rows.
+    """A list in the prepared lane, declared and compiled once, at import; its items are rows.
 
     Raises:
-        ValueError: when a column of `order_by` is not selected, or the SQL cannot be prepared.
+        ValueError: when a column of `order_by` is not selected, `Keyset.of` refuses it, or the
+            statement cannot be prepared.
     """
 
     def __init__(self, statement: Select[*tuple[Any, ...]], *, order_by: OrderBy) -> None:
         """Take `statement` and `order_by` as for `paginate`; parameters are `bindparam`s."""
-        self._statement = statement
         self._keyset = Keyset.of(order_by)
-        names = [_name(statement, key.column) for key in self._keyset.keys]
-        self._values_of: Callable[[Row], Values] = (
-            itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
-        )
-        # The key: backward, which values are NULL, default limit.
-        self._prepared: dict[tuple[bool, tuple[bool, ...], bool], list[PreparedRead]] = {}
-        self._reads(None, usual_limit=True)
+        self._getters = [_getter(statement, key.column) for key in self._keyset.keys]
+        values: list[Any] = [(..., None) if key.nullable else (...,) for key in self._keyset.keys]
+        cursors = [
+            Cursor(backward, each) for backward in (False, True) for each in product(*values)
+        ]
+        # PostgreSQL plans a LIMIT that is a parameter at every call: the default is a constant.
+        usual = statement.limit(DEFAULT_LIMIT + 1)
+        other = statement.limit(bindparam("page_rows", type_=Integer))
+        self._reads = {
+            (limited is usual, cursor and cursor.shape): [
+                PreparedRead(select) for select in _selects(limited, self._keyset, cursor)
+            ]
+            for limited, cursor in product((usual, other), (None, *cursors))
+        }
 
     async def page(self, session: ReadSession, params: PageParams, **values: Any) -> Page[Row]:
         """Return a page; `values` are the parameters; BadRequest as from `paginate`."""
         cursor = decode(params.cursor, self._keyset)
-        usual_limit = params.limit == DEFAULT_LIMIT
-        if not usual_limit:
-            values["page_rows"] = params.limit + 1
         if cursor:
-            for number, value in enumerate(cursor.values):
-                if value is not None:
-                    values[f"page_{number}"] = value
+            values |= {f"page_{number}": value for number, value in enumerate(cursor.values)}
+        values["page_rows"] = params.limit + 1
 
         async def fetch(read: PreparedRead) -> list[Row]:
             # Each range has only some of the parameters.
             return await session.fetch(
-                read, **{name: values[name] for name in values if name in read.parameters}
+                read, **{name: values[name] for name in read.parameters & values.keys()}
             )
 
-        reads = self._reads(cursor, usual_limit=usual_limit)
+        reads = self._reads[params.limit == DEFAULT_LIMIT, cursor and cursor.shape]
         rows = await _read(reads, fetch, params.limit + 1)
-        return _page(rows, params.limit, cursor, self._keyset, self._values_of)
-
-    def _reads(self, cursor: Cursor | None, *, usual_limit: bool) -> list[PreparedRead]:
-        backward = cursor is not None and cursor.backward
-        nulls = tuple(value is None for value in cursor.values) if cursor else ()
-        key = (backward, nulls, usual_limit)
-        if key not in self._prepared:
-            # PostgreSQL plans a LIMIT that is a parameter at every call: the default is a constant.
-            limit = DEFAULT_LIMIT + 1 if usual_limit else bindparam("page_rows", type_=Integer)
-            selects = _selects(self._statement.limit(limit), self._keyset, cursor, prepared=True)
-            self._prepared[key] = [PreparedRead(select) for select in selects]
-        return self._prepared[key]
+        return _page(rows, params.limit, cursor, self._keyset, self._getters)
 
 
-def _selects(
-    statement: Select[*Ts], keyset: Keyset, cursor: Cursor | None, *, prepared: bool = False
-) -> list[Select[*Ts]]:
-    """Return a SELECT for each range of the page; `prepared` makes parameters of the values."""
+def _selects(statement: Select[*Ts], keyset: Keyset, cursor: Cursor | None) -> list[Select[*Ts]]:
+    """Return a SELECT for each range of the page."""
     if cursor is None:
         return [statement.order_by(*keyset.ordering())]
-    values: list[ColumnElement[Any] | None] = [None] * len(keyset.keys)
-    for number, (key, value) in enumerate(zip(keyset.keys, cursor.values, strict=True)):
-        if value is not None and prepared:
-            values[number] = bindparam(f"page_{number}", type_=key.column.type)
-        elif value is not None:
-            values[number] = literal(value, key.column.type)
     directed = keyset.reversed() if cursor.backward else keyset
+    parameters = [
+        None if value is None else key.parameter(f"page_{number}", value)
+        for number, (key, value) in enumerate(zip(keyset.keys, cursor.values, strict=True))
+    ]
     statement = statement.order_by(*directed.ordering())
-    return [statement.where(condition) for condition in directed.ranges(values)]
+    return [statement.where(condition) for condition in directed.ranges(parameters)]
 
 
 async def _read(
@@ -185,7 +178,7 @@ def _page(
     limit: int,
     cursor: Cursor | None,
     keyset: Keyset,
-    values_of: Callable[[T], Values],
+    getters: Sequence[Callable[[T], Any]],
 ) -> Page[T]:
     """Return the page of `rows`; a row more than `limit` shows that another page follows."""
     more = len(rows) > limit
@@ -193,57 +186,54 @@ def _page(
     backward = cursor is not None and cursor.backward
     if backward:
         items.reverse()
+
+    def position(row: T, *, backward: bool) -> str:
+        return encode(Cursor(backward, [get(row) for get in getters]), keyset)
+
     # The page that the cursor came from exists; the next one in this direction exists if `more`.
     before, after = (more, True) if backward else (cursor is not None, more)
     return Page(
         items=items,
-        next=encode(values_of(items[-1]), keyset, backward=False) if items and after else None,
-        prev=encode(values_of(items[0]), keyset, backward=True) if items and before else None,
+        next=position(items[-1], backward=False) if items and after else None,
+        prev=position(items[0], backward=True) if items and before else None,
     )
 
 
-def encode(values: Values, keyset: Keyset, *, backward: bool) -> str:
-    """Return the cursor of the page after the row with these values; before it if `backward`."""
-    payload = to_json([VERSION, keyset.fingerprint, backward, values], inf_nan_mode="strings")
-    return base64.urlsafe_b64encode(signer.sign(payload) + payload).rstrip(b"=").decode()
+def encode(cursor: Cursor, keyset: Keyset) -> str:
+    """Return the text of a cursor for clients; its values are those of the columns."""
+    values = [key.dump(value) for key, value in zip(keyset.keys, cursor.values, strict=True)]
+    payload = orjson.dumps([cursor.backward, values])
+    return base64.urlsafe_b64encode(signer.sign(payload, keyset) + payload).rstrip(b"=").decode()
 
 
-def decode(cursor: str | None, keyset: Keyset) -> Cursor | None:
-    """Return the position; BadRequest for a cursor that is malformed, forged or of another list."""
-    if cursor is None:
+def decode(text: str | None, keyset: Keyset) -> Cursor | None:
+    """Return the cursor, with the values that the driver sends.
+
+    Raises:
+        BadRequest: when the text is malformed, forged, or the cursor of another list.
+    """
+    if text is None:
         return None
     try:
-        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         signature, payload = raw[:SIGNATURE_BYTES], raw[SIGNATURE_BYTES:]
-        if not hmac.compare_digest(signature, signer.sign(payload)):
+        if not hmac.compare_digest(signature, signer.sign(payload, keyset)):
             raise ValueError("signature")
-        version, fingerprint, backward, values = orjson.loads(payload)
-        if (version, fingerprint) != (VERSION, keyset.fingerprint):
-            raise ValueError("another list")
-        return Cursor(
-            tuple(
-                None
-                if value is None
-                else _adapter(key.column.type.python_type).validate_python(value)
-                for key, value in zip(keyset.keys, values, strict=True)
-            ),
-            backward,
-        )
-    except (ValueError, binascii.Error, ValidationError) as error:
+    except ValueError as error:
         raise BadRequest(
             "The cursor is not valid for this list: start again without a cursor."
         ) from error
+    backward, values = orjson.loads(payload)
+    return Cursor(
+        backward, [key.load(value) for key, value in zip(keyset.keys, values, strict=True)]
+    )
 
 
-def _name(statement: Select[*tuple[Any, ...]], column: Any) -> str:
-    """Return the key of the column in the rows of the statement."""
+def _getter(statement: Select[*tuple[Any, ...]], column: Any) -> Callable[[Row], Any]:
+    """Return the function that gets the value of the column from a row of the statement."""
     for selected in statement.exported_columns:
         if selected.shares_lineage(column):
-            return str(selected.key)
+            path = str(selected.key).split(".")
+            # An object of which all columns are NULL is None.
+            return lambda row: reduce(lambda part, name: part and part[name], path, row)
     raise ValueError(f"order_by has {column}, which is not selected")
-
-
-@lru_cache
-def _adapter(python_type: type[Any]) -> TypeAdapter[Any]:
-    # Building an adapter costs more than using it.
-    return TypeAdapter(python_type)

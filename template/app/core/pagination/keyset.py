@@ -4,16 +4,36 @@ Pure: columns and values in, conditions out. A condition is a range of the index
 ORDER BY, so page 10,000 costs the same as page 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date, datetime, time
+from decimal import Decimal
 from functools import cached_property
 from itertools import takewhile
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, or_, tuple_
+from sqlalchemy import (
+    CHAR,
+    BindParameter,
+    ColumnElement,
+    Enum,
+    Float,
+    Interval,
+    Numeric,
+    String,
+    TypeDecorator,
+    and_,
+    bindparam,
+    cast,
+    or_,
+    tuple_,
+)
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import UnaryExpression
+from sqlalchemy.types import TypeEngine
 
+from app.core.database.prepared import DIALECT
 from app.core.pagination.page import OrderBy
 
 # The value of a column in the row before the page; None is NULL.
@@ -23,13 +43,42 @@ _NULLS = {operators.nulls_first_op, operators.nulls_last_op}
 _MODIFIERS = {operators.desc_op, operators.asc_op, *_NULLS}
 
 
+class _Form(NamedTuple):
+    """The text of the values of a type in a cursor, without any loss."""
+
+    dump: Callable[[Any], str]
+    load: Callable[[str], Any]
+
+
+# By the Python type of what the driver sends. An interval is not here: the driver makes 365 days of
+# a year, and PostgreSQL compares it as 360.
+_FORMS = {
+    bool: _Form(str, "True".__eq__),
+    int: _Form(str, int),
+    float: _Form(repr, float),
+    Decimal: _Form(str, Decimal),
+    str: _Form(str, str),
+    bytes: _Form(bytes.hex, bytes.fromhex),
+    UUID: _Form(str, UUID),
+    date: _Form(date.isoformat, date.fromisoformat),
+    datetime: _Form(datetime.isoformat, datetime.fromisoformat),
+    time: _Form(time.isoformat, time.fromisoformat),
+}
+
+
 @dataclass(frozen=True)
 class Key:
-    """One column of an ORDER BY."""
+    """One column of an ORDER BY.
+
+    Attributes:
+        type: what the driver sends and takes, below the decorators of the column's type.
+    """
 
     column: Any
     descending: bool
     nulls_first: bool
+    type: TypeEngine[Any]
+    form: _Form
 
     @classmethod
     def of(cls, item: Any) -> "Key":
@@ -43,7 +92,36 @@ class Key:
         nulls_first = operators.nulls_first_op in modifiers or (
             descending and operators.nulls_last_op not in modifiers
         )
-        return cls(item, descending, nulls_first)
+        column = item.expression
+        type_ = column.type
+        # SQLAlchemy's own Interval is one as well.
+        while isinstance(type_, TypeDecorator) and not isinstance(type_, Interval):
+            type_ = type_.load_dialect_impl(DIALECT)
+        form = _form_of(type_)
+        if form is None:
+            raise ValueError(
+                f"order_by has {column}: a cursor cannot carry {type_!r} without a loss"
+            )
+        return cls(column, descending, nulls_first, type_, form)
+
+    def dump(self, value: Any) -> str | None:
+        """Return the text of a value of the column; None for NULL."""
+        process = self.column.type.dialect_impl(DIALECT).bind_processor(DIALECT)
+        sent = process(value) if process else value
+        return None if sent is None else self.form.dump(sent)
+
+    def load(self, text: str | None) -> Any:
+        """Return what the driver sends for a text of `dump`."""
+        return None if text is None else self.form.load(text)
+
+    def parameter(self, name: str, value: Any) -> ColumnElement[Any]:
+        """Return a value of `load` to compare with the column; `...` is one that each call passes.
+
+        CHAR and enums are texts to the driver, which PostgreSQL compares otherwise.
+        """
+        type_ = String() if isinstance(self.type, CHAR | Enum) else self.type
+        parameter: BindParameter[Any] = bindparam(name, value, type_, required=value is ...)
+        return parameter if type_ is self.type else cast(parameter, self.type)
 
     @property
     def nullable(self) -> bool:
@@ -68,7 +146,11 @@ class Keyset:
 
     @classmethod
     def of(cls, order_by: OrderBy) -> "Keyset":
-        """Read columns such as `User.id.desc()`; ValueError when the last one may be NULL."""
+        """Read columns such as `User.id.desc()`.
+
+        Raises:
+            ValueError: when the last column may be NULL, or a cursor cannot carry a type.
+        """
         keys = tuple(Key.of(item) for item in order_by)
         if not keys or keys[-1].nullable:
             raise ValueError("order_by ends with a column that is never NULL: the primary key")
@@ -79,6 +161,7 @@ class Keyset:
         """The identity of the order, which tells the cursors of lists apart."""
         return ",".join(
             f"{'-' if key.descending else '+'}{key.column}{'^' if key.nulls_first else ''}"
+            f" {type(key.type).__name__}"
             for key in self.keys
         )
 
@@ -104,9 +187,7 @@ def _ranges(keys: Sequence[Key], values: Sequence[Value]) -> list[ColumnElement[
     alike = list(takewhile(lambda key: not key.nullable and key.descending == descending, keys))
     n = len(alike)
     here: Any = tuple_(*(key.column for key in alike)) if n > 1 else keys[0].column
-    there: Any = (
-        tuple_(*values[:n], types=[key.column.type for key in alike]) if n > 1 else values[0]
-    )
+    there: Any = tuple_(*values[:n], types=[key.type for key in alike]) if n > 1 else values[0]
     strictly = here < there if descending else here > there
     if n == len(keys):
         return [strictly]
@@ -126,3 +207,10 @@ def _ranges_with_nulls(keys: Sequence[Key], values: Sequence[Value]) -> list[Col
     range_ = key.column <= value if key.descending else key.column >= value
     others = and_(range_, or_(strictly, and_(key.column == value, behind)))
     return [others] if key.nulls_first else [others, key.column.is_(None)]
+
+
+def _form_of(type_: TypeEngine[Any]) -> _Form | None:
+    # SQLAlchemy rounds a NUMERIC that it reads as float, and a FLOAT that it reads as Decimal.
+    if isinstance(type_, Numeric | Float) and type_.asdecimal == isinstance(type_, Float):
+        return None
+    return _FORMS.get(str if isinstance(type_, Enum) else type_.python_type)

@@ -42,7 +42,11 @@ class ListParams(BaseModel):
         if not (page.next or page.prev):
             return {}
         sent = self.model_dump(mode="json", exclude_unset=True, exclude={self.position})
-        query = urlencode([*sent.items(), (self.position, "")], doseq=True)
+        sent[self.position] = ""
+        fields = type(self).model_fields
+        # Requests have the aliases of fields.
+        aliased = [(str(fields[name].validation_alias or name), sent[name]) for name in sent]
+        query = urlencode(aliased, doseq=True)
         links = [
             # A position needs no escaping.
             f'<?{query}{position}>; rel="{relation}"'
