@@ -22,11 +22,26 @@ LOCK_TIMEOUT = "55P03"
 
 
 def run(connection: Connection) -> None:
-    """Migrate in one transaction, so that a failed migration changes nothing."""
+    """Run each migration in a transaction of its own: one that fails changes nothing itself.
+
+    The next one may then use a value that this one adds to an enum, also of a type that is older.
+    """
     event.listen(connection, "begin", limit_waits)
-    context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True)
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        compare_type=True,
+        transaction_per_migration=True,
+        include_schemas=True,
+        include_name=is_ours,
+    )
     with context.begin_transaction():
         context.run_migrations()
+
+
+def is_ours(name: str | None, kind: str, _: object) -> bool:
+    """Compare the default schema, which is None, and those of the models."""
+    return kind != "schema" or name in {None, *(t.schema for t in Base.metadata.tables.values())}
 
 
 def limit_waits(connection: Connection) -> None:
@@ -91,7 +106,12 @@ async def connect() -> None:
 
 
 if context.is_offline_mode():
-    context.configure(dialect_name="postgresql", target_metadata=Base.metadata, literal_binds=True)
+    context.configure(
+        dialect_name="postgresql",
+        target_metadata=Base.metadata,
+        literal_binds=True,
+        transaction_per_migration=True,
+    )
     with context.begin_transaction():
         context.run_migrations()
 else:

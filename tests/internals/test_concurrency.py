@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from app.core.concurrency import partial_result
+from app.core.concurrency import Partial, missing_parts, partial_result
+from app.core.http.problems import Unavailable
 
 
 async def work(seconds: float, value: int) -> int:
@@ -26,6 +27,14 @@ async def test_failures_and_time_outs_are_values() -> None:
     assert isinstance(bad.error, ValueError)
     assert slow.value is None
     assert isinstance(slow.error, TimeoutError)
+
+
+async def test_an_answer_needs_one_part_at_least() -> None:
+    good, bad = Partial(1, None), Partial[int](None, ValueError())
+
+    assert missing_parts(first=good, second=bad) == ["second"]
+    with pytest.raises(Unavailable):
+        missing_parts(first=bad, second=bad)
 
 
 async def test_cancelling_reaches_the_work() -> None:

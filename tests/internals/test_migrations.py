@@ -136,8 +136,23 @@ def test_a_migration_gives_up_when_a_transaction_is_in_its_way(project: Path, be
     assert "raise MIGRATION_LOCK_TIMEOUT_S" in output
     assert "ALTER TABLE test_busy ADD x int" in output
     assert "Traceback" not in output
-    assert made is None
+    # The migration before is committed, and the next run continues after it.
+    assert made == "test_once"
     assert code_afterwards == 0
+
+
+def test_a_migration_may_use_a_value_that_the_one_before_adds_to_an_enum(project: Path) -> None:
+    plant(project, "one", """op.execute("ALTER TYPE test_state ADD VALUE 'old'")""")
+    plant(project, "two", """op.execute("UPDATE test_grown SET state = 'old'")""", "one")
+
+    with new_to_migrations() as url, session(url) as sql:
+        sql("CREATE TYPE test_state AS ENUM ('new')")
+        sql("CREATE TABLE test_grown AS SELECT 'new'::test_state AS state")
+        code, output = ended(migrate(project, url))
+        states = sql("SELECT state::text FROM test_grown")
+
+    assert code == 0, output
+    assert [row["state"] for row in states] == ["old"]
 
 
 @pytest.fixture

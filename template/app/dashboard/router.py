@@ -13,5 +13,5 @@ router = APIRouter(prefix="/dashboard", tags=["dashboard"])
 @router.get("")
 @no_store
 async def read_dashboard(session: ReadSessionDep) -> Dashboard:
-    """Return counts and the latest posts; parts that fail or take too long are null."""
+    """Return counts and the latest posts; a part that fails is null, and without any it is 503."""
     return await service.overview(session)

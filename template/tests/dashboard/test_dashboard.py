@@ -41,3 +41,15 @@ async def test_parts_that_hang_are_missing_and_the_rest_answers(
     assert dashboard["users"]["registered"] == 1
     assert (dashboard["posts"], dashboard["latest_posts"]) == (None, None)
     assert dashboard["missing"] == ["posts", "latest_posts"]
+
+
+async def test_a_dashboard_without_any_part_is_no_success(
+    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "PART_TIMEOUT_S", 0.2)
+    async with database.engine.begin() as connection:
+        await connection.execute(text("LOCK TABLE posts, users"))
+        response = await client.get("/dashboard")
+
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"

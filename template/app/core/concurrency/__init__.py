@@ -1,5 +1,5 @@
 """Concurrency: several tasks at once, with partial results."""
 
-from app.core.concurrency.partial import Partial, partial_result
+from app.core.concurrency.partial import Partial, missing_parts, partial_result
 
-__all__ = ["Partial", "partial_result"]
+__all__ = ["Partial", "missing_parts", "partial_result"]

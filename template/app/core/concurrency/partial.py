@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from logging import getLogger
 from typing import Any, Generic, TypeVar
 
+from app.core.http.problems import Unavailable
+
 T = TypeVar("T")
 
 logger = getLogger(__name__)
@@ -37,3 +39,15 @@ async def partial_result(
     except Exception as error:
         logger.warning("%s failed: %r", name, error)
         return Partial(None, error)
+
+
+def missing_parts(**results: Partial[Any]) -> list[str]:
+    """Return the names of the results that are errors.
+
+    Raises:
+        Unavailable: when all of them are: an answer without any part is no success.
+    """
+    missing = [name for name, result in results.items() if result.error]
+    if len(missing) == len(results):
+        raise Unavailable("No part of the answer is available now.")
+    return missing

@@ -71,13 +71,13 @@ class Prepared:
         # Write the literals into the SQL; all other values stay placeholders.
         state = compiled.construct_expanded_state(dict.fromkeys(self.parameters))
         self.sql = state.statement
-        self._placeholders = state.positiontup or ()
+        self.placeholders = state.positiontup or ()
         self._processors: Mapping[str, Any] = {**compiled._bind_processors, **state.processors}
         # The defaults of columns that Python computes at each call.
         self._defaults: dict[str, Any] = {c.key: c.default for c in compiled.insert_prefetch}
         self._defaults |= {c.key: c.onupdate for c in compiled.update_prefetch}
         given = self.parameters | self._defaults.keys()
-        self._constants = {name: state.parameters[name] for name in {*self._placeholders} - given}
+        self._constants = {name: state.parameters[name] for name in {*self.placeholders} - given}
 
     async def fetch(self, driver: asyncpg.Connection, values: Mapping[str, Any]) -> list[Row]:
         """Run the statement, return its rows; TypeError for a missing or unknown parameter."""
@@ -111,7 +111,7 @@ class Prepared:
             }
             values = {**values, **self._constants, **made}
         arguments = []
-        for name in self._placeholders:
+        for name in self.placeholders:
             process = self._processors.get(name)
             arguments.append(process(values[name]) if process else values[name])
         return arguments
