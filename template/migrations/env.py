@@ -98,7 +98,8 @@ async def connect() -> None:
                     raise
                 raise CommandError(
                     f"A migration waited {settings.migration_lock_timeout_s} s for a lock that "
-                    "another transaction holds, and was rolled back. Run it again when that "
+                    "another transaction holds, and was rolled back. Those before it are kept. "
+                    "Run it again when that "
                     "transaction has ended (pg_stat_activity.xact_start shows its age), or raise "
                     f"MIGRATION_LOCK_TIMEOUT_S. The statement that waited: {error.statement}"
                 ) from error

@@ -69,6 +69,21 @@ async def test_no_more_run_at_once_than_allowed() -> None:
     assert most == limit
 
 
+async def test_no_more_wait_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = get_settings().model_copy(update={"job_backlog": 2})
+    monkeypatch.setattr(runner, "_settings", small)
+    for number in range(small.job_concurrency + 2):
+        await enqueue(work, number)
+
+    with pytest.raises(Unavailable, match="work is not run"):
+        await enqueue(work, 99)
+    await drain()
+    await enqueue(work, 100)
+    await drain()
+
+    assert sorted(done) == [*range(small.job_concurrency + 2), 100]
+
+
 async def test_a_job_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     await enqueue(work, -1)
     await drain()

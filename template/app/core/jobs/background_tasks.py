@@ -1,7 +1,7 @@
 """Background jobs in the web process, after the response.
 
-Unlike FastAPI's `BackgroundTasks`, `enqueue` works outside of a request, limits the number of jobs
-that run at once, and a stopping worker waits for its jobs. A killed worker loses its jobs.
+Unlike FastAPI's `BackgroundTasks`, `enqueue` works outside of a request, limits the numbers of jobs
+that run and that wait, and a stopping worker waits for its jobs. A killed worker loses its jobs.
 """
 
 import asyncio
@@ -51,11 +51,15 @@ class Runner:
         Raises:
             TypeError: when the function is not declared with `job`.
             RuntimeError: when the process has not opened its resources.
+            Unavailable: when `JOB_BACKLOG` jobs wait already. After a commit the write stands, and
+                the session logs that the job was lost: a job that must run needs another engine.
         """
         if function not in _jobs:
             raise TypeError(f"{function!r} is not declared with @job")
         if self._settings is None:
             raise RuntimeError("Jobs need `async with lifecycle.resources(...)`.")
+        if len(self._accepted) >= self._settings.job_concurrency + self._settings.job_backlog:
+            raise Unavailable(f"{function.__qualname__} is not run: too many jobs wait.")
         work = partial(function, *args, **kwargs)
         run = self._run(function.__qualname__, work, self._settings.job_time_limit_s)
         # A new context: the job is no part of the request.
