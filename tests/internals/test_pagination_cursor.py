@@ -389,7 +389,7 @@ async def test_values_of_each_type_come_back_as_they_went(column: Any, prepared:
     ids=str,
 )
 async def test_a_type_that_a_cursor_cannot_carry_is_refused(type_: Any) -> None:
-    with pytest.raises(ValueError, match="a cursor cannot carry"):
+    with pytest.raises(ValueError, match="no cursor can carry"):
         Keyset.of((Column("x", type_).asc(), Book.id))
 
 

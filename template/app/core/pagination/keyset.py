@@ -10,28 +10,12 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from functools import cached_property
 from itertools import takewhile
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import (
-    CHAR,
-    BindParameter,
-    ColumnElement,
-    Enum,
-    Float,
-    Interval,
-    Numeric,
-    String,
-    TypeDecorator,
-    and_,
-    bindparam,
-    cast,
-    or_,
-    tuple_,
-)
+from sqlalchemy import ColumnElement, TypeDecorator, and_, bindparam, cast, or_, tuple_, types
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import UnaryExpression
-from sqlalchemy.types import TypeEngine
 
 from app.core.database.prepared import DIALECT
 from app.core.pagination.page import OrderBy
@@ -42,43 +26,34 @@ Value: TypeAlias = ColumnElement[Any] | None
 _NULLS = {operators.nulls_first_op, operators.nulls_last_op}
 _MODIFIERS = {operators.desc_op, operators.asc_op, *_NULLS}
 
-
-class _Form(NamedTuple):
-    """The text of the values of a type in a cursor, without any loss."""
-
-    dump: Callable[[Any], str]
-    load: Callable[[str], Any]
-
-
-# By the Python type of what the driver sends. An interval is not here: the driver makes 365 days of
-# a year, and PostgreSQL compares it as 360.
-_FORMS = {
-    bool: _Form(str, "True".__eq__),
-    int: _Form(str, int),
-    float: _Form(repr, float),
-    Decimal: _Form(str, Decimal),
-    str: _Form(str, str),
-    bytes: _Form(bytes.hex, bytes.fromhex),
-    UUID: _Form(str, UUID),
-    date: _Form(date.isoformat, date.fromisoformat),
-    datetime: _Form(datetime.isoformat, datetime.fromisoformat),
-    time: _Form(time.isoformat, time.fromisoformat),
+# What makes a value of its `str`, or of the hexadecimal digits of bytes, by the type in Python. No
+# timedelta: PostgreSQL compares a year as 360 days, and the driver makes 365 of it.
+_LOADERS: dict[type, Callable[[str], Any]] = {
+    bool: "True".__eq__,
+    int: int,
+    float: float,
+    Decimal: Decimal,
+    str: str,
+    bytes: bytes.fromhex,
+    UUID: UUID,
+    date: date.fromisoformat,
+    datetime: datetime.fromisoformat,
+    time: time.fromisoformat,
 }
 
 
 @dataclass(frozen=True)
 class Key:
-    """One column of an ORDER BY.
+    """One column of an ORDER BY; its values go to cursors and back as the driver sends them.
 
     Attributes:
-        type: what the driver sends and takes, below the decorators of the column's type.
+        type: the type of the column without decorators.
     """
 
     column: Any
     descending: bool
     nulls_first: bool
-    type: TypeEngine[Any]
-    form: _Form
+    type: types.TypeEngine[Any]
 
     @classmethod
     def of(cls, item: Any) -> "Key":
@@ -94,33 +69,43 @@ class Key:
         )
         column = item.expression
         type_ = column.type
-        # SQLAlchemy's own Interval is one as well.
-        while isinstance(type_, TypeDecorator) and not isinstance(type_, Interval):
+        # SQLAlchemy's own Interval is a decorator as well.
+        while isinstance(type_, TypeDecorator) and not isinstance(type_, types.Interval):
             type_ = type_.load_dialect_impl(DIALECT)
-        form = _form_of(type_)
-        if form is None:
-            raise ValueError(
-                f"order_by has {column}: a cursor cannot carry {type_!r} without a loss"
-            )
-        return cls(column, descending, nulls_first, type_, form)
+        key = cls(column, descending, nulls_first, type_)
+        if key._loader is None:
+            raise ValueError(f"order_by has {column}: no cursor can carry {type_!r} without a loss")
+        return key
+
+    @cached_property
+    def _loader(self) -> Callable[[str], Any] | None:
+        match self.type:
+            case types.Enum():
+                return str
+            # SQLAlchemy rounds these values.
+            case types.Numeric(asdecimal=False) | types.Float(asdecimal=True):
+                return None
+        return _LOADERS.get(self.type.python_type)
 
     def dump(self, value: Any) -> str | None:
         """Return the text of a value of the column; None for NULL."""
         process = self.column.type.dialect_impl(DIALECT).bind_processor(DIALECT)
         sent = process(value) if process else value
-        return None if sent is None else self.form.dump(sent)
+        if sent is None:
+            return None
+        return sent.hex() if isinstance(sent, bytes) else str(sent)
 
     def load(self, text: str | None) -> Any:
         """Return what the driver sends for a text of `dump`."""
-        return None if text is None else self.form.load(text)
+        return self._loader(text) if self._loader and text is not None else None
 
     def parameter(self, name: str, value: Any) -> ColumnElement[Any]:
         """Return a value of `load` to compare with the column; `...` is one that each call passes.
 
         CHAR and enums are texts to the driver, which PostgreSQL compares otherwise.
         """
-        type_ = String() if isinstance(self.type, CHAR | Enum) else self.type
-        parameter: BindParameter[Any] = bindparam(name, value, type_, required=value is ...)
+        type_ = types.String() if isinstance(self.type, types.CHAR | types.Enum) else self.type
+        parameter: ColumnElement[Any] = bindparam(name, value, type_, required=value is ...)
         return parameter if type_ is self.type else cast(parameter, self.type)
 
     @property
@@ -207,10 +192,3 @@ def _ranges_with_nulls(keys: Sequence[Key], values: Sequence[Value]) -> list[Col
     range_ = key.column <= value if key.descending else key.column >= value
     others = and_(range_, or_(strictly, and_(key.column == value, behind)))
     return [others] if key.nulls_first else [others, key.column.is_(None)]
-
-
-def _form_of(type_: TypeEngine[Any]) -> _Form | None:
-    # SQLAlchemy rounds a NUMERIC that it reads as float, and a FLOAT that it reads as Decimal.
-    if isinstance(type_, Numeric | Float) and type_.asdecimal == isinstance(type_, Float):
-        return None
-    return _FORMS.get(str if isinstance(type_, Enum) else type_.python_type)
