@@ -43,11 +43,12 @@ class Prepared:
 
     Attributes:
         sql: the statement as the server receives it.
-        parameters: the names of the values that each call passes.
+        placeholders: the names of the values of `$1`, `$2` and so on.
+        parameters: the names of those that each call passes.
 
     Raises:
-        ValueError: when a column has no name, two have the same, `IN` has a parameter, or a loader
-            option adds columns.
+        ValueError: when a column has no name, two have the same, `IN` has a parameter, or the
+            result would have other columns.
         SQLAlchemyError: when the statement cannot be compiled.
     """
 
@@ -73,11 +74,13 @@ class Prepared:
         self.sql = state.statement
         self.placeholders = state.positiontup or ()
         self._processors: Mapping[str, Any] = {**compiled._bind_processors, **state.processors}
-        # The defaults of columns that Python computes at each call.
-        self._defaults: dict[str, Any] = {c.key: c.default for c in compiled.insert_prefetch}
-        self._defaults |= {c.key: c.onupdate for c in compiled.update_prefetch}
-        given = self.parameters | self._defaults.keys()
-        self._constants = {name: state.parameters[name] for name in {*self.placeholders} - given}
+        # The values that no call passes: constants, and the defaults of columns in Python.
+        defaults: dict[str, Any] = {c.key: c.default for c in compiled.insert_prefetch}
+        defaults |= {c.key: c.onupdate for c in compiled.update_prefetch}
+        self._others = {
+            name: defaults[name].arg if name in defaults else state.parameters[name]
+            for name in {*self.placeholders} - self.parameters
+        }
 
     async def fetch(self, driver: asyncpg.Connection, values: Mapping[str, Any]) -> list[Row]:
         """Run the statement, return its rows; TypeError for a missing or unknown parameter."""
@@ -104,12 +107,9 @@ class Prepared:
         if values.keys() != self.parameters:
             missing, unknown = self.parameters - values.keys(), values.keys() - self.parameters
             raise TypeError(f"parameters: missing {sorted(missing)}, unknown {sorted(unknown)}")
-        if self._constants or self._defaults:
-            made = {
-                name: default.arg(None) if default.is_callable else default.arg
-                for name, default in self._defaults.items()
-            }
-            values = {**values, **self._constants, **made}
+        if self._others:
+            others = {key: o(None) if callable(o) else o for key, o in self._others.items()}
+            values = {**values, **others}
         arguments = []
         for name in self.placeholders:
             process = self._processors.get(name)

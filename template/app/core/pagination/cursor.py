@@ -46,8 +46,7 @@ class PageParams(ListParams):
 class Signer:
     """Signs cursors with the secret of the settings."""
 
-    def __init__(self) -> None:
-        self._key: bytes | None = None
+    _key: bytes | None = None
 
     def open(self, settings: PaginationSettings) -> None:
         """Use the secret of these settings."""
