@@ -76,7 +76,7 @@ TESTS: dict[str, Needs] = {
     "test_prepared.py": Needs(by=("read_replica",)),
     "test_problems.py": Needs(by=("cache_backend",)),
     "test_queries.py": Needs(by=("cache_backend", "read_replica")),
-    "test_read_back.py": Needs(by=("read_replica",)),
+    "test_read_back.py": Needs(),
     "test_redis_url.py": Needs(only=VALKEY),
     "test_response_cache.py": Needs(by=("cache_backend", "read_replica"), only=CACHED),
     "test_routing.py": Needs(),
