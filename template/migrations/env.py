@@ -4,6 +4,7 @@ import asyncio
 import math
 import sys
 from time import monotonic
+from typing import Any
 
 from alembic import context
 from alembic.util import CommandError
@@ -20,21 +21,16 @@ from app.settings import get_settings
 LOCK = int.from_bytes(b"alembic", "big")
 LOCK_TIMEOUT = "55P03"
 
+OPTIONS: Any = {"target_metadata": Base.metadata, "transaction_per_migration": True}
+
 
 def run(connection: Connection) -> None:
-    """Run each migration in a transaction of its own: one that fails changes nothing itself.
+    """Run each migration in a transaction of its own, which a failure rolls back.
 
-    The next one may then use a value that this one adds to an enum, also of a type that is older.
+    So a migration may use a value that the one before has added to an enum.
     """
     event.listen(connection, "begin", limit_waits)
-    context.configure(
-        connection=connection,
-        target_metadata=Base.metadata,
-        compare_type=True,
-        transaction_per_migration=True,
-        include_schemas=True,
-        include_name=is_ours,
-    )
+    context.configure(connection=connection, include_schemas=True, include_name=is_ours, **OPTIONS)
     with context.begin_transaction():
         context.run_migrations()
 
@@ -107,12 +103,7 @@ async def connect() -> None:
 
 
 if context.is_offline_mode():
-    context.configure(
-        dialect_name="postgresql",
-        target_metadata=Base.metadata,
-        literal_binds=True,
-        transaction_per_migration=True,
-    )
+    context.configure(dialect_name="postgresql", literal_binds=True, **OPTIONS)
     with context.begin_transaction():
         context.run_migrations()
 else:
