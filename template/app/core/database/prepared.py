@@ -71,6 +71,8 @@ class _Compiled:
         self._parameters = [
             (bind, bind.type.dialect_impl(dialect).bind_processor(dialect)) for bind in binds
         ]
+        # The names of the parameters $1, $2 and so on.
+        self.names = [bind.key for bind in binds]
         self._make_rows: Callable[[Sequence[Sequence[Any]]], list[Row]] | None = None
 
     async def fetch(self, driver: asyncpg.Connection, values: Mapping[str, Any]) -> list[Row]:

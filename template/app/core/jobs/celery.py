@@ -11,6 +11,7 @@ from typing import Any, ParamSpec
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from app.core.http.problems import Unavailable
 from app.core.jobs.settings import JobsSettings
 
 P = ParamSpec("P")
@@ -63,7 +64,9 @@ def job(function: Callable[P, Job]) -> Callable[P, Job]:
     def run(*args: Any, **kwargs: Any) -> None:
         job_loop.run(function(*args, **kwargs))
 
-    celery.task(name=_name(function))(run)
+    # A job whose dependency is away runs again, after 1 s, 2 s, and at most a minute.
+    again = {"autoretry_for": (Unavailable,), "max_retries": None, "retry_backoff_max": 60}
+    celery.task(name=_name(function), retry_backoff=True, **again)(run)
     _jobs.add(function)
     return function
 
