@@ -62,6 +62,7 @@ TESTS: dict[str, Needs] = {
     "test_capacity.py": Needs(by=("cache_backend", "read_replica")),
     "test_commands.py": Needs(by=("cache_backend",)),
     "test_commands_memory.py": Needs(only=MEMORY),
+    "test_commits.py": Needs(by=("read_replica",)),
     "test_concurrency.py": Needs(),
     "test_database.py": Needs(by=("read_replica",)),
     "test_dev.py": Needs(by=("cache_backend", "background_jobs")),

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -20,7 +20,6 @@ from app.core.database.errors import (
     engine_error,
     kind_of,
     of_driver,
-    problem_of,
     refused_field,
 )
 from app.core.database.gate import Gate
@@ -30,6 +29,8 @@ from app.core.database.settings import DatabaseSettings, read_again
 from app.core.http.problems import Problem, Unavailable
 
 Part = TypeVar("Part")
+# Awaits the rows of a statement on its connection.
+Through = Callable[[Awaitable[list[Row]], PoolProxiedConnection], Awaitable[list[Row]]]
 
 SETTLE_TIMEOUT_S = 0.5
 
@@ -94,21 +95,36 @@ class Database:
     def autocommit_engine(self) -> AsyncEngine:
         return _opened(self._autocommit_engine)
 
-    def checked_out(self) -> "CheckedOut":
-        """Take a connection for one statement, which is a transaction of its own."""
-        return CheckedOut(self)
+    async def fetch(
+        self, statement: Prepared, values: Mapping[str, Any], through: Through | None = None
+    ) -> list[Row]:
+        """Run a prepared statement as a transaction of its own, and await its rows `through`."""
+        async with self.gate:
+            connection = await self._check_out()
+            try:
+                rows = self.run(statement, connection, values)
+                return await (through(rows, connection) if through else rows)
+            except BaseException as error:
+                if isinstance(of_driver(error), (asyncio.CancelledError, TimeoutError)):
+                    await settle(connection)
+                raise
+            finally:
+                connection.close()
 
-    async def fetch(self, statement: Prepared, values: Mapping[str, Any]) -> list[Row]:
-        """Run a prepared statement as a transaction of its own."""
-        async with self.checked_out() as connection:
-            return await self.run(statement, connection, values)
+    async def _check_out(self) -> PoolProxiedConnection:
+        """Take a connection from the pool, with a slot of the gate; `close()` returns it."""
+        engine = self.engine.sync_engine
+        try:
+            # An open connection needs no greenlet, which saves a third of the time.
+            return engine.pool.connect()
+        except MissingGreenlet:
+            return (await greenlet_spawn(engine.connect)).connection
 
     async def run(
         self, statement: Prepared, connection: PoolProxiedConnection, values: Mapping[str, Any]
     ) -> list[Row]:
-        """Run a prepared statement on the driver's connection; errors are those of the engine."""
-        driver = connection.driver_connection
-        assert driver is not None
+        """Run a prepared statement on a connection; errors are those of the engine."""
+        driver: Any = connection.driver_connection
         compiled = statement.compiled(self.engine.dialect)
         collect_statement(compiled.sql)
         try:
@@ -118,27 +134,27 @@ class Database:
             raise problem or engine_error(self.engine.dialect, error, compiled.sql) from error
 
     async def command(self, connection: PoolProxiedConnection, sql: str) -> str:
-        """Run BEGIN or COMMIT, and return the server's tag; errors are those of the engine."""
-        driver = connection.driver_connection
-        assert driver is not None
+        """Run BEGIN or COMMIT on a connection, and return the server's word for what it did."""
+        driver: Any = connection.driver_connection
         try:
             tag: str = await driver.execute(sql)
         except OF_DRIVER as error:
-            problem = self._problem(error, driver.is_closed(), ())
+            problem = self._problem(error, driver.is_closed())
             raise problem or engine_error(self.engine.dialect, error, sql) from error
         return tag
 
     def _problem(
-        self, error: BaseException, is_closed: bool, names: Sequence[str]
+        self, error: BaseException, is_closed: bool, names: Sequence[str] = ()
     ) -> Problem | None:
-        """Return the problem of an error; None for one that passes, as `IntegrityError` does."""
-        if isinstance(of_driver(error), asyncpg.IntegrityConstraintViolationError):
-            return None
+        """Return the problem of an error; None for one that passes to the domain."""
         kind = kind_of(error, is_closed=is_closed)
+        violates = isinstance(of_driver(error), asyncpg.IntegrityConstraintViolationError)
+        if violates or kind is Kind.PROGRAM:
+            return None
         if kind is Kind.CONNECTION and not is_closed:
             # The other connections of the pool lead to the same server and schema.
             self._generation += 1
-        return problem_of(error, kind, refused_field(error, names))
+        return kind.problem(refused_field(error, names))
 
     def _listen(self, engine: AsyncEngine, variable: str, lifetime_s: float) -> None:
         """Connect, replace, count and explain: what the engine does with its connections.
@@ -150,7 +166,7 @@ class Database:
 
         @event.listens_for(engine.sync_engine, "do_connect")
         def connect(dialect: Dialect, _: object, args: tuple[Any], options: dict[str, Any]) -> Any:
-            # `CheckedOut` catches it. asyncpg would raise it too, but leave a coroutine unawaited.
+            # `_check_out` catches it. asyncpg would raise it too, but leave a coroutine unawaited.
             if not in_greenlet():
                 raise MissingGreenlet
             try:
@@ -184,7 +200,7 @@ class Database:
             execution = context.execution_context
             if execution is None and isinstance(error, (LookupError, ValueError)):
                 # A type of SQLAlchemy has refused an argument: nothing is sent.
-                return problem_of(error, Kind.VALUE)
+                return Kind.VALUE.problem()
             if not isinstance(of_driver(error), OF_DRIVER):
                 return None
             compiled: Any = execution.compiled if execution else None
@@ -210,38 +226,6 @@ def _connect(
     # These options are the engine's own, for later connections as well.
     options.update(current)
     return dialect.connect(*args, **options)
-
-
-class CheckedOut:
-    """A connection of the pool and its slot of the gate, for one statement."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def __aenter__(self) -> PoolProxiedConnection:
-        await self._database.gate.acquire()
-        engine = self._database.engine.sync_engine
-        try:
-            try:
-                # An open connection needs no greenlet, which saves a third of the time.
-                self._connection = engine.pool.connect()
-            except MissingGreenlet:
-                # The pool has to open one. The engine, unlike its pool, wraps the errors of that.
-                self._connection = (await greenlet_spawn(engine.connect)).connection
-        except BaseException:
-            self._database.gate.release()
-            raise
-        return self._connection
-
-    async def __aexit__(self, _: object, error: BaseException | None, trace: object) -> None:
-        try:
-            if error is not None and isinstance(
-                of_driver(error), (asyncio.CancelledError, TimeoutError)
-            ):
-                await settle(self._connection)
-        finally:
-            self._connection.close()
-            self._database.gate.release()
 
 
 async def settle(connection: PoolProxiedConnection, sql: str = "SELECT") -> None:

@@ -6,17 +6,15 @@
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from enum import Enum, auto
+from enum import Enum
 from typing import Any, TypeVar
 
 import asyncpg
 from fastapi import FastAPI, Request, Response
 from sqlalchemy import Dialect
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.core.http.problems import (
-    Busy,
     Conflict,
     Problem,
     Unavailable,
@@ -31,19 +29,26 @@ OF_DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClie
 _ARGUMENT = re.compile(r"query argument \$(\d+)")
 
 
-class Kind(Enum):
-    """The cause of an error, and so its answer."""
+class Disconnected(Unavailable):
+    """The connection is of no more use; on a new one, a read may be repeated."""
 
-    # A value that the database cannot hold: 422.
-    VALUE = auto()
-    # A contradiction to other rows: 409, if no domain handles the `IntegrityError`.
-    CONFLICT = auto()
-    # The database cannot serve now: 503.
-    UNAVAILABLE = auto()
-    # This connection cannot serve, but a new one may: a read is repeated once; otherwise 503.
-    CONNECTION = auto()
-    # An error of this program: 500.
-    PROGRAM = auto()
+
+class Kind(Enum):
+    """The cause of an error: the problem that clients see, and its sentence."""
+
+    VALUE = Unprocessable, "A value is too long or too large, or cannot be stored."
+    CONFLICT = Conflict, "The request contradicts stored data."
+    TIMEOUT = Unavailable, "The database did not answer in time."
+    UNAVAILABLE = Unavailable, "The database cannot serve the request now."
+    # This connection cannot serve, and a new one may.
+    CONNECTION = Disconnected, "The connection to the database cannot serve the request."
+    PROGRAM = Problem, "An unexpected error of the database."
+
+    def problem(self, field: str | None = None) -> Problem:
+        """Return the problem for clients; `field` is the name of the value, if it is known."""
+        kind: type[Problem]
+        kind, detail = self.value
+        return kind(f"Not valid: {field}. {detail}" if field else detail)
 
 
 # The longest prefix decides.
@@ -74,15 +79,11 @@ _BY_SQLSTATE = {
 _OUTDATED = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
 
 
-class Disconnected(Unavailable):
-    """The connection is of no more use; on a new one, a read may be repeated."""
-
-
 def kind_of(error: BaseException, *, is_closed: bool = False) -> Kind:
     """Return the kind of an error, by that of the driver; `is_closed` tells of its connection."""
     cause = of_driver(error)
     if isinstance(cause, TimeoutError):
-        return Kind.UNAVAILABLE
+        return Kind.TIMEOUT
     if is_closed or isinstance(cause, (OSError, *_OUTDATED)):
         return Kind.CONNECTION
     state = getattr(cause, "sqlstate", None) or ""
@@ -120,26 +121,6 @@ def is_rollback(error: BaseException) -> bool:
     return isinstance(cause, asyncpg.InterfaceError)
 
 
-def problem_of(error: BaseException, kind: Kind, field: str | None = None) -> Problem | None:
-    """Return the problem that clients see, or None for an error of this program."""
-    match kind:
-        case Kind.VALUE if field:
-            return Unprocessable(f"Not valid: {field}. The database cannot store the value.")
-        case Kind.VALUE:
-            return Unprocessable(
-                "A value is too long or too large, or contains characters that cannot be stored."
-            )
-        case Kind.CONFLICT:
-            return Conflict("The request contradicts stored data.")
-        case Kind.CONNECTION:
-            return Disconnected("The database cannot serve the request now.")
-        case Kind.UNAVAILABLE if isinstance(of_driver(error), TimeoutError):
-            return Unavailable("The database did not answer in time.")
-        case Kind.UNAVAILABLE:
-            return Unavailable("The database cannot serve the request now.")
-    return None
-
-
 def refused_field(error: BaseException, names: Sequence[str]) -> str | None:
     """Return the name of the argument that the driver has refused, if it is one; else None."""
     argument = _ARGUMENT.search(str(error))
@@ -147,18 +128,16 @@ def refused_field(error: BaseException, names: Sequence[str]) -> str | None:
     return names[(int(argument[1]) - 1) % len(names)] if argument and names else None
 
 
-def engine_error(dialect: Dialect, error: Exception, sql: str) -> DBAPIError:
+def engine_error(dialect: Dialect, error: BaseException, sql: str) -> Exception:
     """Return an error of the driver as SQLAlchemy's engine raises it."""
     dbapi: Any = dialect.loaded_dbapi
     kinds = dbapi._asyncpg_error_translate
     wrapper = next(kinds[kind] for kind in type(error).__mro__ if kind in kinds)
     original = wrapper(error.args[0], error)
-    # The engine sets this too.
     original.__cause__ = error
-    wrapped = DBAPIError.instance(
+    wrapped: Exception = DBAPIError.instance(
         sql, None, original, dbapi.Error, hide_parameters=True, dialect=dialect
     )
-    assert isinstance(wrapped, DBAPIError)
     return wrapped
 
 
@@ -168,17 +147,10 @@ def violated_constraint(error: IntegrityError) -> str | None:
 
 
 def install(app: FastAPI) -> None:
-    """Answer the errors that no domain has handled."""
-    app.add_exception_handler(IntegrityError, _unhandled)
-    app.add_exception_handler(PoolTimeoutError, _unhandled)
+    """Answer each `IntegrityError` that no domain has handled."""
+    app.add_exception_handler(IntegrityError, _violation)
 
 
-async def _unhandled(_: Request, error: Exception) -> Response:
-    # The pool is exhausted only by code that goes around the gate.
-    problem: Problem | None = Busy("All database connections are in use.")
-    if isinstance(error, IntegrityError):
-        column = getattr(of_driver(error), "column_name", None)
-        problem = problem_of(error, kind_of(error), column)
-    if problem is None:
-        raise error
-    return problem_response(problem.status, problem.detail, headers=problem.headers)
+async def _violation(_: Request, error: Exception) -> Response:
+    problem = kind_of(error).problem(getattr(of_driver(error), "column_name", None))
+    return problem_response(problem.status, problem.detail)

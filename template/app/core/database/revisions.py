@@ -1,8 +1,9 @@
 """Whether the database has the migrations of this release; readiness asks."""
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
@@ -11,23 +12,25 @@ from app.core.database.engine import Database
 from app.core.database.errors import of_driver
 
 _UNDEFINED_TABLE = "42P01"
-_APPLIED = "SELECT version_num FROM alembic_version"
 _NAMES = ("revision", "down_revision", "depends_on")
 
 
-def read_revisions(directory: Path) -> dict[str, set[str]]:
-    """Return each of Alembic's revisions below `directory`, with the revisions that it follows.
+class Revisions(NamedTuple):
+    """Alembic's revisions of this release, and the last ones among them."""
 
-    Alembic itself would take 10 MB of memory and half a second. Return none if a revision follows
-    another one by a label or an abbreviation, which only Alembic can resolve.
+    known: frozenset[str]
+    heads: frozenset[str]
+
+
+def read_revisions(directory: Path) -> Revisions:
+    """Read the revisions below `directory`; Alembic would take 10 MB of memory and half a second.
+
+    There are no heads if a revision follows another one by a label, which only Alembic resolves.
     """
-    revisions: dict[str, set[str]] = {}
-    for path in directory.rglob("*.py"):
-        values = dict(_references(path))
-        for revision in values.pop("revision", set()):
-            revisions[revision] = set().union(*values.values())
-    known = set().union(*revisions.values()) <= revisions.keys()
-    return revisions if known else {}
+    modules = [dict(_references(path)) for path in directory.rglob("*.py")]
+    known = frozenset().union(*(names.pop("revision", ()) for names in modules))
+    followed = frozenset().union(*(parents for names in modules for parents in names.values()))
+    return Revisions(known, known - followed if followed <= known else frozenset())
 
 
 def _references(path: Path) -> Iterator[tuple[str, set[str]]]:
@@ -39,35 +42,22 @@ def _references(path: Path) -> Iterator[tuple[str, set[str]]]:
                 yield target.id, {value} if isinstance(value, str) else set(value)
 
 
-def missing(revisions: Mapping[str, set[str]], applied: set[str]) -> set[str]:
-    """Return the revisions that are not applied; none if the database is of a newer release.
+async def missing_heads(database: Database, revisions: Revisions) -> frozenset[str]:
+    """Return the heads that the database lacks; none if it is of a newer release.
 
-    `applied` are the last ones of the database, as Alembic writes them down.
+    Raises:
+        Unavailable: when the database does not answer.
     """
-    if applied - revisions.keys():
-        return set()
-    done: set[str] = set()
-    following = applied
-    while following:
-        done |= following
-        following = set().union(*(revisions[revision] for revision in following))
-    return revisions.keys() - done
-
-
-async def missing_in(database: Database, revisions: Mapping[str, set[str]]) -> set[str]:
-    """Return the revisions that the database has not applied; errors as of a `ReadSession`."""
     # Without revisions, there is no such table.
-    statement = text(
-        "SELECT version_num FROM alembic_version" if revisions else "SELECT '' LIMIT 0"
-    )
+    statement = "SELECT version_num FROM alembic_version" if revisions.known else "SELECT LIMIT 0"
     try:
         async with database.gate, database.autocommit_engine.connect() as connection:
-            applied = set(await connection.scalars(statement))
+            applied = set(await connection.scalars(text(statement)))
     except ProgrammingError as error:
         if getattr(of_driver(error), "sqlstate", None) != _UNDEFINED_TABLE:
-            return set()  # The role may not read the table.
+            return frozenset()  # The role may not read the table.
         applied = set()
-    return missing(revisions, applied)
+    return revisions.heads - applied if applied <= revisions.known else frozenset()
 
 
 REVISIONS = read_revisions(Path(__file__).parents[3] / "migrations")
