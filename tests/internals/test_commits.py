@@ -17,7 +17,7 @@ from app.core.http.problems import Unavailable
 from app.settings import get_settings
 from tests.internals.tables import Book, Shelf, tables
 
-ADD = PreparedWrite(insert(Book).values(title=bindparam("title")))
+ADD = PreparedWrite(insert(Book).values(title=bindparam("title")).returning(Book.id))
 
 
 @pytest.fixture(autouse=True)
