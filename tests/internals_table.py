@@ -66,6 +66,7 @@ TESTS: dict[str, Needs] = {
     "test_concurrency.py": Needs(),
     "test_database.py": Needs(by=("read_replica",)),
     "test_dev.py": Needs(by=("cache_backend", "background_jobs")),
+    "test_errors.py": Needs(by=("read_replica",)),
     "test_gate.py": Needs(),
     "test_guards.py": Needs(by=("cache_backend",)),
     "test_health.py": Needs(by=("cache_backend", "background_jobs")),
