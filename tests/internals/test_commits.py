@@ -153,7 +153,7 @@ async def test_a_commit_that_is_cancelled_calls_back(
 
 
 async def test_a_write_that_is_refused_calls_nothing(callback: Callback) -> None:
-    with pytest.raises(Exception, match="value too long|too long"):
+    with pytest.raises(Exception, match="too long"):
         async with WriteSession() as session:
             session.after_commit(callback)
             await session.autocommit(ADD, title="x" * 51)

@@ -1,5 +1,6 @@
 """The classification of database errors, and what each kind does to connections."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
@@ -98,14 +99,14 @@ def opened(**changed: Any) -> Database:
         ("InterfaceError", Kind.PROGRAM),
     ],
 )
-def test_kinds(name: str, kind: Kind) -> None:
+async def test_kinds(name: str, kind: Kind) -> None:
     error = getattr(asyncpg, name)("")
 
     assert kind_of(error) is kind
     assert kind_of(error, is_closed=True) is Kind.CONNECTION
 
 
-def test_kinds_of_the_network() -> None:
+async def test_kinds_of_the_network() -> None:
     assert kind_of(ConnectionResetError()) is Kind.CONNECTION
     assert kind_of(TimeoutError()) is kind_of(TimeoutError(), is_closed=True) is Kind.TIMEOUT
     assert kind_of(ZeroDivisionError()) is Kind.PROGRAM
@@ -124,7 +125,7 @@ def test_kinds_of_the_network() -> None:
         ("InterfaceError", None, True),
     ],
 )
-def test_outcomes_that_are_known(name: str, severity: str | None, expected: bool) -> None:
+async def test_outcomes_that_are_known(name: str, severity: str | None, expected: bool) -> None:
     error = getattr(asyncpg, name)("")
     error.severity_en = severity
 
@@ -153,7 +154,7 @@ NUMBER = bindparam("n", type_=Integer)
             ),
             "",
         ),
-        (select(Book.id).where(bindparam("e", "c", Enum("a", "b", name="ab")) == "a"), ""),
+        (select(Book.id).where(bindparam("e", "c", Enum("a", "b", native_enum=False)) == "a"), ""),
     ],
 )
 async def test_a_value_that_is_refused_is_the_clients(statement: Any, field: str) -> None:
@@ -222,13 +223,13 @@ async def test_a_refused_role_is_unavailable_until_its_file_has_another_one(
     single = opened(password="old")  # noqa: S106
     for content in (None, "nothing", url.set(password="old").render_as_string(False)):  # noqa: S106
         if content:
-            file.write_text(content)
+            await asyncio.to_thread(file.write_text, content)
         with pytest.raises(Unavailable, match="refuses the connection"):
             await ReadSession(single).scalar(select(func.now()))
-    file.write_text(url.render_as_string(hide_password=False))
+    await asyncio.to_thread(file.write_text, url.render_as_string(hide_password=False))
     assert await ReadSession(single).scalar(select(func.now()))
     # The next connection has it, too.
-    file.unlink()
+    await asyncio.to_thread(file.unlink)
     await single.engine.dispose()
     assert await ReadSession(single).fetch(PreparedRead(select(func.now().label("n"))))
     await single.close()
