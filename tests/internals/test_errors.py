@@ -154,7 +154,12 @@ NUMBER = bindparam("n", type_=Integer)
             ),
             "",
         ),
-        (select(Book.id).where(bindparam("e", "c", Enum("a", "b", native_enum=False)) == "a"), ""),
+        (
+            select(Book.id).where(
+                bindparam("e", "c", Enum("a", "b", native_enum=False, validate_strings=True)) == "a"
+            ),
+            "",
+        ),
     ],
 )
 async def test_a_value_that_is_refused_is_the_clients(statement: Any, field: str) -> None:

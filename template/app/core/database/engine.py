@@ -164,13 +164,15 @@ class Database:
         fifth, so that the connections of a fleet are not all replaced at once.
         """
 
+        newer: dict[str, Any] = {}
+
         @event.listens_for(engine.sync_engine, "do_connect")
-        def connect(dialect: Dialect, _: object, args: tuple[Any], options: dict[str, Any]) -> Any:
+        def connect(dialect: Dialect, _: object, args: list[Any], options: dict[str, Any]) -> Any:
             # `_check_out` catches it. asyncpg would raise it too, but leave a coroutine unawaited.
             if not in_greenlet():
                 raise MissingGreenlet
             try:
-                return _connect(dialect, args, options, variable)
+                return _connect(dialect, args, options, variable, newer)
             except (dialect.loaded_dbapi.Error, OSError) as error:
                 state = getattr(error, "sqlstate", None)
                 detail = f"refuses the connection ({state})" if state else "cannot be reached"
@@ -212,9 +214,17 @@ class Database:
 
 
 def _connect(
-    dialect: Dialect, args: tuple[Any], options: dict[str, Any], variable: str
+    dialect: Dialect,
+    args: Sequence[Any],
+    options: dict[str, Any],
+    variable: str,
+    newer: dict[str, Any],
 ) -> DBAPIConnection:
-    """Connect; once more if the server refuses a role or password that its file has replaced."""
+    """Connect; once more if the server refuses a role or password that its file has replaced.
+
+    `newer` keeps the options of the file for later connections.
+    """
+    options = options | newer
     try:
         return dialect.connect(*args, **options)
     except dialect.loaded_dbapi.Error as error:
@@ -223,9 +233,8 @@ def _connect(
         current = dialect.create_connect_args(url)[1] if url else {}
         if current.items() <= options.items():
             raise
-    # These options are the engine's own, for later connections as well.
-    options.update(current)
-    return dialect.connect(*args, **options)
+    newer.update(current)
+    return dialect.connect(*args, **options | newer)
 
 
 async def settle(connection: PoolProxiedConnection, sql: str = "SELECT") -> None:

@@ -49,7 +49,9 @@ async def missing_heads(database: Database, revisions: Revisions) -> frozenset[s
         Unavailable: when the database does not answer.
     """
     # Without revisions, there is no such table.
-    statement = "SELECT version_num FROM alembic_version" if revisions.known else "SELECT LIMIT 0"
+    statement = (
+        "SELECT version_num FROM alembic_version" if revisions.known else "SELECT '' LIMIT 0"
+    )
     try:
         async with database.gate, database.autocommit_engine.connect() as connection:
             applied = set(await connection.scalars(text(statement)))
