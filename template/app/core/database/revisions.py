@@ -12,6 +12,7 @@ from app.core.database.engine import Database
 from app.core.database.errors import of_driver
 
 _UNDEFINED_TABLE = "42P01"
+_APPLIED = "SELECT version_num FROM alembic_version"
 _NAMES = ("revision", "down_revision", "depends_on")
 
 
@@ -49,9 +50,7 @@ async def missing_heads(database: Database, revisions: Revisions) -> frozenset[s
         Unavailable: when the database does not answer.
     """
     # Without revisions, there is no such table.
-    statement = (
-        "SELECT version_num FROM alembic_version" if revisions.known else "SELECT '' LIMIT 0"
-    )
+    statement = _APPLIED if revisions.known else "SELECT '' LIMIT 0"
     try:
         async with database.gate, database.autocommit_engine.connect() as connection:
             applied = set(await connection.scalars(text(statement)))
