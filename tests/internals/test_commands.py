@@ -58,9 +58,7 @@ def test_check_fails_where_the_service_would_not_start(
         ("app/settings.py", r"raise RuntimeError('two\nlines')", "RuntimeError: two lines"),
     ],
 )
-def test_check_names_the_line_that_fails(
-    service: Path, path: str, text: str, message: str
-) -> None:
+def test_check_names_the_line_that_fails(service: Path, path: str, text: str, message: str) -> None:
     line = append(service / path, f"{text}\n")
 
     # Without any variable: imports come first.

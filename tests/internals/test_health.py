@@ -2,13 +2,18 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from httpx2 import AsyncClient
-from sqlalchemy import func, select
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from pydantic import SecretStr
+from sqlalchemy import func, make_url, select
 
-from app.core.database import ReadSession, database
+from app.core.database import Database, ReadSession, database, revisions
+from app.core.database.revisions import Revisions, missing_heads, read_revisions
+from app.core.http.problems import Busy
+from app.settings import get_settings
 from dev.processes import free_port
 from tests.core.serving import serving
 
@@ -29,9 +34,9 @@ async def test_ready(client: AsyncClient) -> None:
 
 async def test_a_service_that_is_busy_is_not_taken_away(client: AsyncClient) -> None:
     async with AsyncExitStack() as stack:
-        with pytest.raises(PoolTimeoutError):
+        with pytest.raises(Busy):
             while True:
-                await stack.enter_async_context(database.engine.connect())
+                await stack.enter_async_context(database.gate)
 
         response = await client.get("/readyz")
 
@@ -43,15 +48,54 @@ async def test_a_service_that_is_busy_is_not_taken_away(client: AsyncClient) -> 
 async def test_a_database_that_hangs_is_said_in_time(
     client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def hang() -> None:
+    async def hang(*_: object) -> None:
         await ReadSession().scalar(select(func.pg_sleep(3)))
 
-    monkeypatch.setattr(database, "ping", hang)
+    monkeypatch.setattr(revisions, "missing_heads", hang)
     async with asyncio.timeout(2):
         response = await client.get("/readyz")
 
     assert response.status_code == 503
     assert response.json()["checks"]["database"] == "no answer within 1 s"
+
+
+def test_heads_are_the_revisions_that_none_follows(tmp_path: Path) -> None:
+    assert read_revisions(tmp_path) == Revisions(frozenset(), frozenset())
+    for name, source in {
+        "1": 'revision = "1"\ndown_revision = None',
+        "2": 'revision: str = "2"\ndown_revision: str | None = "1"',
+        "3": 'revision = "3"\ndown_revision = (\n    "1",\n)',
+        "4": 'revision = "4"\ndown_revision = "3"\ndepends_on = "2"',
+        "5": 'revision = "5"\ndown_revision = "1"',
+        "env": "import os",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    assert read_revisions(tmp_path).heads == {"4", "5"}
+
+    (tmp_path / "6.py").write_text('revision = "6"\ndepends_on = "core@head"')
+    assert read_revisions(tmp_path).heads == set()
+
+
+async def test_a_database_without_the_migrations_of_this_release_is_not_ready(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await missing_heads(database, Revisions(frozenset(), frozenset())) == set()
+    # It may be of a newer release.
+    if revisions.REVISIONS.heads:
+        assert await missing_heads(database, Revisions(frozenset("a"), frozenset("a"))) == set()
+    known = revisions.REVISIONS.known | {"new"}
+    monkeypatch.setattr(revisions, "REVISIONS", Revisions(known, frozenset({"new"})))
+    response = await client.get("/readyz")
+
+    assert response.status_code == 503
+    assert response.json()["checks"]["database"] == "migrations are missing, up to new"
+
+    url = make_url(get_settings().database_url.get_secret_value()).set(database="template1")
+    secret = SecretStr(url.render_as_string(hide_password=False))
+    empty = Database()
+    empty.open(get_settings().model_copy(update={"database_url": secret}), pool_size=1)
+    assert await missing_heads(empty, revisions.REVISIONS) == {"new"}
+    await empty.close()
 
 
 def test_without_a_database_the_process_lives_and_is_not_ready() -> None:

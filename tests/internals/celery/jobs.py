@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 
 from app.core.database import ReadSession
+from app.core.http.problems import Unavailable
 from app.core.jobs import job
 from app.core.jobs.worker import create_worker
 from app.settings import get_settings
@@ -30,3 +31,13 @@ async def survive(path: str) -> None:
         file.write_text(f"pid {os.getpid()}")
         await asyncio.sleep(60)
     file.write_text("survived")
+
+
+@job
+async def need(path: str) -> None:
+    """Find the database unavailable when run for the first time."""
+    file = Path(path)
+    if not file.exists():
+        file.touch()
+        raise Unavailable("The database cannot be reached.")
+    file.write_text("again")

@@ -17,7 +17,7 @@ from app.core.jobs import enqueue
 from dev.processes import free_port
 from tests.core.job_worker import job_worker
 from tests.core.serving import serving
-from tests.internals.celery.jobs import mark, survive
+from tests.internals.celery.jobs import mark, need, survive
 
 TIMEOUT_S = 30
 
@@ -59,6 +59,13 @@ def test_a_job_whose_process_is_killed_runs_again(tmp_path: Path) -> None:
     os.kill(pid, signal.SIGKILL)
 
     assert content(file, "survived") == "survived"
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_job_whose_dependency_is_unavailable_runs_again(tmp_path: Path) -> None:
+    asyncio.run(enqueue(need, str(tmp_path / "need")))
+
+    assert content(tmp_path / "need", "again") == "again"
 
 
 def enqueue_at(port: int) -> str:

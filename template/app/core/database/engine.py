@@ -2,25 +2,35 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, TypeVar
 
-from sqlalchemy import event, text
+import asyncpg
+from sqlalchemy import Dialect, ExceptionContext, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError, MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
-from sqlalchemy.util.concurrency import greenlet_spawn, in_greenlet
+from sqlalchemy.util.concurrency import await_, greenlet_spawn, in_greenlet
 
-from app.core.database.errors import engine_errors, translated
+from app.core.database.errors import (
+    OF_DRIVER,
+    Kind,
+    engine_error,
+    kind_of,
+    of_driver,
+    refused_field,
+)
 from app.core.database.gate import Gate
 from app.core.database.prepared import Prepared, Row
 from app.core.database.queries import collect_statement
-from app.core.database.settings import DatabaseSettings
+from app.core.database.settings import DatabaseSettings, read_again
+from app.core.http.problems import Problem, Unavailable
 
 Part = TypeVar("Part")
-# Runs with the driver's connection, when the statement has committed.
-AfterCommit = Callable[[Any], Awaitable[None]]
+# Awaits the rows of a statement on its connection.
+Through = Callable[[Awaitable[list[Row]], PoolProxiedConnection], Awaitable[list[Row]]]
 
 SETTLE_TIMEOUT_S = 0.5
 
@@ -36,9 +46,17 @@ class Database:
         self._engine: AsyncEngine | None = None
         self._autocommit_engine: AsyncEngine | None = None
         self._gate: Gate | None = None
+        # Connections of an earlier generation are replaced on checkout.
+        self._generation = 0
 
-    def open(self, settings: DatabaseSettings, *, pool_size: int) -> None:
-        """Create the engine; the first statement opens the first connection."""
+    def open(
+        self, settings: DatabaseSettings, *, pool_size: int, variable: str = "DATABASE_URL"
+    ) -> None:
+        """Create the engine; the first statement opens the first connection.
+
+        `variable` is the name of the address: if `<variable>_FILE` names a file, it is read again
+        when the server refuses the role or the password.
+        """
         self._engine = create_async_engine(
             settings.sqlalchemy_url(),
             pool_size=pool_size,
@@ -55,7 +73,7 @@ class Database:
             # Values may be personal data, which must not reach the log.
             hide_parameters=True,
         )
-        _listen(self._engine, lifetime_s=settings.database_connection_lifetime_s)
+        self._listen(self._engine, variable, settings.database_connection_lifetime_s)
         self._autocommit_engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._gate = Gate(pool_size, timeout_s=settings.database_pool_timeout_s)
 
@@ -78,18 +96,17 @@ class Database:
         return _opened(self._autocommit_engine)
 
     async def fetch(
-        self, statement: Prepared, values: Mapping[str, Any], then: AfterCommit | None = None
+        self, statement: Prepared, values: Mapping[str, Any], through: Through | None = None
     ) -> list[Row]:
-        """Run a statement as a transaction of its own, and `then` on the same connection."""
+        """Run a prepared statement as a transaction of its own, and await its rows `through`."""
         async with self.gate:
             connection = await self._check_out()
             try:
-                rows = await run(statement, connection, values, self.engine)
-                if then is not None:
-                    await then(connection.driver_connection)
-                return rows
-            except (asyncio.CancelledError, TimeoutError):
-                await settle(connection)
+                rows = self.run(statement, connection, values)
+                return await (through(rows, connection) if through else rows)
+            except BaseException as error:
+                if isinstance(of_driver(error), (asyncio.CancelledError, TimeoutError)):
+                    await settle(connection)
                 raise
             finally:
                 connection.close()
@@ -101,73 +118,139 @@ class Database:
             # An open connection needs no greenlet, which saves a third of the time.
             return engine.pool.connect()
         except MissingGreenlet:
-            # The pool has to open one. The engine, unlike its pool, wraps the errors of that.
             return (await greenlet_spawn(engine.connect)).connection
 
-    async def ping(self) -> None:
-        """Run `SELECT 1`, or raise Unavailable when the database does not answer."""
-        with translated():
-            async with self.gate, self.autocommit_engine.connect() as connection:
-                await connection.execute(text("SELECT 1"))
+    async def run(
+        self, statement: Prepared, connection: PoolProxiedConnection, values: Mapping[str, Any]
+    ) -> list[Row]:
+        """Run a prepared statement on a connection; errors are those of the engine."""
+        driver: Any = connection.driver_connection
+        collect_statement(statement.sql)
+        try:
+            return await statement.fetch(driver, values)
+        except OF_DRIVER as error:
+            problem = self._problem(error, driver.is_closed(), statement.placeholders)
+            raise problem or engine_error(self.engine.dialect, error, statement.sql) from error
+
+    async def command(self, connection: PoolProxiedConnection, sql: str) -> str:
+        """Run BEGIN or COMMIT on a connection, and return the server's word for what it did."""
+        driver: Any = connection.driver_connection
+        try:
+            tag: str = await driver.execute(sql)
+        except OF_DRIVER as error:
+            problem = self._problem(error, driver.is_closed())
+            raise problem or engine_error(self.engine.dialect, error, sql) from error
+        return tag
+
+    def _problem(
+        self, error: BaseException, is_closed: bool, names: Sequence[str] = ()
+    ) -> Problem | None:
+        """Return the problem of an error; None for one that passes to the domain."""
+        kind = kind_of(error, is_closed=is_closed)
+        violates = isinstance(of_driver(error), asyncpg.IntegrityConstraintViolationError)
+        if violates or kind is Kind.PROGRAM:
+            return None
+        if kind is Kind.CONNECTION and not is_closed:
+            # The other connections of the pool lead to the same server and schema.
+            self._generation += 1
+        return kind.problem(refused_field(error, names))
+
+    def _listen(self, engine: AsyncEngine, variable: str, lifetime_s: float) -> None:
+        """Connect, replace, count and explain: what the engine does with its connections.
+
+        On checkout, closed, expired and outdated connections are replaced. This needs no round
+        trip: the driver notices when the server closes a connection. Lifetimes vary by up to a
+        fifth, so that the connections of a fleet are not all replaced at once.
+        """
+
+        newer: dict[str, Any] = {}
+
+        @event.listens_for(engine.sync_engine, "do_connect")
+        def connect(dialect: Dialect, _: object, args: list[Any], options: dict[str, Any]) -> Any:
+            # `_check_out` catches it. asyncpg would raise it too, but leave a coroutine unawaited.
+            if not in_greenlet():
+                raise MissingGreenlet
+            try:
+                return _connect(dialect, args, options, variable, newer)
+            except (dialect.loaded_dbapi.Error, OSError) as error:
+                state = getattr(error, "sqlstate", None)
+                detail = f"refuses the connection ({state})" if state else "cannot be reached"
+                raise Unavailable(f"The database {detail}.") from error
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def note(_: Any, entry: ConnectionPoolEntry) -> None:
+            entry.info["generation"] = self._generation
+            entry.info["expires_s"] = monotonic() + lifetime_s * random.uniform(0.8, 1)  # noqa: S311
+
+        @event.listens_for(engine.sync_engine, "checkout")
+        def check(dbapi: Any, entry: ConnectionPoolEntry, _: PoolProxiedConnection) -> None:
+            if (
+                dbapi.driver_connection.is_closed()
+                or entry.info["generation"] != self._generation
+                or monotonic() > entry.info["expires_s"]
+            ):
+                raise DisconnectionError  # The pool connects anew.
+
+        @event.listens_for(engine.sync_engine, "before_cursor_execute")
+        def collect(_connection: Any, _dbapi: Any, sql: str, *_: Any) -> None:
+            collect_statement(sql)
+
+        @event.listens_for(engine.sync_engine, "handle_error")
+        def explain(context: ExceptionContext) -> Problem | None:
+            error = context.original_exception
+            execution = context.execution_context
+            if execution is None and isinstance(error, (LookupError, ValueError)):
+                # A type of SQLAlchemy has refused an argument: nothing is sent.
+                return Kind.VALUE.problem()
+            if not isinstance(of_driver(error), OF_DRIVER):
+                return None
+            compiled: Any = execution.compiled if execution else None
+            names = [
+                getattr(compiled.binds.get(name), "_orig_key", name)
+                for name in getattr(compiled, "positiontup", None) or ()
+            ]
+            return self._problem(error, context.is_disconnect, names)
 
 
-async def run(
-    statement: Prepared,
-    connection: PoolProxiedConnection,
-    values: Mapping[str, Any],
-    engine: AsyncEngine,
-) -> list[Row]:
-    """Run a prepared statement on the driver's connection; errors are those of the engine."""
-    driver = connection.driver_connection
-    assert driver is not None
-    collect_statement(statement.sql)
-    with engine_errors(engine.dialect, driver, statement.sql):
-        return await statement.fetch(driver, values)
+def _connect(
+    dialect: Dialect,
+    args: Sequence[Any],
+    options: dict[str, Any],
+    variable: str,
+    newer: dict[str, Any],
+) -> DBAPIConnection:
+    """Connect; once more if the server refuses a role or password that its file has replaced.
+
+    `newer` keeps the options of the file for later connections.
+    """
+    options = options | newer
+    try:
+        return dialect.connect(*args, **options)
+    except dialect.loaded_dbapi.Error as error:
+        refused = (getattr(error, "sqlstate", None) or "").startswith("28")
+        url = await_(asyncio.to_thread(read_again, variable)) if refused else None
+        current = dialect.create_connect_args(url)[1] if url else {}
+        if current.items() <= options.items():
+            raise
+    newer.update(current)
+    return dialect.connect(*args, **options | newer)
 
 
-async def settle(connection: PoolProxiedConnection) -> None:
-    """Clean up after an interrupted statement, before its connection returns to the pool.
+async def settle(connection: PoolProxiedConnection, sql: str = "SELECT") -> None:
+    """Clean up with `sql` before a connection returns to the pool, or close the connection.
 
-    The driver asks the server to cancel the statement. If the server had only parsed it, its locks
-    stay until the next statement, so send an empty one. If the server does not answer that in
-    time, close the connection.
+    The driver asks the server to cancel an interrupted statement. If the server had only parsed
+    it, its locks stay until the next statement: `sql` may be an empty one.
     """
     driver = connection.driver_connection
     assert driver is not None
     try:
         async with asyncio.timeout(SETTLE_TIMEOUT_S):
-            await driver.execute("SELECT")
+            await driver.execute(sql)
     except BaseException as error:
         connection.invalidate(error)
         if not isinstance(error, Exception):
             raise
-
-
-def _listen(engine: AsyncEngine, *, lifetime_s: float) -> None:
-    """Collect the statements; on checkout, replace closed or expired connections.
-
-    This needs no round trip: the driver notices when the server closes a connection. Lifetimes
-    vary by up to a fifth, so that the connections of a fleet are not all replaced at once.
-    """
-
-    @event.listens_for(engine.sync_engine, "do_connect")
-    def before_connect(*_: Any) -> None:
-        # `_check_out` catches this. asyncpg would raise it too, but leave a coroutine unawaited.
-        if not in_greenlet():
-            raise MissingGreenlet
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def set_expiry(_: Any, entry: ConnectionPoolEntry) -> None:
-        entry.info["expires_s"] = monotonic() + lifetime_s * random.uniform(0.8, 1)  # noqa: S311
-
-    @event.listens_for(engine.sync_engine, "checkout")
-    def check(dbapi: Any, entry: ConnectionPoolEntry, _: PoolProxiedConnection) -> None:
-        if dbapi.driver_connection.is_closed() or monotonic() > entry.info["expires_s"]:
-            raise DisconnectionError  # The pool connects anew.
-
-    @event.listens_for(engine.sync_engine, "before_cursor_execute")
-    def collect(_connection: Any, _dbapi: Any, sql: str, *_: Any) -> None:
-        collect_statement(sql)
 
 
 def _opened(part: Part | None) -> Part:

@@ -1,6 +1,8 @@
 """Settings of the database: its address, the pool and time limits."""
 
+import os
 import re
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
@@ -62,8 +64,20 @@ class DatabaseSettings(BaseSettings):
     )
 
     def sqlalchemy_url(self) -> URL:
-        """Return `database_url` for asyncpg, whose name for libpq's `sslmode` is `ssl`."""
-        url = make_url(self.database_url.get_secret_value()).set(drivername="postgresql+asyncpg")
-        if "sslmode" in url.query:
-            url = url.set(query={"ssl": url.query["sslmode"]})
-        return url
+        """Return `database_url` for asyncpg."""
+        return _for_asyncpg(self.database_url.get_secret_value())
+
+
+def read_again(variable: str) -> URL | None:
+    """Return the address in the file that `<variable>_FILE` names, or None."""
+    try:
+        text = Path(os.environ[f"{variable}_FILE"]).read_text().strip()
+        return _for_asyncpg(_is_postgresql(SecretStr(text)).get_secret_value())
+    except (KeyError, OSError, ValueError):
+        return None
+
+
+def _for_asyncpg(text: str) -> URL:
+    url = make_url(text).set(drivername="postgresql+asyncpg")
+    # asyncpg's name for libpq's `sslmode` is `ssl`.
+    return url.set(query={"ssl": url.query["sslmode"]}) if "sslmode" in url.query else url

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from app.core.http.problems import Unavailable
 from app.core.jobs.settings import JobsSettings
 
 P = ParamSpec("P")
@@ -33,6 +34,8 @@ def open(settings: JobsSettings) -> None:
         broker_url=settings.broker_url.get_secret_value(),
         task_default_queue=settings.job_queue,
         task_ignore_result=True,
+        # A job that runs again is sent to the broker: wait for it rather than lose the job.
+        task_publish_retry_policy={"max_retries": None, "interval_max": 1},
         # A task leaves the broker when it has ended, and returns when its process died.
         task_acks_late=True,
         task_reject_on_worker_lost=True,
@@ -63,7 +66,14 @@ def job(function: Callable[P, Job]) -> Callable[P, Job]:
     def run(*args: Any, **kwargs: Any) -> None:
         job_loop.run(function(*args, **kwargs))
 
-    celery.task(name=_name(function))(run)
+    # If a dependency is unavailable, the job runs again: after 1 s, 2 s, and at most a minute.
+    celery.task(
+        name=_name(function),
+        autoretry_for=(Unavailable,),
+        max_retries=None,
+        retry_backoff=True,
+        retry_backoff_max=60,
+    )(run)
     _jobs.add(function)
     return function
 

@@ -5,13 +5,15 @@ from enum import Enum, auto
 
 from sqlalchemy.exc import DBAPIError
 
+from app.core.database.errors import of_driver
 from app.core.http.problems import Busy, Unavailable
 
 # SQLSTATE: serialization failure and deadlock, which on a replica are conflicts with the replayed
-# log; a table and a column that do not exist, or not yet.
-_BEHIND = ("40001", "40P01", "42P01", "42703")
-# SQLSTATE: the statement was cancelled, or waited too long for a lock, by its own limits.
-_OWN = ("57014", "55P03")
+# log; a table and a column that do not exist, or not yet; a plan from before a migration.
+_BEHIND = ("40001", "40P01", "42P01", "42703", "0A000")
+# SQLSTATE: the statement was cancelled, or waited too long for a lock, by its own limits; or it is
+# a write.
+_OWN = ("57014", "55P03", "25006")
 
 
 class Route(Enum):
@@ -53,15 +55,14 @@ class Failure(Enum):
 
 
 def failure_of(error: Unavailable | DBAPIError) -> Failure:
-    """Return the kind of an error; the cause of an `Unavailable` is the original error."""
-    cause = error.__cause__ if isinstance(error, Unavailable) else error
-    # SQLAlchemy wraps errors of the driver, but not those of connecting.
-    state = getattr(getattr(cause, "orig", cause), "sqlstate", None) or ""
+    """Return the cause of an error, by that of the driver behind it."""
+    cause = of_driver(error)
+    state = getattr(cause, "sqlstate", None) or ""
     if state in _BEHIND:
         return Failure.BEHIND
     if isinstance(error, Busy) or isinstance(cause, TimeoutError):
         return Failure.TIMEOUT
-    return Failure.OWN if cause is error or state in _OWN else Failure.OUTAGE
+    return Failure.OWN if isinstance(error, DBAPIError) or state in _OWN else Failure.OUTAGE
 
 
 def goes_on(failure: Failure, *, left_out: bool, seen_since: bool) -> bool:

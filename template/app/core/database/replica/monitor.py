@@ -16,7 +16,6 @@ import asyncpg
 from sqlalchemy import Label, event, literal_column, select
 
 from app.core.database.engine import Database
-from app.core.database.errors import translated
 from app.core.database.prepared import PreparedRead
 from app.core.database.replica.decisions import Lag, problem_of
 from app.core.database.replica.settings import ReplicaSettings
@@ -93,7 +92,7 @@ class Monitor:
 
     def _open(self, settings: ReplicaSettings, *, pool_size: int) -> Database:
         database = Database()
-        database.open(settings, pool_size=pool_size)
+        database.open(settings, pool_size=pool_size, variable="DATABASE_REPLICA_URL")
 
         @event.listens_for(database.engine.sync_engine, "connect")
         def opened(dbapi: Any, _: object) -> None:
@@ -113,8 +112,7 @@ class Monitor:
 
     async def _look_at_replica(self) -> None:
         try:
-            with translated():
-                (row,) = await self._probe.fetch(_REPLICA, {})
+            (row,) = await self._probe.fetch(_REPLICA, {})
         except Exception as error:
             self.leave_out(error.detail if isinstance(error, Unavailable) else repr(error))
             self._failures += 1

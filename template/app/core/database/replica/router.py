@@ -11,7 +11,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 
 from app.core.database.engine import Database
-from app.core.database.errors import again_if_disconnected, translated
+from app.core.database.errors import again_if_disconnected
 from app.core.database.gate import Gate
 from app.core.database.queries import collect_statement
 from app.core.database.replica.consistency import current, is_fresh
@@ -95,8 +95,7 @@ class Replica:
             primary.gate.refuse_holder()
             started_s = monotonic()
             try:
-                with translated():
-                    return await read(pair.monitor.reads)
+                return await read(pair.monitor.reads)
             except (Unavailable, DBAPIError) as error:
                 failure = failure_of(error)
                 if failure is Failure.OUTAGE:

@@ -1,0 +1,64 @@
+"""Whether the database has the migrations of this release; readiness asks."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+
+from app.core.database.engine import Database
+from app.core.database.errors import of_driver
+
+_UNDEFINED_TABLE = "42P01"
+_APPLIED = "SELECT version_num FROM alembic_version"
+_NAMES = ("revision", "down_revision", "depends_on")
+
+
+class Revisions(NamedTuple):
+    """Alembic's revisions of this release, and the last ones among them."""
+
+    known: frozenset[str]
+    heads: frozenset[str]
+
+
+def read_revisions(directory: Path) -> Revisions:
+    """Read the revisions below `directory`; Alembic would take 10 MB of memory and half a second.
+
+    There are no heads if a revision follows another one by a label, which only Alembic resolves.
+    """
+    modules = [dict(_references(path)) for path in directory.rglob("*.py")]
+    known = frozenset().union(*(names.pop("revision", ()) for names in modules))
+    followed = frozenset().union(*(parents for names in modules for parents in names.values()))
+    return Revisions(known, known - followed if followed <= known else frozenset())
+
+
+def _references(path: Path) -> Iterator[tuple[str, set[str]]]:
+    for node in ast.parse(path.read_bytes()).body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            if isinstance(target, ast.Name) and target.id in _NAMES:
+                value = ast.literal_eval(node.value) or ()
+                yield target.id, {value} if isinstance(value, str) else set(value)
+
+
+async def missing_heads(database: Database, revisions: Revisions) -> frozenset[str]:
+    """Return the heads that the database lacks; none if it is of a newer release.
+
+    Raises:
+        Unavailable: when the database does not answer.
+    """
+    # Without revisions, there is no such table.
+    statement = _APPLIED if revisions.known else "SELECT '' LIMIT 0"
+    try:
+        async with database.gate, database.autocommit_engine.connect() as connection:
+            applied = set(await connection.scalars(text(statement)))
+    except ProgrammingError as error:
+        if getattr(of_driver(error), "sqlstate", None) != _UNDEFINED_TABLE:
+            return frozenset()  # The role may not read the table.
+        applied = set()
+    return revisions.heads - applied if applied <= revisions.known else frozenset()
+
+
+REVISIONS = read_revisions(Path(__file__).parents[3] / "migrations")
