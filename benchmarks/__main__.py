@@ -4,6 +4,7 @@ Writes results.json, results.md and plots; Ctrl-C keeps what was measured. A req
 that dies is an error.
 """
 
+import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
 from dev.processes import ServerUnavailable
-from dev.workspace import terminate_as_interrupt, workspace
+from dev.workspace import workspace
 
 from benchmarks.harness import drivers, machine, output, report
 from benchmarks.harness.answers import AnswersDiffer
@@ -45,8 +46,9 @@ def main() -> int:
     runner: Runner | None = None
     versions: dict[str, str] = {}
     accountable, code = True, 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with Progress() as progress, terminate_as_interrupt(), workspace() as home:
+        with Progress() as progress, workspace() as home:
             shared = environment(
                 home,
                 plan.size,

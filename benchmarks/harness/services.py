@@ -14,7 +14,8 @@ from tempfile import mkdtemp
 from urllib.parse import urlencode
 
 import psutil
-from dev.processes import StartFailed, free_port, start, stop
+from dev.guardian import stop
+from dev.processes import StartFailed, free_port, start
 
 from benchmarks.harness.seeding import Rows
 from tests.rendering import ROOT, render, snapshot
@@ -239,7 +240,7 @@ def running(
         "WEB_CONCURRENCY": str(workers),
         "CURSOR_SECRET": CURSOR_SECRET,
     }
-    process = start_in(directory, service.command(workers, port), environment, home)
+    process = start(service.command(workers, port), home, cwd=directory, variables=environment)
     try:
         yield Running(service, workers, port, process, home)
     finally:
@@ -266,18 +267,6 @@ def migrate(directory: Path, variables: Mapping[str, str]) -> None:
         env={**os.environ, **variables, "CURSOR_SECRET": CURSOR_SECRET},
         check=True,
     )
-
-
-def start_in(directory: Path, command: Sequence[str], variables: Mapping[str, str], home: Path) -> psutil.Popen:
-    """Start a command in `directory` with more variables; its record and log lie beside `home`."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        # `start` makes `home` current.
-        return start(["/bin/sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", str(directory), *command], home)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def answers(port: int) -> int | None:

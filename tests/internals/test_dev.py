@@ -1,4 +1,4 @@
-"""Development servers leave nothing behind, even when the process that started them is killed."""
+"""Nothing that tests and `dev` start outlives them, even if they are killed."""
 
 import os
 import signal
@@ -10,53 +10,45 @@ from pathlib import Path
 import psutil
 
 from dev.__main__ import attached, exports
+from dev.guardian import runs
 from dev.processes import free_port
-from dev.workspace import workspace
 
 ROOT = Path(__file__).parents[2]
-
+# Servers, a program of tests, and one on the terminal.
 PROGRAM = """
-import os, sys
+from dev.__main__ import attached, python
 from dev.servers import servers
-from dev.workspace import workspace
-with workspace() as home, servers(home, {}):
-    print(home, flush=True)
-    sys.stdin.read()
+from tests.core.serving import serving
+with servers({}), serving():
+    attached(python("http.server", "0"))
 """
 
 
-def processes_in(home: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if any(str(home) in argument for argument in process.info["cmdline"] or []):
-            found.append(process)
-    return found
-
-
-def test_nothing_is_left_of_a_killed_run_once_the_next_starts(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
+def test_nothing_is_left_of_a_killed_run() -> None:
     with subprocess.Popen(
-        [sys.executable, str(program)],
+        [sys.executable, "-u", "-c", PROGRAM],
         cwd=ROOT,
         env={key: value for key, value in os.environ.items() if not key.endswith("_URL")}
-        | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
+        | {"PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stdout is not None
-        home = Path(process.stdout.readline().strip())
-        assert home.is_dir()
-        assert processes_in(home)
-        process.send_signal(signal.SIGKILL)
-    assert processes_in(home)
+        assert "Serving HTTP" in process.stdout.readline()
+        family = psutil.Process(process.pid).children(recursive=True)
+        commands = [" ".join(each.cmdline()) for each in family]
+        process.kill()
+        # Until its guardian has ended, which has the same standard error.
+        _, errors = process.communicate(timeout=60)
 
-    with workspace():
-        pass
-
-    assert not home.exists()
-    assert processes_in(home) == []
+    assert errors == ""
+    for program in ("postgres -D", "gunicorn", "http.server", "guardian.py"):
+        assert any(program in command for command in commands), commands
+    _, alive = psutil.wait_procs(family, timeout=5)  # the guardian itself
+    assert [each for each in alive if runs(each)] == []
+    (home,) = {Path(command.split(" -D ")[1].split()[0]) for command in commands if " -D " in command}
+    assert not home.parents[1].exists()
 
 
 def test_a_command_runs_on_migrated_servers() -> None:
@@ -116,7 +108,7 @@ def line_beginning(start: str, output: Path, process: subprocess.Popen[bytes]) -
     raise AssertionError(f"no line begins with {start!r}:\n{output.read_text()}")
 
 
-def test_ctrl_c_is_for_the_programs_unless_they_do_not_end(tmp_path: Path) -> None:
+def test_ctrl_c_is_for_the_programs_unless_they_do_not_end() -> None:
     deaf = (
         "import os, signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN);"
         "os.kill(os.getppid(), signal.SIGINT); time.sleep({}); exit(3)"
@@ -124,8 +116,8 @@ def test_ctrl_c_is_for_the_programs_unless_they_do_not_end(tmp_path: Path) -> No
     # Whatever runs the tests may ignore it, as a job in the background does.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        waited = attached(tmp_path, [sys.executable, "-c", deaf.format(0.5)])
-        stopped = attached(tmp_path, [sys.executable, "-c", deaf.format(60)], patience_s=0.1)
+        waited = attached([sys.executable, "-c", deaf.format(0.5)])
+        stopped = attached([sys.executable, "-c", deaf.format(60)], patience_s=0.1)
         restored = signal.getsignal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, previous)
