@@ -27,7 +27,7 @@ from tests import demo as demonstration
 from tests import internals_table, interpreters, ownership, rendering
 from tests.environments import uv_environment, uv_program
 from tests.updates import table
-from tests.variants import DEFAULTS, HARDEST, VARIANTS
+from tests.variants import DEFAULTS, GROWN, HARDEST, VARIANTS
 
 # Hide the log of Copier's git commands.
 logging.getLogger("plumbum").setLevel(logging.WARNING)
@@ -243,7 +243,10 @@ def render(session: nox.Session, name: str) -> Path:
     for leftover in ("template", "service"):
         shutil.rmtree(home / leftover, ignore_errors=True)
     template = rendering.snapshot(home / "template")
-    return rendering.render(template, home / "service", DEFAULTS | VARIANTS[name])
+    service = rendering.render(template, home / "service", DEFAULTS | VARIANTS[name])
+    if name == GROWN:
+        shutil.copytree("tests/grown", service, dirs_exist_ok=True)
+    return service
 
 
 def run_demo(session: nox.Session, *, once: bool) -> None:

@@ -18,8 +18,8 @@ QUESTIONS: dict[str, tuple[Answer, ...]] = {
     "ci": ("github", "gitlab", "none"),
     "example": (True, False),
     "workers_per_core": (1.0, 1.5),
-    "db_max_connections": (100, 60),
-    "instances": (1, 2),
+    "db_max_connections": (100, 400),
+    "instances": (1, 30),
     "read_replica": (False, True),
     "static_files": (False, True),
 }
@@ -44,8 +44,8 @@ VARIANTS: dict[str, Answers] = {
         "background_jobs": "celery",
         "ci": "gitlab",
         "workers_per_core": 1.5,
-        "db_max_connections": 60,
-        "instances": 2,
+        "db_max_connections": 400,
+        "instances": 30,
         "read_replica": True,
         "static_files": True,
     },
@@ -53,10 +53,12 @@ VARIANTS: dict[str, Answers] = {
         "cache_backend": "memory",
         "background_jobs": "celery",
         "example": False,
-        "db_max_connections": 60,
-        "instances": 2,
+        "db_max_connections": 400,
+        "instances": 30,
     },
     "memory-celery-replica": {
+        # Also the name of a package on which the service depends.
+        "project_slug": "celery",
         "cache_backend": "memory",
         "background_jobs": "celery",
         "cpu_cores": 2,
@@ -78,7 +80,7 @@ VARIANTS: dict[str, Answers] = {
         "background_jobs": "celery",
         "ci": "gitlab",
         "example": False,
-        "db_max_connections": 60,
+        "db_max_connections": 400,
     },
     "none-celery-offset": {
         "cache_backend": "none",
@@ -86,21 +88,28 @@ VARIANTS: dict[str, Answers] = {
         "pagination": "offset",
         "cpu_cores": 2,
         "workers_per_core": 1.5,
-        "instances": 2,
+        "instances": 30,
         "read_replica": True,
         "static_files": True,
     },
-    "valkey-offset": {
+    # With the files of tests/grown/.
+    "grown": {
+        "project_name": "The Orders of All Shops in Every Country of Europe",
+        "description": "Orders’ service – 3 × “fast”, 注文サービス、それは速い。注文サービス、それは速い。注文サービス、それは速い。注文",
+        "project_slug": "the-orders-of-all-shops-in-every-country-of-europe",
         "pagination": "offset",
         "cpu_cores": 2,
         "ci": "none",
         "example": False,
         "workers_per_core": 1.5,
-        "db_max_connections": 60,
-        "instances": 2,
+        "db_max_connections": 400,
+        "instances": 30,
         "static_files": True,
     },
 }
+
+# The variant to which `nox` adds the files of a team, tests/grown/.
+GROWN = "grown"
 
 # Together they have every answer to a question that brings or takes paths: CI updates these, `thorough` all.
 HARDEST = ("everything", "minimum", "memory-celery")

@@ -1,6 +1,8 @@
 """The JSON that clients receive."""
 
-from pydantic import BaseModel
+from typing import Annotated
+
+from pydantic import BaseModel, Field
 
 from app.posts.schemas import PostRead
 
@@ -15,5 +17,5 @@ class Dashboard(BaseModel):
 
     users: UserCounts | None
     posts: int | None
-    latest_posts: list[PostRead] | None
+    latest_posts: Annotated[list[PostRead], Field(max_length=5)] | None
     missing: list[str]

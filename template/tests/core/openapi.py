@@ -21,23 +21,26 @@ class Operation:
 
     @property
     def parent(self) -> str | None:
-        """The collection to which `/{id}` of the path belongs, if it has one."""
+        """Return the path of the collection before `/{id}`, or None."""
         match = re.match(r"(.+)/\{[^/]+\}", self.path)
         return match[1] if match else None
 
     def url(self, identifier: Identifier | None) -> str:
-        """The path with `identifier`, or an unknown one, in the place of its parameters."""
+        """Return the path with `identifier`, or an unknown one, in place of its parameters."""
         text = str(uuid4() if identifier is None else identifier)
         return re.sub(r"\{[^/]+\}", lambda _: text, self.path)
 
     def body(self, identifier: Identifier | None) -> Any:
-        """A valid body, or None; a UUID in it is `identifier`, if that is given."""
+        """Return a valid body, or None; each UUID in it is `identifier`, if that is given."""
         content = self.details.get("requestBody", {}).get("content", {})
         schema = content.get("application/json", {}).get("schema")
-        return None if schema is None else sample(self.document, schema, identifier)
+        try:
+            return None if schema is None else sample(self.document, schema, identifier)
+        except RecursionError:  # a model that contains itself
+            return None
 
     def query(self, identifier: Identifier | None) -> dict[str, Any]:
-        """The query parameters that are required."""
+        """Return a valid value of each required query parameter."""
         return {
             parameter["name"]: sample(self.document, parameter["schema"], identifier)
             for parameter in self.details.get("parameters", [])
@@ -45,7 +48,7 @@ class Operation:
         }
 
     def response_schema(self) -> dict[str, Any]:
-        """The schema of a successful answer; empty where there is none."""
+        """Return the schema of a successful response, or an empty one."""
         for status, response in self.details["responses"].items():
             if status.startswith("2"):
                 schema = response.get("content", {}).get("application/json", {}).get("schema", {})
@@ -54,8 +57,8 @@ class Operation:
 
 
 def operations(document: Document) -> Iterator[Operation]:
-    """Every operation, those that create things first."""
-    order = ["post", "put", "patch", "get", "head", "options", "delete"]
+    """Yield every operation: first those that create things, last those that delete them."""
+    order = ["post", "put", "patch", "get", "head", "options", "trace", "delete"]
     found = [
         Operation(method, path, details, document)
         for path, methods in document["paths"].items()
@@ -65,14 +68,14 @@ def operations(document: Document) -> Iterator[Operation]:
 
 
 def resolved(document: Document, schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema, or the one to which it refers."""
+    """Return the schema, or the schema to which it refers."""
     while "$ref" in schema:
         schema = document["components"]["schemas"][schema["$ref"].split("/")[-1]]
     return schema
 
 
 def sample(document: Document, schema: dict[str, Any], identifier: Identifier | None) -> Any:
-    """A value that the schema allows: its example, its default, or something of its type."""
+    """Return a value of the schema: its example, its default, or a value of its type."""
     schema = resolved(document, schema)
     for key in ("examples", "enum"):
         if key in schema:
@@ -89,7 +92,8 @@ def sample(document: Document, schema: dict[str, Any], identifier: Identifier | 
             properties = schema.get("properties", {})
             return {name: sample(document, properties[name], identifier) for name in required}
         case "array":
-            return [sample(document, schema["items"], identifier)] * schema.get("minItems", 1)
+            items = schema.get("items", {})
+            return [sample(document, items, identifier)] * schema.get("minItems", 1)
         case "integer" | "number":
             return schema.get("minimum", schema.get("exclusiveMinimum", 0) + 1)
         case "boolean":
