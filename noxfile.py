@@ -27,7 +27,7 @@ from tests import demo as demonstration
 from tests import internals_table, interpreters, ownership, rendering
 from tests.environments import uv_environment, uv_program
 from tests.updates import table
-from tests.variants import DEFAULTS, GROWN, HARDEST, VARIANTS
+from tests.variants import DEFAULTS, GROWN, HARDEST, SHELL, VARIANTS
 
 # Hide the log of Copier's git commands.
 logging.getLogger("plumbum").setLevel(logging.WARNING)
@@ -197,6 +197,8 @@ def prepare(session: nox.Session, name: str, python: str) -> tuple[Path, dict[st
     """Render a variant and make its environment; returns its directory, and the variables for uv."""
     service = render(session, name)
     environment = uv_environment(python)
+    if name == GROWN:
+        environment |= SHELL
     if session.parallel:
         # Variants side by side: the cores are taken, so each runs its tests in one process.
         environment["PYTEST_XDIST_AUTO_NUM_WORKERS"] = "1"

@@ -92,7 +92,6 @@ VARIANTS: dict[str, Answers] = {
         "read_replica": True,
         "static_files": True,
     },
-    # With the files of tests/grown/.
     "grown": {
         "project_name": "The Orders of All Shops in Every Country of Europe",
         "description": "Orders’ service – 3 × “fast”, 注文サービス、それは速い。注文サービス、それは速い。注文サービス、それは速い。注文",
@@ -108,8 +107,16 @@ VARIANTS: dict[str, Answers] = {
     },
 }
 
-# The variant to which `nox` adds the files of a team, tests/grown/.
+# To this variant, `nox` adds the files of a team, tests/grown/. Its checks run in a shell with these variables.
 GROWN = "grown"
+SHELL = {
+    "DATABASE_MAX_CONNECTIONS": "3",
+    "DATABASE_URL_FILE": "/nowhere",
+    "INSTANCES": "700",
+    "LOG_LEVEL": "nonsense",
+    "PGHOST": "nowhere",
+    "PGSSLMODE": "require",
+}
 
 # Together they have every answer to a question that brings or takes paths: CI updates these, `thorough` all.
 HARDEST = ("everything", "minimum", "memory-celery")

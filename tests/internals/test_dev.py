@@ -47,7 +47,9 @@ def test_nothing_is_left_of_a_killed_run() -> None:
         assert any(program in command for command in commands), commands
     _, alive = psutil.wait_procs(family, timeout=5)  # the guardian itself
     assert [each for each in alive if runs(each)] == []
-    (home,) = {Path(command.split(" -D ")[1].split()[0]) for command in commands if " -D " in command}
+    (home,) = {
+        Path(command.split(" -D ")[1].split()[0]) for command in commands if " -D " in command
+    }
     assert not home.parents[1].exists()
 
 

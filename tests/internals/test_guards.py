@@ -1,12 +1,14 @@
-"""The guards of tests/core find what they are there to find."""
+"""The guards of tests/core find the faults that they look for, and nothing else."""
 
+import os
 import time
 from typing import Annotated
 
 import pytest
-from blockbuster import BlockingError
+from blockbuster import BlockBuster, BlockingError
 from fastapi import APIRouter, FastAPI, Query, Response
 from fastapi.routing import iter_route_contexts
+from httpx2 import AsyncClient
 from pydantic import BaseModel, Field
 
 from app.core.cache import no_store
@@ -76,6 +78,19 @@ def test_a_list_without_a_bound_is_seen() -> None:
     @router.get("/few")
     async def few() -> Annotated[list[Shelf], Field(max_length=7)]: ...  # type: ignore[empty-body]
 
+    class Shelves(BaseModel):
+        total: int
+        data: list[Shelf] | None
+
+    @router.get("/wrapped")
+    async def wrapped() -> Shelves: ...  # type: ignore[empty-body]
+
+    @router.get("/wrapped/limit")
+    async def limited(limit: bounded = 20) -> Shelves: ...  # type: ignore[empty-body]
+
+    @router.get("/rooms/{room}")
+    async def room(room: int) -> Shelves: ...  # type: ignore[empty-body]
+
     @router.get("/one")
     async def one() -> Shelf: ...  # type: ignore[empty-body]
 
@@ -87,7 +102,7 @@ def test_a_list_without_a_bound_is_seen() -> None:
 
     document = app_of(router).openapi()
 
-    assert without_bound(document) == ["/v1/all", "/v1/no-maximum", "/v1/other"]
+    assert without_bound(document) == ["/v1/all", "/v1/no-maximum", "/v1/other", "/v1/wrapped"]
 
 
 @pytest.mark.parametrize("flat", [True, False])
@@ -135,6 +150,10 @@ def test_requests_are_valid_and_refer_to_what_there_is() -> None:
         pages: int = Field(gt=3)
         shelf_id: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
         note: str | None = None
+        size: tuple[int, int]
+
+    class Part(BaseModel):
+        part_of: "Part | None"
 
     @router.get("/books")
     async def read(required: bool, optional: int = 1) -> None: ...
@@ -142,10 +161,16 @@ def test_requests_are_valid_and_refer_to_what_there_is() -> None:
     @router.post("/books")
     async def add(book: Book) -> None: ...
 
-    first, second = operations(app_of(router).openapi())
+    @router.put("/parts")
+    async def put(part: Part) -> None: ...
+
+    first, endless, second = operations(app_of(router).openapi())
 
     assert (first.method, second.method) == ("post", "get")
-    assert first.body("7") == {"title": "textxx", "pages": 4, "shelf_id": "7"}
+    body = first.body("7")
+    assert len(body.pop("size")) == 2
+    assert body == {"title": "textxx", "pages": 4, "shelf_id": "7"}
+    assert endless.body(None) is None
     assert second.query(None) == {"required": True}
     assert second.body(None) is None
 
@@ -160,5 +185,35 @@ def test_a_path_takes_any_kind_of_identifier() -> None:
 
 
 async def test_a_call_that_blocks_the_event_loop_fails() -> None:
-    with pytest.raises(BlockingError, match="sleep"):
+    with pytest.raises(BlockingError, match=r"sleep") as blocked:
         time.sleep(0.01)  # noqa: ASYNC251
+
+    assert "an autouse fixture in tests/conftest.py" in "".join(blocked.value.__notes__)
+
+
+async def test_a_blocking_call_can_be_allowed(blockbuster: BlockBuster) -> None:
+    with pytest.raises(BlockingError):
+        os.stat(__file__)
+    blockbuster.functions["os.stat"].can_block_in(
+        "internals/test_guards.py", "test_a_blocking_call_can_be_allowed"
+    )
+
+    os.stat(__file__)
+
+
+async def test_the_traceback_of_an_unexpected_error_is_in_the_log(
+    app: FastAPI, client: AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken() -> None:
+        raise ZeroDivisionError("the reason")
+
+    app.add_api_route("/broken", broken)
+    try:
+        response = await client.get("/broken")
+    finally:
+        app.router.routes.pop()
+
+    assert response.status_code == 500
+    assert "GET /broken" in caplog.text
+    assert "in broken\n" in caplog.text
+    assert "ZeroDivisionError: the reason" in caplog.text
