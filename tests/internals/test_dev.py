@@ -16,26 +16,25 @@ from dev.processes import free_port
 ROOT = Path(__file__).parents[2]
 # Servers, a program of tests, and one on the terminal.
 PROGRAM = """
-from dev.__main__ import attached, python
+from dev.__main__ import attached
 from dev.servers import servers
 from tests.core.serving import serving
 with servers({}), serving():
-    attached(python("http.server", "0"))
+    attached(["/bin/sh", "-c", "echo ready; exec sleep 600"])
 """
 
 
 def test_nothing_is_left_of_a_killed_run() -> None:
     with subprocess.Popen(
-        [sys.executable, "-u", "-c", PROGRAM],
+        [sys.executable, "-c", PROGRAM],
         cwd=ROOT,
-        env={key: value for key, value in os.environ.items() if not key.endswith("_URL")}
-        | {"PYTHONUNBUFFERED": "1"},
+        env={key: value for key, value in os.environ.items() if not key.endswith("_URL")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stdout is not None
-        assert "Serving HTTP" in process.stdout.readline()
+        assert process.stdout.readline() == "ready\n"
         family = psutil.Process(process.pid).children(recursive=True)
         commands = [" ".join(each.cmdline()) for each in family]
         process.kill()
@@ -43,7 +42,7 @@ def test_nothing_is_left_of_a_killed_run() -> None:
         _, errors = process.communicate(timeout=60)
 
     assert errors == ""
-    for program in ("postgres -D", "gunicorn", "http.server", "guardian.py"):
+    for program in ("postgres -D", "gunicorn", "sleep 600", "guardian.py"):
         assert any(program in command for command in commands), commands
     _, alive = psutil.wait_procs(family, timeout=5)  # the guardian itself
     assert [each for each in alive if runs(each)] == []
