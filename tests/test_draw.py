@@ -21,7 +21,9 @@ BATCH = 20
 SLUGS = ["fastapi", "redis", "celery", "app", "a", "test", "true"]
 NAME_LETTERS = string.ascii_letters + string.digits + " _.-"
 # Typographic marks, wide letters, an emoji, letters that combine, and marks of other languages.
-MARKS = "’‘“”–—×…·½€ß\N{NO-BREAK SPACE}\N{ZERO WIDTH SPACE}日本語注文、。ｱ가🚀\N{COMBINING ACUTE ACCENT}е٣{}%#$&<>`'*_|[]~"
+MARKS = (
+    "’‘“”–—×…·½€ß\N{NO-BREAK SPACE}\N{ZERO WIDTH SPACE}日本語注文、。ｱ가🚀\N{COMBINING ACUTE ACCENT}е٣{}%#$&<>`'*_|[]~"
+)
 
 
 def draw(number: int) -> Answers:
@@ -65,6 +67,9 @@ def test_any_accepted_answers_render_clean(template: Path, tmp_path: Path, first
     # Each service has settings of its own, which ruff finds beside its files.
     for command in (["check"], ["format", "--check"]):
         process = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--quiet", "--no-cache", tmp_path], capture_output=True, text=True, check=False
+            [sys.executable, "-m", "ruff", *command, "--quiet", "--no-cache", tmp_path],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert process.returncode == 0, process.stdout + process.stderr

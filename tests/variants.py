@@ -94,7 +94,7 @@ VARIANTS: dict[str, Answers] = {
     },
     "grown": {
         "project_name": "The Orders of All Shops in Every Country of Europe",
-        "description": "Orders’ service – 3 × “fast”, 注文サービス、それは速い。注文サービス、それは速い。注文サービス、それは速い。注文",
+        "description": "Orders’ service – 3 × “fast”, 注文サービス、それは速い。注文サービス、それは速い。注文",
         "project_slug": "the-orders-of-all-shops-in-every-country-of-europe",
         "pagination": "offset",
         "cpu_cores": 2,
