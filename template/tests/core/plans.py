@@ -1,4 +1,4 @@
-"""How PostgreSQL would run a statement on tables as large as tables get."""
+"""The plan of a statement, as PostgreSQL makes it for large tables."""
 
 import re
 
@@ -6,11 +6,11 @@ from app.core.database import database
 
 
 async def plan(sql: str) -> str:
-    """The plan that serves any parameters, with indexes wherever there is one that fits."""
+    """Return the plan for any parameters, which uses each index that fits."""
     number = max(map(int, re.findall(r"\$(\d+)", sql)), default=0)
     values = f"({', '.join(['NULL'] * number)})" if number else ""
     async with database.engine.connect() as connection:
-        # Tables as small as in tests are read whole and sorted unless that is ruled out.
+        # PostgreSQL would read the small tables of tests whole and sort them.
         for setting in ("enable_seqscan", "enable_bitmapscan", "enable_sort"):
             await connection.exec_driver_sql(f"SET LOCAL {setting} = off")
         await connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")

@@ -1,4 +1,4 @@
-"""The migrations go up, down and up again, and leave what the models say, keys with indexes."""
+"""The migrations go up, down and up again, and make the tables of the models."""
 
 import asyncio
 import os

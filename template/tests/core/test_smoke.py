@@ -67,7 +67,7 @@ def identifier(content: bytes) -> Identifier | None:
 
 
 def routes_that_make_their_bytes(app: FastAPI) -> dict[tuple[str, str], RouteContext]:
-    """The routes that declare a response_model and return a `Response`, which nothing validates."""
+    """Return the routes with a response_model whose `Response` nothing validates."""
     routes: dict[tuple[str, str], RouteContext] = {}
     for route in iter_route_contexts(app.router.routes):
         if getattr(route, "response_model", None) is not None:
@@ -79,7 +79,7 @@ def routes_that_make_their_bytes(app: FastAPI) -> dict[tuple[str, str], RouteCon
 
 
 def differences(route: RouteContext, body: bytes) -> list[str]:
-    """How a body differs from what the route's response_model reads from it and writes again."""
+    """Compare a body with the one that the response_model of the route makes from it."""
     model = TypeAdapter(route.response_model)
     try:
         value = model.validate_json(body)
