@@ -183,6 +183,9 @@ def check(session: nox.Session, name: str, python: str) -> None:
     """Render a variant and run its own sessions, then the internals; show their output only if one fails."""
     started = time.monotonic()
     service, environment = prepare(session, name, python)
+    if name == GROWN:
+        shutil.copytree("tests/grown", service, dirs_exist_ok=True)
+        environment |= SHELL
     if session.posargs:
         internals_table.lay_over(service, name)
         run_internals(session, service, "pytest", *session.posargs, environment=environment, silent=False)
@@ -197,8 +200,6 @@ def prepare(session: nox.Session, name: str, python: str) -> tuple[Path, dict[st
     """Render a variant and make its environment; returns its directory, and the variables for uv."""
     service = render(session, name)
     environment = uv_environment(python)
-    if name == GROWN:
-        environment |= SHELL
     if session.parallel:
         # Variants side by side: the cores are taken, so each runs its tests in one process.
         environment["PYTEST_XDIST_AUTO_NUM_WORKERS"] = "1"
@@ -245,10 +246,7 @@ def render(session: nox.Session, name: str) -> Path:
     for leftover in ("template", "service"):
         shutil.rmtree(home / leftover, ignore_errors=True)
     template = rendering.snapshot(home / "template")
-    service = rendering.render(template, home / "service", DEFAULTS | VARIANTS[name])
-    if name == GROWN:
-        shutil.copytree("tests/grown", service, dirs_exist_ok=True)
-    return service
+    return rendering.render(template, home / "service", DEFAULTS | VARIANTS[name])
 
 
 def run_demo(session: nox.Session, *, once: bool) -> None:

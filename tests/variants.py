@@ -107,7 +107,7 @@ VARIANTS: dict[str, Answers] = {
     },
 }
 
-# To this variant, `nox` adds the files of a team, tests/grown/. Its checks run in a shell with these variables.
+# `variant(grown)` adds the files of a team, tests/grown/, and runs the checks in a shell with these variables.
 GROWN = "grown"
 SHELL = {
     "DATABASE_MAX_CONNECTIONS": "3",
