@@ -50,10 +50,7 @@ REFUSALS: dict[str, dict[str, list[str]]] = {
         "invalid literal for int() with base 10: 'two'": ["two"],
     },
     "ci": {"Invalid choice for 'ci': 'jenkins' is not in": ["jenkins"]},
-    "example": {
-        "Invalid choice for 'example': 'maybe' is not in": ["maybe"],
-        "Answer yes or no.": ["1"],
-    },
+    "example": {"Invalid choice for 'example': 'maybe' is not in": ["maybe"]},
     "project_slug": {
         "Begin with a-z.": ["", "My-Service", "1st"],
         "Use at most 50 characters.": ["a" * 51],
@@ -62,14 +59,8 @@ REFUSALS: dict[str, dict[str, list[str]]] = {
     "workers_per_core": {"Use 0.1 to 8.": ["0", "8.1", "nan"]},
     "db_max_connections": {"Use 10 to 100000.": ["9", "100001"]},
     "instances": {"Use 1 to 1000.": ["0", "1001"]},
-    "read_replica": {
-        "Invalid choice for 'read_replica': 'maybe' is not in": ["maybe"],
-        "Answer yes or no.": ["0"],
-    },
-    "static_files": {
-        "Invalid choice for 'static_files': 'maybe' is not in": ["maybe"],
-        "Answer yes or no.": ["0"],
-    },
+    "read_replica": {"Invalid choice for 'read_replica': 'maybe' is not in": ["maybe"]},
+    "static_files": {"Invalid choice for 'static_files': 'maybe' is not in": ["maybe"]},
 }
 BAD_ANSWERS = [
     (question, value, sentence)
