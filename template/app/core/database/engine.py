@@ -180,7 +180,8 @@ class Database:
         @event.listens_for(engine.sync_engine, "connect")
         def note(_: Any, entry: ConnectionPoolEntry) -> None:
             entry.info["generation"] = self._generation
-            entry.info["expires_s"] = monotonic() + lifetime_s * random.uniform(0.8, 1)  # noqa: S311
+            lifetime = lifetime_s * random.uniform(0.8, 1)  # noqa: S311
+            entry.info["expires_s"] = monotonic() + lifetime
 
         @event.listens_for(engine.sync_engine, "checkout")
         def check(dbapi: Any, entry: ConnectionPoolEntry, _: PoolProxiedConnection) -> None:

@@ -75,7 +75,7 @@ _BY_SQLSTATE = {
     "58": Kind.UNAVAILABLE,  # An error of the server's system.
     "XX": Kind.CONNECTION,  # An internal error, such as a type that was dropped in the meantime.
 }
-# After a migration, the plans and types that a connection has cached are not valid any more.
+# After a migration, the plans and types that a connection remembers are not valid any more.
 _OUTDATED = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
 
 

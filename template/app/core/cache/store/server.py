@@ -4,7 +4,7 @@ An invalidation deletes the generation of each tag in the server, and publishes 
 that has not heard from the server for `TRUST_S` stops trusting its local cache.
 
 A key holds the run id of the server that has the data. If it differs from the server's own, the
-data may be an older snapshot, or a replica's: everything is invalidated before anything is shown.
+data may be an older snapshot, or another server's: everything is invalidated before it is shown.
 
 No method raises when the server fails: an invalidation is then delivered later, at the latest when
 the process stops.
