@@ -508,7 +508,7 @@ async def test_a_server_that_refuses_writes_is_no_reason_to_show_old_entries(
     for cache in workers:
         await row.read(cache)
     try:
-        await client.execute_command(*commands[0])
+        await client.execute_command(*commands[0])  # type: ignore[no-untyped-call]
         row.value = 2
         await workers[0].invalidate(*TAGS)
         async with asyncio.timeout(TRUST_S + BRIEF_S):
@@ -516,7 +516,8 @@ async def test_a_server_that_refuses_writes_is_no_reason_to_show_old_entries(
                 await asyncio.sleep(0.02)
         assert (await workers[1].server.state()).startswith("refuses: ")
     finally:
-        await client.execute_command(*commands[1][:3], *("0",) * (len(commands[1]) > 3))
+        undo = (*commands[1][:3], *("0",) * (len(commands[1]) > 3))
+        await client.execute_command(*undo)  # type: ignore[no-untyped-call]
     for cache in workers:
         await trusted(cache)
     async with asyncio.timeout(RECOVERED_S):

@@ -210,7 +210,7 @@ async def test_a_session_is_refused_after_its_end(callback: Callback) -> None:
         lambda: session.flush(),
     ):
         with pytest.raises(RuntimeError, match="has ended"):
-            await use()  # type: ignore[no-untyped-call]
+            await use()
     with pytest.raises(RuntimeError, match="has ended"):
         session.add(Book(title="y"))
     with pytest.raises(RuntimeError, match="has ended"):

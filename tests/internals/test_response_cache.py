@@ -328,7 +328,13 @@ async def test_what_is_not_in_the_key_does_not_reach_the_endpoint(site: Site) ->
 TENANT: ContextVar[str] = ContextVar("tenant", default="none")
 # Keys of the scope that middleware sets, and those that a server sets for one client.
 OF_THE_CALLER = ("user", "auth", "session", "path_params", "endpoint", "route", "tenant")
-FIXED = {"client": None, "server": None, "http_version": "1.1", "extensions": {}, "state": {}}
+FIXED: dict[str, Any] = {
+    "client": None,
+    "server": None,
+    "http_version": "1.1",
+    "extensions": {},
+    "state": {},
+}
 
 
 @pytest.mark.parametrize("stale", [False, True])
