@@ -330,9 +330,10 @@ async def test_a_route_of_its_own_answers_head(site: AsyncClient) -> None:
     assert (await site.head("/nowhere")).status_code == 404
 
 
-POLICIES = [None, no_store, private(5), public(max_age_s=5)]
+POLICIES: list[Any] = [None, no_store, private(5), public(max_age_s=5)]
 if "ttl_s" in signature(public).parameters:
-    POLICIES.append(public(ttl_s=5))
+    stored: Any = public
+    POLICIES.append(stored(ttl_s=5))
 
 
 @pytest.mark.parametrize("policy", POLICIES)
