@@ -19,7 +19,7 @@ from app.core.cache.store import Cache, Loaded, Outcome
 from app.core.cache.store import server as module
 from app.core.cache.store.connection import DRIVER, Refusal
 from app.core.cache.store.entry import Entry
-from app.core.cache.store.server import SLOW_S, TRUST_S, slower
+from app.core.cache.store.server import HEARTBEAT_S, SLOW_S, TRUST_S, slower
 from app.settings import get_settings
 from dev.processes import free_port, packaged_binary
 from tests.core.serving import serving
@@ -495,11 +495,35 @@ async def test_a_refusal_means_that_the_server_is_away_or_concerns_one_operation
     assert (await row.read(behind))[0] == (2 if is_away else 1)
 
 
+async def test_a_full_server_without_its_run_id_is_not_read(
+    workers: list[Cache], client: AsyncRedis, row: Row
+) -> None:
+    await row.read(workers[0])
+    await client.config_set("maxmemory", "1")
+    try:
+        await client.delete(workers[0].server.name("run"))
+        async with asyncio.timeout(TRUST_S + BRIEF_S):
+            while any(
+                [await each.server.state() == "ok" or each.server.has_pending for each in workers]
+            ):
+                await asyncio.sleep(0.02)
+        kept = workers[1].local.invalidations
+        await asyncio.sleep(2 * HEARTBEAT_S)
+        assert workers[1].local.invalidations == kept
+    finally:
+        await client.config_set("maxmemory", "0")
+    async with asyncio.timeout(TRUST_S + BRIEF_S):
+        while any([await each.server.state() != "ok" for each in workers]):
+            await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize(
     "commands",
     [
         (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
-        (("CONFIG", "SET", "min-replicas-to-write", "1"),) * 2,
+        tuple(("CONFIG", "SET", "min-replicas-to-write", n) for n in "10"),
+        tuple(("ACL", "SETUSER", "default", f"{sign}del") for sign in "-+"),
+        tuple(("ACL", "SETUSER", "default", f"{sign}publish") for sign in "-+"),
     ],
 )
 async def test_a_server_that_refuses_writes_is_no_reason_to_show_old_entries(
@@ -516,8 +540,7 @@ async def test_a_server_that_refuses_writes_is_no_reason_to_show_old_entries(
                 await asyncio.sleep(0.02)
         assert (await workers[1].server.state()).startswith("refuses: ")
     finally:
-        undo = (*commands[1][:3], *("0",) * (len(commands[1]) > 3))
-        await client.execute_command(*undo)  # type: ignore[no-untyped-call]
+        await client.execute_command(*commands[1])  # type: ignore[no-untyped-call]
     for cache in workers:
         await trusted(cache)
     async with asyncio.timeout(RECOVERED_S):

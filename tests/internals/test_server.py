@@ -13,6 +13,7 @@ from uvicorn.server import ServerState
 from app.core.operations.server import MAX_HEAD_BYTES, Protocol
 
 LINE = b"GET / HTTP/1.1\r\nHost: test\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Transport(asyncio.Transport):
@@ -37,24 +38,29 @@ class Transport(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
 
-@asynccontextmanager
-async def connection() -> AsyncIterator[tuple[Protocol, Transport]]:
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
-        size = 0
-        while True:
-            message = await receive()
-            size += len(message["body"])
-            if not message["more_body"]:
-                break
-        body = b"%d" % size
-        headers = [(b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+async def body_size(scope: Any, receive: Any, send: Any) -> None:
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size += len(message["body"])
+        if not message["more_body"]:
+            break
+    body = b"%d" % size
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
+
+@asynccontextmanager
+async def connection(answer: Any = body_size) -> AsyncIterator[tuple[Protocol, Transport]]:
     protocol = Protocol(Config(answer, lifespan="off"), ServerState(), {})
     transport = Transport()
     protocol.connection_made(transport)
     yield protocol, transport
+    if transport.is_closed:
+        protocol.connection_lost(None)
     await asyncio.gather(*protocol.tasks)
 
 
@@ -89,6 +95,34 @@ async def test_many_headers_are_refused() -> None:
         protocol.data_received(LINE + b"X: y\r\n" * MAX_HEAD_BYTES)
 
     assert transport.written.startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize("start", [b"0\r\nX: ", b"1;x=", b"1\r\nx\r\n0\r\nX"])
+async def test_an_endless_trailer_or_chunk_extension_is_refused(start: bytes) -> None:
+    async with connection() as (protocol, transport):
+        protocol.data_received(CHUNKED + start)
+        sent = 0
+        while not transport.is_closed:
+            assert sent <= 2 * MAX_HEAD_BYTES
+            protocol.data_received(fill(1000))
+            sent += 1000
+
+
+async def test_trailers_are_no_headers() -> None:
+    seen = []
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["more_body"]:
+            pass
+        seen.extend(scope["headers"])
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with connection(answer) as (protocol, _):
+        protocol.data_received(CHUNKED + b"1\r\nx\r\n")
+        protocol.data_received(b"0\r\nX-User: admin\r\n\r\n")
+
+    assert seen == [(b"host", b"test"), (b"transfer-encoding", b"chunked")]
 
 
 async def test_bodies_and_later_requests_do_not_count() -> None:

@@ -12,26 +12,39 @@ from app.core.http.problems import problem_response
 REQUEST_DRAIN_S = 15
 # Time from SIGTERM until gunicorn kills the worker; jobs drain after the requests.
 GRACEFUL_TIMEOUT_S = 30
-# Largest request line and headers. nginx passes as many by default.
+# Largest request line and headers, and largest trailers. nginx passes as many by default.
 MAX_HEAD_BYTES = 32 * 1024
 
 
 class Protocol(HttpToolsProtocol):
-    """HTTP/1.1 with a limit on the head of a request, which httptools lacks."""
+    """HTTP/1.1 with a limit on all parts of a request but its body, which httptools lacks."""
 
+    # Bytes that have brought neither a part of a body nor the end of a request.
     head_bytes = 0
 
     def data_received(self, data: bytes) -> None:
         for start in range(0, len(data), MAX_HEAD_BYTES):
             part = data[start : start + MAX_HEAD_BYTES]
+            self.head_bytes += len(part)
             super().data_received(part)
-            # uvicorn adds the method when the head is complete.
-            is_in_head = self.scope is not None and "method" not in self.scope
-            self.head_bytes = self.head_bytes + len(part) if is_in_head else 0
             if self.head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             if self.transport.is_closing():
                 return
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        # uvicorn would add the fields after the body (trailers) to the headers, past a proxy that
+        # removes some of them. RFC 9110, section 6.5.1, forbids that.
+        self.scope["headers"] = self.headers.copy()
+
+    def on_body(self, body: bytes) -> None:
+        self.head_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self.head_bytes = 0
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         self.refuse(HTTPStatus.BAD_REQUEST, msg)

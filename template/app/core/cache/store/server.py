@@ -66,6 +66,8 @@ class Server:
         # The reason of the last failure.
         self._problem = "unreachable"
         self._run_id = b""
+        # Whether the server may have the data of another one, of which nothing is shown.
+        self._is_foreign = False
         self._round_trips_s: deque[float] = deque(maxlen=5)
         self.loads_s: deque[float] = deque(maxlen=15)
         self.is_slow = False
@@ -105,8 +107,13 @@ class Server:
 
     async def ping(self) -> bool:
         """Return whether the server answers in time, accepts writes, and has its own data."""
-        replies = await self.attempt(("GETEX", self.name("run"), "EX", RUN_S))
-        if replies is not None and replies[0] != self._run_id:
+        # With the commands of an invalidation: the server may refuse one of them alone.
+        name = self.name("heartbeat")
+        replies = await self.attempt(
+            ("GETEX", self.name("run"), "EX", RUN_S), ("DEL", name), ("PUBLISH", name, "")
+        )
+        if replies is not None and replies[0] != self._run_id and not self._is_foreign:
+            self._is_foreign = True
             self._undelivered = {EVERYTHING: object()}
         return replies is not None
 
@@ -114,6 +121,8 @@ class Server:
         """Return "ok", or the reason why the server is not used."""
         if not await self.ping():
             return self._problem
+        if self._is_foreign:
+            return "has the data of another server: not read"
         return "slower than the loads: not read" if self.is_slow else "ok"
 
     @property
@@ -123,7 +132,7 @@ class Server:
 
     def is_pending(self, tags: Sequence[str]) -> bool:
         """Whether an invalidation of one of these tags is undelivered: no entry may be shown."""
-        return not self._undelivered.keys().isdisjoint((EVERYTHING, *tags))
+        return self._is_foreign or not self._undelivered.keys().isdisjoint((EVERYTHING, *tags))
 
     async def invalidate(self, tags: Sequence[str]) -> None:
         """Invalidate tags in all workers, or `EVERYTHING`; later if the server is unavailable."""
@@ -166,21 +175,20 @@ class Server:
 
     async def _deliver(self) -> None:
         """Send the invalidations that the server has not confirmed."""
-        tags = self._undelivered.copy()
-        if not tags:
-            return
-        commands: list[Command] = [
-            ("DEL", *(self.name("tag", tag) for tag in tags)),
-            ("PUBLISH", self.name("invalidated"), "\n".join(tags)),
-        ]
-        if EVERYTHING in tags:
-            commands.append(("SET", self.name("run"), self._run_id, "EX", RUN_S))
-        if await self.attempt(*commands) is None:
-            return
-        for tag, invalidation in tags.items():
-            # Unless the tag was invalidated again meanwhile.
-            if self._undelivered.get(tag) is invalidation:
-                del self._undelivered[tag]
+        if tags := self._undelivered.copy():
+            delete = ("DEL", *(self.name("tag", tag) for tag in tags))
+            publish = ("PUBLISH", self.name("invalidated"), "\n".join(tags))
+            if await self.attempt(delete, publish) is None:
+                return
+            for tag, invalidation in tags.items():
+                # Unless the tag was invalidated again meanwhile.
+                if self._undelivered.get(tag) is invalidation:
+                    del self._undelivered[tag]
+        if self._is_foreign and not self._undelivered:
+            # A full server refuses `SET`.
+            delete = ("DEL", self.name("tag", EVERYTHING))
+            claim: Command = ("SET", self.name("run"), self._run_id, "EX", RUN_S)
+            self._is_foreign = await self.attempt(delete, claim) is None
 
     async def _deliver_the_last(self) -> None:
         """Deliver before the process ends, within `LAST_DELIVERY_S`, or log the loss."""
@@ -227,7 +235,8 @@ class Server:
         if facts.get("rdb_saves", "0") != "0":
             logger.warning('cache: the server saves snapshots, which are not used: set `save ""`')
         self._run_id = facts.get("run_id", "").encode()
-        if run_id != self._run_id:
+        self._is_foreign = run_id != self._run_id
+        if self._is_foreign:
             self._undelivered = {EVERYTHING: object()}
 
     def _on_message(self, message: bytes) -> None:
