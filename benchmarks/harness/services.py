@@ -123,11 +123,11 @@ def by_keyset(rows: Rows, _directory: Path) -> str:
 def by_cursor(rows: Rows, directory: Path) -> str:
     """The rendered service's own cursor, made by its own code."""
     script = (
-        "import sys; from datetime import datetime\n"
-        "from app.core.pagination.cursor import Keyset, encode, signer; from app.posts.models import Post\n"
+        "import sys; from datetime import datetime; from uuid import UUID\n"
+        "from app.core.pagination.cursor import Cursor, Keyset, encode, signer; from app.posts.models import Post\n"
         "from app.settings import get_settings; signer.open(get_settings())\n"
-        "values = datetime.fromisoformat(sys.argv[2]), sys.argv[1]\n"
-        "print(encode(values, Keyset.of((Post.created_at.desc(), Post.id.desc())), backward=False))"
+        "values = [datetime.fromisoformat(sys.argv[2]), UUID(sys.argv[1])]\n"
+        "print(encode(Cursor(False, values), Keyset.of((Post.created_at.desc(), Post.id.desc()))))"
     )
     # Only the secret counts; nothing connects.
     environment = os.environ | {
