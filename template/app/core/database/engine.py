@@ -112,10 +112,7 @@ class Database:
                 connection.close()
 
     async def _check_out(self) -> PoolProxiedConnection:
-        """Take a connection from the pool.
-
-        The caller holds a slot of the gate, and returns the connection with `close()`.
-        """
+        """Take a connection; the caller holds a slot of the gate, and calls `close()` later."""
         engine = self.engine.sync_engine
         try:
             # An open connection needs no greenlet, which saves a third of the time.
@@ -136,10 +133,7 @@ class Database:
             raise problem or engine_error(self.engine.dialect, error, statement.sql) from error
 
     async def command(self, connection: PoolProxiedConnection, sql: str) -> str:
-        """Run BEGIN or COMMIT; return the command tag.
-
-        It is ROLLBACK for the COMMIT of a transaction in which a statement failed.
-        """
+        """Run BEGIN or COMMIT; return its tag: ROLLBACK for the COMMIT of a failed transaction."""
         driver: Any = connection.driver_connection
         try:
             tag: str = await driver.execute(sql)
@@ -151,10 +145,7 @@ class Database:
     def _problem(
         self, error: BaseException, is_closed: bool, names: Sequence[str] = ()
     ) -> Problem | None:
-        """Return the problem of an error.
-
-        None: for a violated constraint or a programming error, which is raised as SQLAlchemy's.
-        """
+        """Return the problem of an error; None for those that are raised as SQLAlchemy's."""
         kind = kind_of(error, is_closed=is_closed)
         violates = isinstance(driver_error(error), asyncpg.IntegrityConstraintViolationError)
         if violates or kind is Kind.PROGRAM:

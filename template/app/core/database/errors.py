@@ -83,10 +83,7 @@ _OUTDATED = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheErr
 
 
 def kind_of(error: BaseException, *, is_closed: bool = False) -> Kind:
-    """Return the kind of an error, or of the driver's behind it.
-
-    `is_closed`: the connection is closed.
-    """
+    """Return the kind of an error; `is_closed` says whether its connection is closed."""
     cause = driver_error(error)
     if isinstance(cause, TimeoutError):
         return Kind.TIMEOUT
