@@ -133,9 +133,6 @@ async def test_outcomes_that_are_known(name: str, severity: str | None, expected
     assert not is_rollback(TimeoutError())
 
 
-NUMBER = bindparam("n", type_=Integer)
-
-
 @pytest.mark.parametrize(
     ("statement", "field"),
     [
@@ -167,9 +164,18 @@ async def test_a_value_that_is_refused_is_the_clients(statement: Any, field: str
         await ReadSession().scalars(statement)
 
 
-async def test_an_argument_of_the_prepared_lane_is_named() -> None:
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        (Integer(), 2**40),
+        # A type of SQLAlchemy refuses it.
+        (Enum("a", "b", native_enum=False, validate_strings=True), "c"),
+    ],
+)
+async def test_an_argument_of_the_prepared_lane_is_named(type_: Any, value: Any) -> None:
+    statement = PreparedRead(select(Book.id).where(bindparam("n", type_=type_).is_not(None)))
     with pytest.raises(Unprocessable, match="Not valid: n"):
-        await ReadSession().fetch(PreparedRead(select(Book.id).where(NUMBER == 1)), n=2**40)
+        await ReadSession().fetch(statement, n=value)
 
 
 async def test_a_migration_while_the_service_serves() -> None:

@@ -56,7 +56,7 @@ from app.core.database import (
     database,
     violated_constraint,
 )
-from app.core.database.errors import of_driver
+from app.core.database.errors import driver_error
 from app.core.http.problems import Unavailable, Unprocessable
 from app.core.http.serialization import json_bytes
 from app.settings import get_settings
@@ -277,7 +277,7 @@ async def test_errors_are_those_of_the_engine(statement: Any, values: dict[str, 
     assert type(ours) is type(theirs)
     if isinstance(ours, Unprocessable):
         assert str(ours) == str(theirs)
-        assert str(of_driver(ours)) == str(of_driver(theirs))
+        assert str(driver_error(ours)) == str(driver_error(theirs))
         return
     assert isinstance(ours, DBAPIError)
     assert isinstance(theirs, DBAPIError)

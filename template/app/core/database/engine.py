@@ -15,11 +15,11 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util.concurrency import await_, greenlet_spawn, in_greenlet
 
 from app.core.database.errors import (
-    OF_DRIVER,
+    DRIVER_ERRORS,
     Kind,
+    driver_error,
     engine_error,
     kind_of,
-    of_driver,
     refused_field,
 )
 from app.core.database.gate import Gate
@@ -29,8 +29,8 @@ from app.core.database.settings import DatabaseSettings, read_again
 from app.core.http.problems import Problem, Unavailable
 
 Part = TypeVar("Part")
-# Awaits the rows of a statement on its connection.
-Through = Callable[[Awaitable[list[Row]], PoolProxiedConnection], Awaitable[list[Row]]]
+# Awaits the rows of a statement that runs on the connection.
+WaitForRows = Callable[[Awaitable[list[Row]], PoolProxiedConnection], Awaitable[list[Row]]]
 
 SETTLE_TIMEOUT_S = 0.5
 
@@ -54,8 +54,8 @@ class Database:
     ) -> None:
         """Create the engine; the first statement opens the first connection.
 
-        `variable` is the name of the address: if `<variable>_FILE` names a file, it is read again
-        when the server refuses the role or the password.
+        `variable` is the name of the address: if `<variable>_FILE` names a file, the address is
+        read from it again when the server refuses the role or the password.
         """
         self._engine = create_async_engine(
             settings.sqlalchemy_url(),
@@ -96,23 +96,23 @@ class Database:
         return _opened(self._autocommit_engine)
 
     async def fetch(
-        self, statement: Prepared, values: Mapping[str, Any], through: Through | None = None
+        self, statement: Prepared, values: Mapping[str, Any], wait: WaitForRows | None = None
     ) -> list[Row]:
-        """Run a prepared statement as a transaction of its own, and await its rows `through`."""
+        """Run a prepared statement as a transaction of its own; `wait` awaits its rows."""
         async with self.gate:
             connection = await self._check_out()
             try:
                 rows = self.run(statement, connection, values)
-                return await (through(rows, connection) if through else rows)
+                return await (wait(rows, connection) if wait else rows)
             except BaseException as error:
-                if isinstance(of_driver(error), (asyncio.CancelledError, TimeoutError)):
+                if isinstance(driver_error(error), (asyncio.CancelledError, TimeoutError)):
                     await settle(connection)
                 raise
             finally:
                 connection.close()
 
     async def _check_out(self) -> PoolProxiedConnection:
-        """Take a connection from the pool, with a slot of the gate; `close()` returns it."""
+        """Take a connection; the caller holds a slot of the gate, and calls `close()` later."""
         engine = self.engine.sync_engine
         try:
             # An open connection needs no greenlet, which saves a third of the time.
@@ -123,21 +123,21 @@ class Database:
     async def run(
         self, statement: Prepared, connection: PoolProxiedConnection, values: Mapping[str, Any]
     ) -> list[Row]:
-        """Run a prepared statement on a connection; errors are those of the engine."""
+        """Run a prepared statement; raises a `Problem`, or SQLAlchemy's error."""
         driver: Any = connection.driver_connection
         collect_statement(statement.sql)
         try:
             return await statement.fetch(driver, values)
-        except OF_DRIVER as error:
+        except DRIVER_ERRORS as error:
             problem = self._problem(error, driver.is_closed(), statement.placeholders)
             raise problem or engine_error(self.engine.dialect, error, statement.sql) from error
 
     async def command(self, connection: PoolProxiedConnection, sql: str) -> str:
-        """Run BEGIN or COMMIT on a connection, and return the server's word for what it did."""
+        """Run BEGIN or COMMIT; return its tag: ROLLBACK for the COMMIT of a failed transaction."""
         driver: Any = connection.driver_connection
         try:
             tag: str = await driver.execute(sql)
-        except OF_DRIVER as error:
+        except DRIVER_ERRORS as error:
             problem = self._problem(error, driver.is_closed())
             raise problem or engine_error(self.engine.dialect, error, sql) from error
         return tag
@@ -145,29 +145,29 @@ class Database:
     def _problem(
         self, error: BaseException, is_closed: bool, names: Sequence[str] = ()
     ) -> Problem | None:
-        """Return the problem of an error; None for one that passes to the domain."""
+        """Return the problem of an error; None for those that are raised as SQLAlchemy's."""
         kind = kind_of(error, is_closed=is_closed)
-        violates = isinstance(of_driver(error), asyncpg.IntegrityConstraintViolationError)
+        violates = isinstance(driver_error(error), asyncpg.IntegrityConstraintViolationError)
         if violates or kind is Kind.PROGRAM:
             return None
         if kind is Kind.CONNECTION and not is_closed:
-            # The other connections of the pool lead to the same server and schema.
+            # The other connections lead to the same server, so they are replaced as well.
             self._generation += 1
         return kind.problem(refused_field(error, names))
 
     def _listen(self, engine: AsyncEngine, variable: str, lifetime_s: float) -> None:
-        """Connect, replace, count and explain: what the engine does with its connections.
+        """Register listeners: connect, replace on checkout, count statements, translate errors.
 
-        On checkout, closed, expired and outdated connections are replaced. This needs no round
-        trip: the driver notices when the server closes a connection. Lifetimes vary by up to a
-        fifth, so that the connections of a fleet are not all replaced at once.
+        Closed, expired and outdated connections are replaced. This needs no round trip: the
+        driver notices when the server closes a connection. Lifetimes vary by up to a fifth, so that
+        the connections of a fleet are not all replaced at once.
         """
-
+        # Connection options from the file, after the server refused those of the settings.
         newer: dict[str, Any] = {}
 
         @event.listens_for(engine.sync_engine, "do_connect")
         def connect(dialect: Dialect, _: object, args: list[Any], options: dict[str, Any]) -> Any:
-            # `_check_out` catches it. asyncpg would raise it too, but leave a coroutine unawaited.
+            # `_check_out` catches this. asyncpg would raise it later, with a coroutine unawaited.
             if not in_greenlet():
                 raise MissingGreenlet
             try:
@@ -203,9 +203,10 @@ class Database:
             if execution is None and isinstance(error, (LookupError, ValueError)):
                 # A type of SQLAlchemy has refused an argument: nothing is sent.
                 return Kind.VALUE.problem()
-            if not isinstance(of_driver(error), OF_DRIVER):
+            if not isinstance(driver_error(error), DRIVER_ERRORS):
                 return None
             compiled: Any = execution.compiled if execution else None
+            # The names of $1, $2 and so on.
             names = [
                 getattr(compiled.binds.get(name), "_orig_key", name)
                 for name in getattr(compiled, "positiontup", None) or ()
@@ -220,9 +221,9 @@ def _connect(
     variable: str,
     newer: dict[str, Any],
 ) -> DBAPIConnection:
-    """Connect; once more if the server refuses a role or password that its file has replaced.
+    """Connect. If the server refuses the role or the password, try the address in the file.
 
-    `newer` keeps the options of the file for later connections.
+    The address is tried if it differs; `newer` keeps its options for later connections.
     """
     options = options | newer
     try:
@@ -238,10 +239,10 @@ def _connect(
 
 
 async def settle(connection: PoolProxiedConnection, sql: str = "SELECT") -> None:
-    """Clean up with `sql` before a connection returns to the pool, or close the connection.
+    """Run `sql`, so that the connection can return to the pool; otherwise close the connection.
 
-    The driver asks the server to cancel an interrupted statement. If the server had only parsed
-    it, its locks stay until the next statement: `sql` may be an empty one.
+    It is closed if `sql` fails or takes over `SETTLE_TIMEOUT_S`. A cancelled statement can keep its
+    locks until the next statement, so an empty `SELECT` is enough.
     """
     driver = connection.driver_connection
     assert driver is not None

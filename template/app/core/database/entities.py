@@ -1,4 +1,4 @@
-"""The ORM's session of a `WriteSession`: its entities show what the database has."""
+"""The ORM session of a `WriteSession`, whose flushed entities have the database's values."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from sqlalchemy import inspect, select, tuple_
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.attributes import set_committed_value
 
-# A statement has at most 32,767 parameters.
+# 1,000 rows of a key with 32 columns stay below the driver's 32,767 parameters.
 ROWS_AT_ONCE = 1000
 
 
 class EntitySession(Session):
-    """Reads changed entities back when it flushes them, with one SELECT for each class.
+    """Reads flushed entities back, with one SELECT for each class and `ROWS_AT_ONCE` rows.
 
     Otherwise an entity shows the values that Python gave it, such as `Decimal("0.1")` where a read
     of NUMERIC(10, 2) shows `Decimal("0.10")`. Triggers, CHAR and generated columns differ as well.

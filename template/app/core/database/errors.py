@@ -1,13 +1,13 @@
 """One classification of database errors, by SQLSTATE and by the exceptions of the driver.
 
-`Database` turns an error into the problem of its kind where it is raised, in both lanes. An
-`IntegrityError` passes, so that a domain can say what the conflict is.
+`Database` turns an error of either lane (ORM, prepared) into the `Problem` of its `Kind`. An
+`IntegrityError` stays one, so that a domain can name the conflict.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncpg
 from fastapi import FastAPI, Request, Response
@@ -22,25 +22,28 @@ from app.core.http.problems import (
     problem_response,
 )
 
-Result = TypeVar("Result")
-
-OF_DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+DRIVER_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
 
 _ARGUMENT = re.compile(r"query argument \$(\d+)")
 
 
 class Disconnected(Unavailable):
-    """The connection is of no more use; on a new one, a read may be repeated."""
+    """The connection is unusable; a read may be repeated on a new one."""
 
 
 class Kind(Enum):
-    """The cause of an error: the problem that clients see, and its sentence."""
+    """The kind of a database error; the value is the class of its problem, and the sentence."""
 
     VALUE = Unprocessable, "A value is too long or too large, or cannot be stored."
     CONFLICT = Conflict, "The request contradicts stored data."
     TIMEOUT = Unavailable, "The database did not answer in time."
     UNAVAILABLE = Unavailable, "The database cannot serve the request now."
-    # This connection cannot serve, and a new one may.
+    # This connection is unusable; a new one may work.
     CONNECTION = Disconnected, "The connection to the database cannot serve the request."
     PROGRAM = Problem, "An unexpected error of the database."
 
@@ -61,7 +64,7 @@ _BY_SQLSTATE = {
     "23514": Kind.VALUE,  # CHECK.
     "25006": Kind.CONNECTION,  # Read-only: after a failover, the server is no longer the primary.
     "25P": Kind.CONNECTION,  # The server has ended a transaction that took too long.
-    "25P02": Kind.PROGRAM,  # The transaction goes on after a statement that failed.
+    "25P02": Kind.PROGRAM,  # A statement followed a failed one in the same transaction.
     "26": Kind.CONNECTION,  # Behind a pooler: the prepared statement is on another connection.
     "28": Kind.UNAVAILABLE,  # The role or its password is refused.
     "3D": Kind.UNAVAILABLE,  # The database does not exist.
@@ -80,8 +83,8 @@ _OUTDATED = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheErr
 
 
 def kind_of(error: BaseException, *, is_closed: bool = False) -> Kind:
-    """Return the kind of an error, by that of the driver; `is_closed` tells of its connection."""
-    cause = of_driver(error)
+    """Return the kind of an error; `is_closed` says whether its connection is closed."""
+    cause = driver_error(error)
     if isinstance(cause, TimeoutError):
         return Kind.TIMEOUT
     if is_closed or isinstance(cause, (OSError, *_OUTDATED)):
@@ -91,9 +94,9 @@ def kind_of(error: BaseException, *, is_closed: bool = False) -> Kind:
     return next((_BY_SQLSTATE[p] for p in prefixes if p in _BY_SQLSTATE), Kind.PROGRAM)
 
 
-def of_driver(error: BaseException) -> BaseException:
-    """Return the error of the driver behind those of SQLAlchemy and of this module."""
-    while not isinstance(error, OF_DRIVER):
+def driver_error(error: BaseException) -> BaseException:
+    """Return the driver's error behind others; if there is none, the innermost error."""
+    while not isinstance(error, DRIVER_ERRORS):
         cause = getattr(error, "orig", None) or error.__cause__
         if cause is None:
             break
@@ -101,28 +104,20 @@ def of_driver(error: BaseException) -> BaseException:
     return error
 
 
-async def again_if_disconnected(read: Callable[[], Awaitable[Result]]) -> Result:
-    """Run a read, and repeat it once if its connection cannot serve."""
-    try:
-        return await read()
-    except Disconnected:
-        return await read()
-
-
 def is_rollback(error: BaseException) -> bool:
-    """Whether a commit that failed with `error` is known to be none: its reply is an error."""
-    cause = of_driver(error)
+    """Return whether PostgreSQL has certainly not committed: it answered COMMIT with an error."""
+    cause = driver_error(error)
     if isinstance(cause, asyncpg.PostgresError):
-        # The driver's own errors have no severity. A server that is lost or stops may have
-        # committed before; so may one behind a pooler (40003).
+        # None: the driver refused before the statement ran. FATAL, PANIC, 08 and 40003 leave the
+        # outcome open.
         known = cause.severity_en in (None, "ERROR")
         return known and not (cause.sqlstate or "").startswith(("08", "40003"))
-    # The driver raises this without sending anything.
+    # The driver raises it before the statement runs.
     return isinstance(cause, asyncpg.InterfaceError)
 
 
 def refused_field(error: BaseException, names: Sequence[str]) -> str | None:
-    """Return the name of the argument that the driver has refused, if it is one; else None."""
+    """Return the name of the argument in the driver's message, or None; `names` are of $1, $2..."""
     argument = _ARGUMENT.search(str(error))
     # An INSERT of several rows repeats the names.
     return names[(int(argument[1]) - 1) % len(names)] if argument and names else None
@@ -143,7 +138,7 @@ def engine_error(dialect: Dialect, error: BaseException, sql: str) -> Exception:
 
 def violated_constraint(error: IntegrityError) -> str | None:
     """Return the name of the violated constraint, such as `uq_users_email`."""
-    return getattr(of_driver(error), "constraint_name", None)
+    return getattr(driver_error(error), "constraint_name", None)
 
 
 def install(app: FastAPI) -> None:
@@ -152,5 +147,5 @@ def install(app: FastAPI) -> None:
 
 
 async def _violation(_: Request, error: Exception) -> Response:
-    problem = kind_of(error).problem(getattr(of_driver(error), "column_name", None))
+    problem = kind_of(error).problem(getattr(driver_error(error), "column_name", None))
     return problem_response(problem.status, problem.detail)

@@ -1,8 +1,7 @@
 """The prepared lane: statements that are compiled once and run directly on the driver.
 
-For hot endpoints. A service answers three times as many requests for one row as with the ORM, five
-times as many for a list, and four times as many with a single write. In exchange, rows are dicts
-and not entities, no change is tracked, and each statement is declared once, at import.
+It is for hot endpoints. Rows are dicts and not entities, no change is tracked, and each statement
+is declared once, at import.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ Processor = Callable[[Any], Any]
 
 # Compiles like the dialect of an engine that has connected; this engine never connects.
 DIALECT: Any = create_async_engine("postgresql+asyncpg://").dialect
-DIALECT._backslash_escapes = False  # As `standard_conforming_strings` says by default.
+DIALECT._backslash_escapes = False  # `standard_conforming_strings` is on by default.
 
 
 class Prepared:
@@ -44,11 +43,11 @@ class Prepared:
     Attributes:
         sql: the statement as the server receives it.
         placeholders: the names of the values of `$1`, `$2` and so on.
-        parameters: the names of those that each call passes.
+        parameters: the names of the `bindparam`s, whose values each call passes.
 
     Raises:
-        ValueError: when a column has no name, two have the same, `IN` has a parameter, or the
-            result would have other columns.
+        ValueError: when a column has no name, two have the same, `IN` has a parameter, or loader
+            options or `text()` add columns.
         SQLAlchemyError: when the statement cannot be compiled.
     """
 
@@ -88,7 +87,7 @@ class Prepared:
         records: Sequence[Sequence[Any]]
         try:
             if self._make_rows is None:
-                # Some types are decoded by the type that the server reports.
+                # The first call asks the server for the types: some processors depend on them.
                 statement = await driver.prepare(self.sql)
                 records = await statement.fetch(*arguments)
                 oids = [attribute.type.oid for attribute in statement.get_attributes()]
@@ -108,18 +107,26 @@ class Prepared:
             missing, unknown = self.parameters - values.keys(), values.keys() - self.parameters
             raise TypeError(f"parameters: missing {sorted(missing)}, unknown {sorted(unknown)}")
         if self._others:
-            others = {key: o(None) if callable(o) else o for key, o in self._others.items()}
+            others = {
+                name: value(None) if callable(value) else value
+                for name, value in self._others.items()
+            }
             values = {**values, **others}
         arguments = []
-        for name in self.placeholders:
+        for number, name in enumerate(self.placeholders, 1):
             process = self._processors.get(name)
-            arguments.append(process(values[name]) if process else values[name])
+            try:
+                arguments.append(process(values[name]) if process else values[name])
+            except (LookupError, ValueError) as error:
+                # A type of SQLAlchemy has refused the value.
+                refusal = f"invalid input for query argument ${number}: {error}"
+                raise asyncpg.DataError(refusal) from error
         return arguments
 
     def _result_processors(self, oids: Sequence[int]) -> dict[int, Processor]:
         processors = {
-            index: on_driver.result_processor(DIALECT, oid)
-            for index, (on_driver, oid) in enumerate(zip(self._types, oids, strict=True))
+            index: type_.result_processor(DIALECT, oid)
+            for index, (type_, oid) in enumerate(zip(self._types, oids, strict=True))
         }
         return {index: process for index, process in processors.items() if process}
 
@@ -142,7 +149,7 @@ class PreparedWrite(Prepared):
 
 
 def _as_literal(element: ClauseElement, **_: Any) -> ClauseElement | None:
-    """Replace a value that reads the same in SQL: another type would need a cast beside it."""
+    """Replace an integer, boolean or text by a literal; other literals would need a cast."""
     if not isinstance(element, BindParameter):
         return None
     if element.required and element.expanding:

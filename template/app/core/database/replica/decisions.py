@@ -5,7 +5,7 @@ from enum import Enum, auto
 
 from sqlalchemy.exc import DBAPIError
 
-from app.core.database.errors import of_driver
+from app.core.database.errors import driver_error
 from app.core.http.problems import Busy, Unavailable
 
 # SQLSTATE: serialization failure and deadlock, which on a replica are conflicts with the replayed
@@ -56,7 +56,7 @@ class Failure(Enum):
 
 def failure_of(error: Unavailable | DBAPIError) -> Failure:
     """Return the cause of an error, by that of the driver behind it."""
-    cause = of_driver(error)
+    cause = driver_error(error)
     state = getattr(cause, "sqlstate", None) or ""
     if state in _BEHIND:
         return Failure.BEHIND

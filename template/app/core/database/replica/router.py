@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from logging import getLogger
 from time import monotonic
 from typing import NamedTuple, TypeVar
@@ -11,7 +10,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 
 from app.core.database.engine import Database
-from app.core.database.errors import again_if_disconnected
+from app.core.database.errors import Disconnected
 from app.core.database.gate import Gate
 from app.core.database.queries import collect_statement
 from app.core.database.replica.consistency import current, is_fresh
@@ -78,7 +77,13 @@ class Replica:
             Unavailable: when no server can answer.
         """
         pair = self._pair
-        on_primary = partial(again_if_disconnected, partial(read, primary))
+
+        async def on_primary() -> Result:
+            try:
+                return await read(primary)
+            except Disconnected:
+                return await read(primary)
+
         if pair is None or primary is not pair.primary:
             return await on_primary()
         consistency = current()
