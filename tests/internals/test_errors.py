@@ -13,10 +13,14 @@ from httpx2 import AsyncClient
 from pydantic import SecretStr
 from sqlalchemy import (
     DateTime,
+    Dialect,
     Enum,
     Integer,
+    String,
+    TypeDecorator,
     bindparam,
     cast,
+    event,
     func,
     insert,
     make_url,
@@ -24,6 +28,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import StatementError
 
 from app.core.database import (
     Database,
@@ -36,8 +41,13 @@ from app.core.database import (
 from app.core.database.errors import Kind, is_rollback, kind_of
 from app.core.http.problems import Unavailable, Unprocessable
 from app.settings import get_settings
+from tests.core.budget import QueryBudget
 from tests.internals.tables import Book, Shelf, tables
 
+RAISE = (
+    "CREATE FUNCTION test_raise(state text) RETURNS int LANGUAGE plpgsql AS "
+    "$$BEGIN RAISE EXCEPTION USING ERRCODE = state; END$$"
+)
 ADD = PreparedWrite(insert(Shelf).values(name=bindparam("name")).returning(Shelf.id))
 
 
@@ -80,6 +90,8 @@ def opened(**changed: Any) -> Database:
         ("DiskFullError", Kind.UNAVAILABLE),
         ("TooManyConnectionsError", Kind.UNAVAILABLE),
         ("PostgresIOError", Kind.UNAVAILABLE),
+        ("DataCorruptedError", Kind.UNAVAILABLE),
+        ("IndexCorruptedError", Kind.UNAVAILABLE),
         ("ReadOnlySQLTransactionError", Kind.CONNECTION),
         ("IdleInTransactionSessionTimeoutError", Kind.CONNECTION),
         ("AdminShutdownError", Kind.CONNECTION),
@@ -133,6 +145,14 @@ async def test_outcomes_that_are_known(name: str, severity: str | None, expected
     assert not is_rollback(TimeoutError())
 
 
+class Colour(TypeDecorator[str]):
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        raise LookupError("no such colour")
+
+
 @pytest.mark.parametrize(
     ("statement", "field"),
     [
@@ -162,6 +182,15 @@ async def test_outcomes_that_are_known(name: str, severity: str | None, expected
 async def test_a_value_that_is_refused_is_the_clients(statement: Any, field: str) -> None:
     with pytest.raises(Unprocessable, match=f"Not valid: {field}" if field else "value"):
         await ReadSession().scalars(statement)
+
+
+async def test_a_bug_in_a_type_is_not_the_clients() -> None:
+    with pytest.raises(StatementError, match="no such colour"):
+        await ReadSession().scalar(select(bindparam("c", "red", Colour())))
+    with pytest.raises(LookupError, match="no such colour"):
+        await ReadSession().fetch(
+            PreparedRead(select(bindparam("c", type_=Colour()).label("c"))), c="red"
+        )
 
 
 @pytest.mark.parametrize(
@@ -223,6 +252,37 @@ async def test_a_server_that_turned_read_only_loses_its_connections(prepared: bo
     await write("y")
     assert await ReadSession(single).scalars(select(Shelf.name)) == ["y"]
     await single.close()
+
+
+@pytest.mark.parametrize(("state", "replaced"), [("25006", 2), ("XX000", 1)])
+async def test_an_error_that_comes_again_on_a_new_connection_does_not_replace_it(
+    state: str, replaced: int, queries: QueryBudget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.core.database.engine.RECURRENCE_S", 60)
+    double = Database()
+    double.open(get_settings(), pool_size=2)
+    session = ReadSession(double)
+    opened: list[object] = []
+    event.listen(double.engine.sync_engine, "connect", lambda *_: opened.append(None))
+    async with database.engine.begin() as connection:
+        await connection.execute(text(RAISE))
+    failing = PreparedRead(select(func.test_raise(bindparam("state", type_=String)).label("n")))
+
+    async def use_both() -> None:
+        await asyncio.gather(*(session.scalar(select(func.pg_sleep(0.05))) for _ in range(2)))
+
+    await use_both()
+    # The first read is repeated.
+    with queries.exactly(4):
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="cannot serve the request now"):
+                await session.fetch(failing, state=state)
+    await use_both()
+
+    assert len(opened) == 2 + replaced
+    await double.close()
+    async with database.engine.begin() as connection:
+        await connection.execute(text("DROP FUNCTION test_raise"))
 
 
 async def test_a_refused_role_is_unavailable_until_its_file_has_another_one(

@@ -67,13 +67,36 @@ def test_heads_are_the_revisions_that_none_follows(tmp_path: Path) -> None:
         "3": 'revision = "3"\ndown_revision = (\n    "1",\n)',
         "4": 'revision = "4"\ndown_revision = "3"\ndepends_on = "2"',
         "5": 'revision = "5"\ndown_revision = "1"',
-        "env": "import os",
     }.items():
         (tmp_path / f"{name}.py").write_text(source)
     assert read_revisions(tmp_path).heads == {"4", "5"}
 
     (tmp_path / "6.py").write_text('revision = "6"\ndepends_on = "core@head"')
-    assert read_revisions(tmp_path).heads == set()
+    assert read_revisions(tmp_path)[1:] == (set(), "unknown: no revision core@head")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "revision = name()",
+        "revision = '1'\ndown_revision = FIRST",
+        "revision, other = '1', '2'",
+        "x = = 1",
+        "${x}",
+        "\0",
+    ],
+)
+async def test_a_migration_that_only_alembic_can_read_is_said(
+    source: str, tmp_path: Path, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asyncio.to_thread((tmp_path / "odd.py").write_text, source)
+    monkeypatch.setattr(revisions, "of_this_release", lambda: read_revisions(tmp_path))
+
+    response = await client.get("/readyz")
+
+    assert response.status_code == 200
+    assert response.json()["status"] == "degraded"
+    assert response.json()["checks"]["migrations"] == "unknown: cannot read odd.py"
 
 
 async def test_a_database_without_the_migrations_of_this_release_is_not_ready(
@@ -81,10 +104,11 @@ async def test_a_database_without_the_migrations_of_this_release_is_not_ready(
 ) -> None:
     assert await missing_heads(database, Revisions(frozenset(), frozenset())) == set()
     # It may be of a newer release.
-    if revisions.REVISIONS.heads:
+    here = revisions.of_this_release()
+    if here.heads:
         assert await missing_heads(database, Revisions(frozenset("a"), frozenset("a"))) == set()
-    known = revisions.REVISIONS.known | {"new"}
-    monkeypatch.setattr(revisions, "REVISIONS", Revisions(known, frozenset({"new"})))
+    newer = Revisions(here.known | {"new"}, frozenset({"new"}))
+    monkeypatch.setattr(revisions, "of_this_release", lambda: newer)
     response = await client.get("/readyz")
 
     assert response.status_code == 503
@@ -94,7 +118,7 @@ async def test_a_database_without_the_migrations_of_this_release_is_not_ready(
     secret = SecretStr(url.render_as_string(hide_password=False))
     empty = Database()
     empty.open(get_settings().model_copy(update={"database_url": secret}), pool_size=1)
-    assert await missing_heads(empty, revisions.REVISIONS) == {"new"}
+    assert await missing_heads(empty, newer) == {"new"}
     await empty.close()
 
 

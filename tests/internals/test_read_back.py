@@ -57,6 +57,17 @@ class Item(Base):
     )
 
 
+class Keyed(Base):
+    """Every part of its key is stored otherwise than it was given."""
+
+    __tablename__ = "test_keyed"
+
+    padded: Mapped[str] = mapped_column(CHAR(5), primary_key=True)
+    rounded: Mapped[Decimal] = mapped_column(Numeric(10, 2), primary_key=True)
+    lower: Mapped[str] = mapped_column(Lower, primary_key=True)
+    price: Mapped[Decimal] = mapped_column(Numeric(10, 2))
+
+
 TRIGGER = (
     "CREATE FUNCTION test_stamp() RETURNS trigger LANGUAGE plpgsql AS "
     "$$BEGIN NEW.by_trigger := NEW.by_trigger || 'x'; RETURN NEW; END$$",
@@ -190,3 +201,25 @@ async def test_many_entities_are_read_back_at_once_and_none_at_the_commit(
             session.add(Item(id=12, **VALUES))
 
     assert {item.price.as_tuple().exponent for item in items} == {-2}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [("ab", 1, "x"), ("abcde", Decimal("0.123"), "x"), ("abcde", 1, "ADA"), ("abcde", 1, "x")],
+)
+async def test_a_key_that_the_database_stores_otherwise_is_read_back(key: tuple[Any, ...]) -> None:
+    padded, rounded, lower = key
+    async with WriteSession() as session:
+        for number in (1, 2):
+            price = Decimal(f"0.{number}")
+            item = Keyed(padded=padded, rounded=rounded + number, lower=lower, price=price)
+            session.add(item)
+        await session.flush()
+        answer = (item.padded, str(item.rounded), item.lower, str(item.price))
+        item.price = Decimal("0.3")
+        await session.flush()
+
+    read = await ReadSession().scalar(select(Keyed).where(Keyed.price == Decimal("0.3")))
+    assert read is not None
+    assert answer == (read.padded, str(read.rounded), read.lower, "0.20")
+    assert str(item.price) == str(read.price) == "0.30"

@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
         ("DATABASE_URL", "postgresql://app:hunter2@db,other/app", "expected postgresql://"),
         ("DATABASE_STATEMENT_TIMEOUT_S", "1e15", "less than or equal to 86400"),
         ("DATABASE_URL", "postgresql://app:hunter2@the db/app", "expected postgresql://"),
+        ("DATABASE_URL", "postgresql://app:hunter2@db..local/app", "expected postgresql://"),
         ("WORKERS_PER_CORE", "inf", "finite number"),
         ("WORKERS_PER_CORE", "1e308", "less than or equal to 100"),
         ("CPU_CORES", "1000000", "less than or equal to 1024"),

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy import Dialect, ExceptionContext, event
+from sqlalchemy import Connection, Dialect, ExceptionContext, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError, MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -16,9 +16,11 @@ from sqlalchemy.util.concurrency import await_, greenlet_spawn, in_greenlet
 
 from app.core.database.errors import (
     DRIVER_ERRORS,
+    OUTDATED,
     Kind,
     driver_error,
     engine_error,
+    is_refusal,
     kind_of,
     refused_field,
 )
@@ -33,6 +35,8 @@ Part = TypeVar("Part")
 WaitForRows = Callable[[Awaitable[list[Row]], PoolProxiedConnection], Awaitable[list[Row]]]
 
 SETTLE_TIMEOUT_S = 0.5
+# An error that comes again this soon after a reconnect is none of the connection.
+RECURRENCE_S = 1.0
 
 
 class Database:
@@ -48,6 +52,8 @@ class Database:
         self._gate: Gate | None = None
         # Connections of an earlier generation are replaced on checkout.
         self._generation = 0
+        # The last error that had a connection replaced.
+        self._cause: type[BaseException] | None = None
 
     def open(
         self, settings: DatabaseSettings, *, pool_size: int, variable: str = "DATABASE_URL"
@@ -129,7 +135,7 @@ class Database:
         try:
             return await statement.fetch(driver, values)
         except DRIVER_ERRORS as error:
-            problem = self._problem(error, driver.is_closed(), statement.placeholders)
+            problem = self._problem(error, connection, driver.is_closed(), statement.placeholders)
             raise problem or engine_error(self.engine.dialect, error, statement.sql) from error
 
     async def command(self, connection: PoolProxiedConnection, sql: str) -> str:
@@ -138,22 +144,41 @@ class Database:
         try:
             tag: str = await driver.execute(sql)
         except DRIVER_ERRORS as error:
-            problem = self._problem(error, driver.is_closed())
+            problem = self._problem(error, connection, driver.is_closed())
             raise problem or engine_error(self.engine.dialect, error, sql) from error
         return tag
 
     def _problem(
-        self, error: BaseException, is_closed: bool, names: Sequence[str] = ()
+        self,
+        error: BaseException,
+        connection: PoolProxiedConnection | Connection | None,
+        is_closed: bool,
+        names: Sequence[str] = (),
     ) -> Problem | None:
         """Return the problem of an error; None for those that are raised as SQLAlchemy's."""
         kind = kind_of(error, is_closed=is_closed)
         violates = isinstance(driver_error(error), asyncpg.IntegrityConstraintViolationError)
         if violates or kind is Kind.PROGRAM:
             return None
-        if kind is Kind.CONNECTION and not is_closed:
+        if kind is Kind.CONNECTION and not is_closed and connection is not None:
+            kind = self._replace(connection.info, driver_error(error))
+        return kind.problem(refused_field(error, names))
+
+    def _replace(self, info: dict[Any, Any], error: BaseException) -> Kind:
+        """Have connections replaced because of an error, unless that did not help just now."""
+        if (
+            info.get("cause") is type(error)
+            and not isinstance(error, OUTDATED)
+            and monotonic() < info["opened_s"] + RECURRENCE_S
+        ):
+            return Kind.UNAVAILABLE
+        self._cause = type(error)
+        if isinstance(error, asyncpg.InternalServerError):
+            info["generation"] = None
+        elif info.get("generation") == self._generation:
             # The other connections lead to the same server, so they are replaced as well.
             self._generation += 1
-        return kind.problem(refused_field(error, names))
+        return Kind.CONNECTION
 
     def _listen(self, engine: AsyncEngine, variable: str, lifetime_s: float) -> None:
         """Register listeners: connect, replace on checkout, count statements, translate errors.
@@ -172,7 +197,8 @@ class Database:
                 raise MissingGreenlet
             try:
                 return _connect(dialect, args, options, variable, newer)
-            except (dialect.loaded_dbapi.Error, OSError) as error:
+            # The resolver raises UnicodeError for names that cannot be.
+            except (dialect.loaded_dbapi.Error, OSError, UnicodeError) as error:
                 state = getattr(error, "sqlstate", None)
                 detail = f"refuses the connection ({state})" if state else "cannot be reached"
                 raise Unavailable(f"The database {detail}.") from error
@@ -180,6 +206,8 @@ class Database:
         @event.listens_for(engine.sync_engine, "connect")
         def note(_: Any, entry: ConnectionPoolEntry) -> None:
             entry.info["generation"] = self._generation
+            entry.info["cause"] = self._cause
+            entry.info["opened_s"] = monotonic()
             lifetime = lifetime_s * random.uniform(0.8, 1)  # noqa: S311
             entry.info["expires_s"] = monotonic() + lifetime
 
@@ -201,8 +229,8 @@ class Database:
             error = context.original_exception
             execution = context.execution_context
             if execution is None and isinstance(error, (LookupError, ValueError)):
-                # A type of SQLAlchemy has refused an argument: nothing is sent.
-                return Kind.VALUE.problem()
+                # An argument could not be converted: nothing is sent.
+                return Kind.VALUE.problem() if is_refusal(error) else None
             if not isinstance(driver_error(error), DRIVER_ERRORS):
                 return None
             compiled: Any = execution.compiled if execution else None
@@ -211,7 +239,7 @@ class Database:
                 getattr(compiled.binds.get(name), "_orig_key", name)
                 for name in getattr(compiled, "positiontup", None) or ()
             ]
-            return self._problem(error, context.is_disconnect, names)
+            return self._problem(error, context.connection, context.is_disconnect, names)
 
 
 def _connect(

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import inspect, select, tuple_
+from sqlalchemy import cast, inspect, select, tuple_
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.attributes import set_committed_value
 
@@ -17,6 +17,7 @@ class EntitySession(Session):
 
     Otherwise an entity shows the values that Python gave it, such as `Decimal("0.1")` where a read
     of NUMERIC(10, 2) shows `Decimal("0.10")`. Triggers, CHAR and generated columns differ as well.
+    An entity whose key differs takes another SELECT.
     """
 
     def flush(self, objects: Sequence[Any] | None = None) -> None:
@@ -33,7 +34,13 @@ class EntitySession(Session):
         columns = [each.class_attribute for each in mapper.column_attrs if not each.deferred]
         key = mapper.primary_key
         rows = self.execute(select(*key, *columns).where(tuple_(*key).in_(list(by_identity))))
-        for row in rows:
-            entity = by_identity[tuple(row[: len(key)])]
-            for column, value in zip(columns, row[len(key) :], strict=True):
-                set_committed_value(entity, column.key, value)
+        found = [(by_identity.pop(tuple(row[: len(key)]), None), row[len(key) :]) for row in rows]
+        # The database stores other keys, padded or rounded: the cast does the same.
+        for identity, entity in by_identity.items():
+            parts = zip(key, identity, strict=True)
+            stored = [column == cast(value, column.type) for column, value in parts]
+            found += [(entity, row) for row in self.execute(select(*columns).where(*stored))]
+        for entity, row in found:
+            if entity is not None:
+                for column, value in zip(columns, row, strict=True):
+                    set_committed_value(entity, column.key, value)

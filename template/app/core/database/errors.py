@@ -7,6 +7,7 @@
 import re
 from collections.abc import Sequence
 from enum import Enum
+from traceback import walk_tb
 from typing import Any
 
 import asyncpg
@@ -77,9 +78,11 @@ _BY_SQLSTATE = {
     "57P": Kind.CONNECTION,  # The server stops or starts.
     "58": Kind.UNAVAILABLE,  # An error of the server's system.
     "XX": Kind.CONNECTION,  # An internal error, such as a type that was dropped in the meantime.
+    "XX001": Kind.UNAVAILABLE,  # A table is corrupt.
+    "XX002": Kind.UNAVAILABLE,  # An index is corrupt.
 }
 # After a migration, the plans and types that a connection remembers are not valid any more.
-_OUTDATED = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
+OUTDATED = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
 
 
 def kind_of(error: BaseException, *, is_closed: bool = False) -> Kind:
@@ -87,7 +90,7 @@ def kind_of(error: BaseException, *, is_closed: bool = False) -> Kind:
     cause = driver_error(error)
     if isinstance(cause, TimeoutError):
         return Kind.TIMEOUT
-    if is_closed or isinstance(cause, (OSError, *_OUTDATED)):
+    if is_closed or isinstance(cause, (OSError, *OUTDATED)):
         return Kind.CONNECTION
     state = getattr(cause, "sqlstate", None) or ""
     prefixes = (state[:length] for length in (5, 3, 2))
@@ -114,6 +117,12 @@ def is_rollback(error: BaseException) -> bool:
         return known and not (cause.sqlstate or "").startswith(("08", "40003"))
     # The driver raises it before the statement runs.
     return isinstance(cause, asyncpg.InterfaceError)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether a type of SQLAlchemy raised the error, and not a type of the team."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return str(frame.f_globals["__name__"]).startswith("sqlalchemy.")
 
 
 def refused_field(error: BaseException, names: Sequence[str]) -> str | None:

@@ -23,6 +23,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from app.core.database.errors import is_refusal
+
 Row = dict[str, Any]
 Processor = Callable[[Any], Any]
 
@@ -118,7 +120,8 @@ class Prepared:
             try:
                 arguments.append(process(values[name]) if process else values[name])
             except (LookupError, ValueError) as error:
-                # A type of SQLAlchemy has refused the value.
+                if not is_refusal(error):
+                    raise
                 refusal = f"invalid input for query argument ${number}: {error}"
                 raise asyncpg.DataError(refusal) from error
         return arguments

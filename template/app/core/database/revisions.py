@@ -2,6 +2,8 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
+from logging import getLogger
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,27 +13,42 @@ from sqlalchemy.exc import ProgrammingError
 from app.core.database.engine import Database
 from app.core.database.errors import driver_error
 
+logger = getLogger(__name__)
+
 _UNDEFINED_TABLE = "42P01"
 _APPLIED = "SELECT version_num FROM alembic_version"
 _NAMES = ("revision", "down_revision", "depends_on")
 
 
 class Revisions(NamedTuple):
-    """Alembic's revisions of this release, and the last ones among them."""
+    """Alembic's revisions of this release, and the last ones among them.
+
+    `problem` says why the last ones are unknown; then `heads` is empty.
+    """
 
     known: frozenset[str]
     heads: frozenset[str]
+    problem: str | None = None
 
 
 def read_revisions(directory: Path) -> Revisions:
     """Read the revisions below `directory` without Alembic, which takes 10 MB and 0.5 s.
 
-    There are no heads if a revision follows another one by a label, which only Alembic resolves.
+    The heads are unknown if a revision follows a label, or is no literal: only Alembic resolves it.
     """
-    modules = [dict(_references(path)) for path in directory.rglob("*.py")]
-    known = frozenset().union(*(names.pop("revision", ()) for names in modules))
-    followed = frozenset().union(*(parents for names in modules for parents in names.values()))
-    return Revisions(known, known - followed if followed <= known else frozenset())
+    known: set[str] = set()
+    followed: set[str] = set()
+    for path in {*directory.glob("[!.]*.py")} - {directory / "__init__.py"}:
+        try:
+            names = dict(_references(path))
+            known |= names.pop("revision")
+        except (KeyError, SyntaxError, TypeError, ValueError):
+            return Revisions(frozenset(), frozenset(), f"unknown: cannot read {path.name}")
+        followed.update(*names.values())
+    if labels := followed - known:
+        problem = f"unknown: no revision {', '.join(sorted(labels))}"
+        return Revisions(frozenset(known), frozenset(), problem)
+    return Revisions(frozenset(known), frozenset(known - followed))
 
 
 def _references(path: Path) -> Iterator[tuple[str, set[str]]]:
@@ -62,4 +79,10 @@ async def missing_heads(database: Database, revisions: Revisions) -> frozenset[s
     return revisions.heads - applied if applied <= revisions.known else frozenset()
 
 
-REVISIONS = read_revisions(Path(__file__).parents[3] / "migrations")
+@cache
+def of_this_release() -> Revisions:
+    """Return the revisions in `migrations/versions`, and log why they are unknown."""
+    revisions = read_revisions(Path(__file__).parents[3] / "migrations" / "versions")
+    if revisions.problem:
+        logger.warning("The last migrations are %s", revisions.problem)
+    return revisions

@@ -18,6 +18,7 @@ SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"
 def _is_postgresql(value: SecretStr) -> SecretStr:
     try:
         url = make_url(value.get_secret_value())
+        (url.host or "").encode("idna")  # As the resolver does.
     except (ArgumentError, ValueError):
         # The messages of these errors can contain the password.
         url = None

@@ -36,12 +36,15 @@ class RequestLimits:
             # In HTTP/1 a request without either header has no body.
             is_announced = b"content-length" in headers or b"transfer-encoding" in headers
             if is_announced or not scope["http_version"].startswith("1"):
-                receive = self._limited(headers, receive)
+                codings = {v.lower() for k, v in scope["headers"] if k == b"content-encoding"}
+                is_encoded = bool(codings - {b"identity"})
+                receive = self._limited(headers, receive, is_encoded=is_encoded)
         await self.app(scope, receive, send)
 
-    def _limited(self, headers: Mapping[bytes, bytes], receive: Receive) -> Receive:
+    def _limited(
+        self, headers: Mapping[bytes, bytes], receive: Receive, *, is_encoded: bool
+    ) -> Receive:
         """Return a `receive` that raises HTTPException for a body that no endpoint may get."""
-        is_encoded = headers.get(b"content-encoding", b"identity").lower() != b"identity"
         is_json = b"json" in headers.get(b"content-type", b"").lower()
         length = headers.get(b"content-length", b"")
         announced = int(length) if length.isdigit() else 0
