@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from anyio import CancelScope
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import StreamingResponse
 from httpx2 import ASGITransport, AsyncClient
@@ -13,6 +14,7 @@ from sqlalchemy import bindparam, func, insert, make_url, select
 
 from app.core.application import create_app
 from app.core.database import Database, PreparedWrite, ReadSession, WriteSession, WriteSessionDep
+from app.core.database.sessions import drain
 from app.core.http.problems import Unavailable
 from app.settings import get_settings
 from tests.internals.tables import Book, Shelf, tables
@@ -27,12 +29,13 @@ async def _tables(app: FastAPI) -> AsyncIterator[None]:
 
 
 class Callback:
-    """Counts its calls."""
+    """Counts its calls that run to their end."""
 
     def __init__(self) -> None:
         self.calls = 0
 
     async def __call__(self) -> None:
+        await asyncio.sleep(0)
         self.calls += 1
 
 
@@ -131,6 +134,77 @@ async def test_a_single_write_of_unknown_outcome_calls_back(
         assert callback.calls == 1
         assert await ReadSession(database).scalar(select(func.now()))
     assert len(await ReadSession().scalars(select(Book))) == 2
+
+
+async def test_a_commit_in_a_cancelled_scope_calls_back(
+    callback: Callback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scope, as of a streamed response whose client leaves, cancels each wait within it."""
+    monkeypatch.setattr("app.core.database.sessions.SETTLE_TIMEOUT_S", 0.01)
+    async with Proxy(b"COMMIT", delivers=True, resets=False).database() as database:
+        with CancelScope() as scope:
+            async with WriteSession(database) as session:
+                await session.execute(insert(Book).values(title="x"))
+                session.after_commit(callback)
+                session.after_commit(callback)
+                asyncio.get_running_loop().call_later(0.05, scope.cancel)
+
+        assert scope.cancelled_caught
+        assert callback.calls == 2
+        assert await ReadSession(database).scalar(select(func.now()))
+
+
+async def test_a_cancellation_waits_for_the_callbacks(callback: Callback) -> None:
+    has_committed = asyncio.Event()
+
+    async def slow() -> None:
+        has_committed.set()
+        await asyncio.sleep(0.05)
+        await callback()
+
+    async def write() -> None:
+        async with WriteSession() as session:
+            await session.execute(insert(Book).values(title="x"))
+            session.after_commit(slow)
+            session.after_commit(callback)
+
+    task = asyncio.create_task(write())
+    await has_committed.wait()
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    # As at the end of a worker, which does not wait for the requests that it cancels.
+    await drain()
+    assert callback.calls == 2
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_cancelled_end_returns_the_slot() -> None:
+    single = Database()
+    single.open(get_settings(), pool_size=1)
+    await single.gate.acquire()
+    forgotten: list[asyncio.Task[object]] = []
+
+    async def write() -> None:
+        async with WriteSession(single) as session:
+            forgotten.append(asyncio.create_task(session.scalar(select(func.now()))))
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(write())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    single.gate.release()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(RuntimeError, match="is not open"):
+        await forgotten[0]
+    assert await ReadSession(single).scalar(select(func.now()))
+    await single.close()
 
 
 async def test_a_commit_that_is_cancelled_calls_back(
