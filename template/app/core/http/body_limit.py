@@ -40,7 +40,7 @@ class RequestLimits:
         await self.app(scope, receive, send)
 
     def _limited(self, headers: Mapping[bytes, bytes], receive: Receive) -> Receive:
-        """Return a `receive` that raises HTTPException for a body that no endpoint may get."""
+        """Return a `receive` that raises HTTPException for a body that is too large or encoded."""
         is_encoded = headers.get(b"content-encoding", b"identity").lower() != b"identity"
         is_json = b"json" in headers.get(b"content-type", b"").lower()
         length = headers.get(b"content-length", b"")
@@ -80,13 +80,13 @@ def is_host(value: str) -> bool:
 
 
 def has_more_values(document: bytes, most: int) -> bool:
-    """Return whether a JSON document has more than `most` values besides its nesting.
+    """Return whether a JSON document has more than `most` values; containers count as none.
 
     Counts commas outside of strings: one stands before each value but the first of its container.
     """
     if document.count(b",") < most:
         return False
-    # With NUL it is not UTF-8, and quotes cannot be found as bytes.
+    # NUL means UTF-16 or UTF-32: quotes cannot be found as bytes.
     if b"\0" in document:
         return True
     outside = document.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]

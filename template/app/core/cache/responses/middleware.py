@@ -1,7 +1,7 @@
 """The response cache: a shared cache (RFC 9111) in front of the router.
 
-It answers GET and HEAD of routes whose policy has a `ttl_s`. Here are the hits in this process, and
-the requests that are not for the cache; `loading.py` has the rest.
+It answers GET and HEAD of routes whose policy has a `ttl_s`. This module answers hits of this
+process, and passes on the requests that are not for the cache; `loading.py` has the rest.
 """
 
 import re
@@ -19,7 +19,7 @@ from app.core.cache import headers as h
 from app.core.cache.conditional import CacheHeaders, respond
 from app.core.cache.keys import KeyedRoute, ResponseKey, RouteTable, route_path
 from app.core.cache.parameters import NotCacheable
-from app.core.cache.responses.loading import Request, ResponseLoader, Variants, tag_headers
+from app.core.cache.responses.loading import KeyedRequest, ResponseLoader, Variants, tag_headers
 from app.core.cache.responses.rules import normalised
 from app.core.cache.store import Cache, Outcome, cache
 from app.core.cache.store.entry import Entry
@@ -28,7 +28,7 @@ _HOST = re.compile(r"[a-z0-9._:\[\]-]{1,255}").fullmatch
 _READ_HERE = frozenset(
     (b"host", b"if-none-match", b"cache-control", b"content-length", b"transfer-encoding")
 )
-# The router tells FastAPI's telemetry the route by this function; it is private, and may go.
+# The router tells FastAPI's telemetry the route by this function; it is private, and may disappear.
 _route_selected = getattr(fastapi.routing, "_route_selected", None)
 
 
@@ -97,7 +97,7 @@ class ResponseCache:
             await self._uncached(scope, receive, _with_tags(key, send))
 
     async def _answer(self, key: ResponseKey, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer from the cache, from the application for the cache, or by the application."""
+        """Answer with a stored response, one loaded for the cache, or the application's own."""
         label(scope, key.route)
         headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
@@ -125,8 +125,8 @@ class ResponseCache:
         if variant and not self._variants.admit(base, variant, key.route.policy):
             await self._bypass("variants", key.route, scope, receive, _with_tags(key, send))
             return
-        request = Request(key, name, host, headers, varying)
-        read, own = await self._loader.load(request, scope, receive, send)
+        request = KeyedRequest(key, name, host, headers, varying)
+        read, own = await self._loader.read(request, scope, receive, send)
         if read is None:
             return
         if own is not None:
@@ -137,7 +137,7 @@ class ResponseCache:
         elif read.entry.parsed or parse(read.entry):
             await send_stored(read.entry, read.outcome, scope, headers, send)
         else:
-            await self._bypass("entry", key.route, scope, receive, send)
+            await self._bypass("unreadable", key.route, scope, receive, send)
 
     async def _bypass(
         self, reason: str, route: KeyedRoute, scope: Scope, receive: Receive, send: Send
@@ -169,7 +169,7 @@ def parse(entry: Entry) -> Stored | None:
 
 
 async def send_stored(
-    entry: Entry, outcome: Outcome, scope: Scope, sent: dict[bytes, bytes], send: Send
+    entry: Entry, outcome: Outcome, scope: Scope, headers: dict[bytes, bytes], send: Send
 ) -> None:
     """Send the response of a parsed entry; a 304 when the client has it."""
     stored: Stored = entry.parsed
