@@ -189,9 +189,7 @@ def tag_headers(key: ResponseKey, headers: h.Headers) -> h.Headers:
     ]
 
 
-def _keyed_scope(
-    scope: Scope, request: KeyedRequest, state: Mapping[str, Any]
-) -> dict[str, Any]:
+def _keyed_scope(scope: Scope, request: KeyedRequest, state: Mapping[str, Any]) -> dict[str, Any]:
     """Return the scope of a load, which has nothing of the client but what is in the key."""
     key = request.key
     headers = [(b"host", request.host.encode("latin-1"))]

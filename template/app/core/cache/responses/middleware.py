@@ -4,7 +4,6 @@ It answers GET and HEAD of routes whose policy has a `ttl_s`. This module answer
 process, and passes on the requests that are not for the cache; `loading.py` has the rest.
 """
 
-import re
 from collections.abc import Callable, Collection
 from http import HTTPStatus
 from math import floor
@@ -23,8 +22,8 @@ from app.core.cache.responses.loading import KeyedRequest, ResponseLoader, Varia
 from app.core.cache.responses.rules import normalised
 from app.core.cache.store import Cache, Outcome, cache
 from app.core.cache.store.entry import Entry
+from app.core.http.body_limit import is_host
 
-_HOST = re.compile(r"[a-z0-9._:\[\]-]{1,255}").fullmatch
 _READ_HERE = frozenset(
     (b"host", b"if-none-match", b"cache-control", b"content-length", b"transfer-encoding")
 )
@@ -61,7 +60,7 @@ class ResponseCache:
         self._uncached = CacheHeaders(app)
         # Known at the first request, when the application has all its routes.
         self._routes: RouteTable | None = None
-        self._names: frozenset[bytes] = frozenset()
+        self._header_names: frozenset[bytes] = frozenset()
         self._hosts = frozenset(host.lower() for host in hosts)
         self._store = store
         self._loader = ResponseLoader(app, store, max_bytes=max_response_bytes)
@@ -78,7 +77,7 @@ class ResponseCache:
         if routes is None:
             app = scope["app"]
             routes = self._routes = getattr(app.state, "cached_routes", None) or RouteTable(app)
-            self._names = routes.headers | _READ_HERE
+            self._header_names = routes.headers | _READ_HERE
         path, query = route_path(scope), scope["query_string"]
         key = routes.remembered(path, query) if scope["method"] == "GET" else None
         if key is None:
@@ -101,7 +100,7 @@ class ResponseCache:
         label(scope, key.route)
         headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
-            if name in self._names:
+            if name in self._header_names:
                 headers[name] = value if name not in headers else b"%b, %b" % (headers[name], value)
         host = self._host(headers)
         # The body of a GET is not part of the key.
@@ -153,7 +152,7 @@ class ResponseCache:
         """Return the host in lower case; None when its responses are not stored."""
         host = headers.get(b"host", b"").decode("latin-1").lower()
         is_served = not self._hosts or not self._hosts.isdisjoint((host, host.rpartition(":")[0]))
-        return host if is_served and _HOST(host) else None
+        return host if is_served and is_host(host) else None
 
 
 def parse(entry: Entry) -> Stored | None:
@@ -169,7 +168,7 @@ def parse(entry: Entry) -> Stored | None:
 
 
 async def send_stored(
-    entry: Entry, outcome: Outcome, scope: Scope, headers: dict[bytes, bytes], send: Send
+    entry: Entry, outcome: Outcome, scope: Scope, request_headers: dict[bytes, bytes], send: Send
 ) -> None:
     """Send the response of a parsed entry; a 304 when the client has it."""
     stored: Stored = entry.parsed
@@ -184,7 +183,7 @@ async def send_stored(
     if (
         stored.etag is not None
         and status == HTTPStatus.OK
-        and (if_none_match := sent.get(b"if-none-match")) is not None
+        and (if_none_match := request_headers.get(b"if-none-match")) is not None
         and h.matches(if_none_match, stored.etag)
     ):
         status, headers, body = 304, stored.headers_304, b""
