@@ -437,7 +437,7 @@ def plan(capacity: ModuleType, load: tuple[int, float, int, str], connections: i
             workers_per_core=workers_per_core,
             instances=instances,
             max_connections=connections,
-            reserved={**capacity.ADMINISTRATION, "job processes": job_processes * capacity.JOB_POOL_SIZE},
+            job_connections=job_processes * capacity.JOB_POOL_SIZE,
         )
     )
 

@@ -17,14 +17,15 @@ from pathlib import Path
 
 import psutil
 
-# Runs the command that follows, once its number is in the pipe, which is the standard input.
+# Prefix of a command: the shell writes its process id into the pipe (its stdin), and becomes the
+# command.
 GUARDED = ("/bin/sh", "-c", 'echo $$ >&0 && exec "$@" </dev/null', "sh")
 _PATIENCE_S = 5.0
 
 
-def guard(charge: int | Path) -> None:
-    """Stop the process of this number, or remove this directory, when the present process ends."""
-    os.write(guardian(), f"{charge}\n".encode())
+def guard(target: int | Path) -> None:
+    """Stop the process with this id, or remove this directory, when the present process ends."""
+    os.write(guardian(), f"{target}\n".encode())
 
 
 @cache
@@ -38,7 +39,7 @@ def guardian() -> int:
         start_new_session=True,
     )
     assert process.stdin
-    # An orderly end waits for it.
+    # A normal exit waits for the guardian.
     atexit.register(process.communicate)
     return process.stdin.fileno()
 
@@ -49,13 +50,13 @@ def stop(process: psutil.Process) -> None:
     with suppress(psutil.NoSuchProcess):
         family += process.children(recursive=True)
     with suppress(psutil.NoSuchProcess):
-        # PostgreSQL's fast shutdown: after SIGTERM, it waits for its clients.
+        # SIGINT is PostgreSQL's fast shutdown; after SIGTERM it waits for its clients.
         process.send_signal(signal.SIGINT)
     _wait([process])
     for each in family:
         with suppress(psutil.NoSuchProcess):
             each.kill()
-    # Workers whose master was killed. No other process gets the number of a group.
+    # Kill workers whose parent was killed; the id of a group that has members is not reused.
     if process.is_running() or not psutil.pid_exists(process.pid):
         with suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -72,7 +73,7 @@ def _wait(processes: list[psutil.Process]) -> None:
 
 
 def runs(process: psutil.Process) -> bool:
-    """Return whether a process has not ended; in some containers, nothing reaps its zombie."""
+    """Return whether a process runs; a zombie, which some containers never reap, does not."""
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -83,12 +84,12 @@ def main() -> None:
     processes: list[psutil.Process] = []
     directories: list[str] = []
     for line in sys.stdin:
-        charge = line.rstrip("\n")
-        if not charge.isdigit():
-            directories.append(charge)
+        target = line.rstrip("\n")
+        if not target.isdigit():
+            directories.append(target)
             continue
         with suppress(psutil.NoSuchProcess):
-            processes.append(psutil.Process(int(charge)))
+            processes.append(psutil.Process(int(target)))
     for process in reversed(processes):
         stop(process)
     for directory in directories:

@@ -140,6 +140,6 @@ def _copy_installation(initdb: Path, home: Path) -> Path:
 
 
 def _give_to(account: pwd.struct_passwd, home: Path) -> None:
-    # `home` is last: until then, the account cannot enter it and replace its files.
+    # `home` is last: while root owns it, the account cannot replace its files.
     for path in [*home.rglob("*"), home]:
         os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)

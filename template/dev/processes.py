@@ -16,7 +16,7 @@ from dev.guardian import GUARDED, guardian, stop
 
 _TIMEOUT_S = 60.0
 _POLL_S = 0.01
-# Another process may take a free port before the server does. Then the server tries another one.
+# Another process may take a free port before the server does. Then `serve` tries another port.
 _ATTEMPTS = 5
 _PORT_TAKEN = "Address already in use"
 
@@ -34,7 +34,7 @@ class StartFailed(ServerUnavailable):
 
 
 def log_of(home: Path) -> Path:
-    """Return the log of the program in `home`: outside, as `home` may belong to its account."""
+    """Return the log of a program: beside its `home`, which may belong to another account."""
     return home.with_name(f"{home.name}.log")
 
 
@@ -47,8 +47,8 @@ def start(
     variables: Mapping[str, str] | None = None,
 ) -> psutil.Popen:
     """Start `command` in the directory `cwd` or `home`, as the user `account` if one is given."""
-    # PGPORT and similar variables would override these settings. The other variables make servers
-    # alike on all machines; on macOS, PostgreSQL does not start in a locale that it cannot load.
+    # PGPORT and similar variables would override these settings. LC_ALL and TZ make servers alike
+    # on all machines; on macOS, PostgreSQL does not start in a locale that it cannot load.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
     try:
         with log_of(home).open("wb") as log:

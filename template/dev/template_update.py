@@ -22,11 +22,11 @@ from pathlib import Path
 from packaging.version import Version
 
 NEEDS_TRUST = 4  # Copier's exit code for a template that wants to run programs
-MOST_LINES = 60  # of the output of a command: a request holds 64 KiB
+MOST_LINES = 60  # of the output of a command: a description holds 64 KiB
 
 
 def section(heading: str, text: str, lines: Sequence[str], language: str = "text") -> list[str]:
-    """Return a part of the request with the lines as a code block, or nothing without lines."""
+    """Return a part of the description with the lines as a code block; nothing without lines."""
     # The fence is longer than any run of backticks in the lines.
     fence = "`" * max([3, *(len(run) + 1 for line in lines for run in re.findall("`+", line))])
     block = "\n".join([f"{fence}{language}", *lines, fence])
@@ -44,7 +44,7 @@ def differing(*arguments: str) -> list[str]:
 
 
 def answers_file() -> str:
-    """Return the answers file of this service, which `copier copy -a` may have given any name."""
+    """Return the answers file of this service, whose name `copier copy -a` chooses."""
     marks = ("-e", "^_src_path: ", "-e", "^project_slug: ")
     found = git("grep", "--files-with-matches", "--all-match", *marks).splitlines()
     return min(found, key=lambda path: path.count("/"))
@@ -111,7 +111,7 @@ def failure(conflicts: list[str]) -> list[str]:
 
 
 def propose(directory: Path) -> str:
-    """Make the branch and write the request; return a line for the log."""
+    """Make the branch and write its description; return text for the log."""
     if git("status", "--porcelain", "--", "."):
         raise SystemExit("There are uncommitted changes: commit them first.")
     answers = answers_file()

@@ -15,7 +15,7 @@ def workspace() -> Iterator[Path]:
     """Make a new directory, and remove it on exit."""
     path = Path(tempfile.mkdtemp(prefix="devservers-")).absolute()
     guard(path)
-    # PostgreSQL refuses to run as root; the account that runs it then must get to its data.
+    # PostgreSQL refuses to run as root; the account that runs it must reach its data.
     path.chmod(0o711 if os.geteuid() == 0 else 0o700)
     try:
         yield path

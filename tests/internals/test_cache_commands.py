@@ -29,7 +29,7 @@ KEY, TAGS = "function:commands:1", ("commands:1",)
 async def cache() -> AsyncIterator[Cache]:
     cache = Cache()
     await cache.open(get_settings())
-    await cache.clear()
+    await cache.invalidate("*")
     await trusted(cache)
     yield cache
     await cache.close()

@@ -17,7 +17,7 @@ from app.core.operations.capacity import (
 from app.settings import get_settings
 from tests.internals.commands import run
 
-CACHE = {"its cache": WORKER_MEMORY_BYTES}
+CACHE = WORKER_MEMORY_BYTES
 
 
 @pytest.mark.parametrize(
@@ -32,16 +32,16 @@ CACHE = {"its cache": WORKER_MEMORY_BYTES}
         pytest.param(Limits(8, 2 * WORKER_MEMORY_BYTES), 2, 10, 25, id="memory caps workers"),
         pytest.param(Limits(8, 1), 1, 10, 15, id="however little memory, one worker"),
         pytest.param(
-            Limits(8, 4 * WORKER_MEMORY_BYTES, kept_bytes=CACHE), 2, 10, 25, id="what they keep too"
+            Limits(8, 4 * WORKER_MEMORY_BYTES, cache_bytes=CACHE), 2, 10, 25, id="what they keep too"
         ),
         pytest.param(
-            Limits(8, 4 * WORKER_MEMORY_BYTES - 1, kept_bytes=CACHE), 1, 10, 15, id="all of it"
+            Limits(8, 4 * WORKER_MEMORY_BYTES - 1, cache_bytes=CACHE), 1, 10, 15, id="all of it"
         ),
-        pytest.param(Limits(2, None, kept_bytes=CACHE), 2, 10, 25, id="without a limit, no cap"),
+        pytest.param(Limits(2, None, cache_bytes=CACHE), 2, 10, 25, id="without a limit, no cap"),
         pytest.param(Limits(8, 1, workers=2), 2, 10, 25, id="memory caps not what is told"),
         pytest.param(Limits(4, None, workers=2), 2, 10, 25, id="workers as told"),
         pytest.param(Limits(4, None, pool_size=20), 4, 20, 85, id="pool as told"),
-        pytest.param(Limits(8, None, reserved={"others": 44}), 8, 7, 100, id="others take theirs"),
+        pytest.param(Limits(8, None, job_connections=39), 8, 7, 100, id="jobs take theirs"),
     ],
 )
 def test_plan(limits: Limits, workers: int, pool_size: int, connections: int) -> None:
@@ -63,8 +63,8 @@ def test_plan(limits: Limits, workers: int, pool_size: int, connections: int) ->
             "1 instances x 4 workers x 30 connections + 5 for administration = 125",
         ),
         (
-            Limits(1, None, instances=20, reserved={"administration": 5, "others": 80}),
-            "20 instances x 1 workers x 1 connections + 5 for administration + 80 for others = 105",
+            Limits(1, None, instances=20, job_connections=80),
+            "20 instances x 1 workers x 1 connections + 5 for administration + 80 for jobs = 105",
         ),
     ],
 )
@@ -90,7 +90,7 @@ def test_a_plan_shows_its_arithmetic() -> None:
     [
         (Limits(4, 512 * MIB), "4 workers x 128 MiB = 512 MiB, of 512 MiB"),
         (
-            Limits(4, 512 * MIB, kept_bytes={"its cache": 32 * MIB}),
+            Limits(4, 512 * MIB, cache_bytes=32 * MIB),
             "3 workers x (128 MiB + 32 MiB for its cache) = 480 MiB, of 512 MiB",
         ),
         (

@@ -135,27 +135,26 @@ class Responder:
         return b"no-store" not in control or h.get(headers, b"etag") is not None
 
 
-def api_key_headers(app: FastAPI) -> frozenset[bytes]:
-    """Return the headers of API keys of all routes: an endpoint can read one without its scheme."""
-    return frozenset(
+def declarations(app: FastAPI) -> dict[object, Declaration]:
+    """Return the declarations of all routes with a policy, by the functions of the routes."""
+    contexts = list(iter_route_contexts(app.router.routes))
+    # An endpoint can read the header of an API key without its scheme.
+    api_keys = frozenset(
         dependency.call.model.name.lower().encode()
-        for context in iter_route_contexts(app.router.routes)
+        for context in contexts
         if (dependant := getattr(context, "dependant", None)) is not None
         for dependency in flat(dependant)
         if isinstance(dependency.call, APIKeyHeader)
     )
+    return {
+        context.endpoint: _declare(policy, api_keys)
+        for context in contexts
+        if (policy := policy_of(context.endpoint)) is not None
+    }
 
 
-def declarations(app: FastAPI) -> dict[object, Declaration]:
-    """Return the declarations of all routes with a policy, by the functions of the routes."""
-    api_keys = api_key_headers(app)
-    endpoints = [context.endpoint for context in iter_route_contexts(app.router.routes)]
-    return {item: declare(item, api_keys) for item in endpoints if policy_of(item) is not None}
-
-
-def declare(endpoint: object, api_keys: frozenset[bytes]) -> Declaration:
-    """Make the declaration of a route; the API key headers of the application are credentials."""
-    policy = policy_of(endpoint) or no_store
+def _declare(policy: Policy, api_keys: frozenset[bytes]) -> Declaration:
+    """Make the declaration of a route; the API key headers of all routes are credentials."""
     vary = [name.encode() for name in policy.vary]
     if policy.audience is not Audience.EVERYBODY or policy.ignore_credentials:
         return Declaration(policy, tuple(vary), frozenset())

@@ -4,7 +4,7 @@ A request belongs to the first route that matches it, as in the router.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlencode
 
@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from starlette.routing import WebSocketRoute
 
-from app.core.cache.conditional import api_key_headers, declare, flat
+from app.core.cache.conditional import Declaration, declarations, flat
 from app.core.cache.parameters import (
     NotCacheable,
     Parameter,
@@ -45,13 +45,14 @@ class ResponseKey(NamedTuple):
 class Route:
     """A route as the router matches it; `keyed` is None when its responses have no key."""
 
-    def __init__(self, context: RouteContext, api_keys: frozenset[bytes]) -> None:
+    def __init__(self, context: RouteContext, declared: Mapping[object, Declaration]) -> None:
         self.path: str = context.path or ""
         self.regex: re.Pattern[str] | None = getattr(context, "path_regex", None)
         self.methods = context.methods
         self.is_static = "{" not in self.path and isinstance(self.methods, set)
         policy = policy_of(context.endpoint) or no_store
-        self.keyed = KeyedRoute(context, self, api_keys) if policy.ttl_s or policy.tags else None
+        is_keyed = policy.ttl_s or policy.tags
+        self.keyed = KeyedRoute(context, self, declared[context.endpoint]) if is_keyed else None
 
     def allows(self, method: str) -> bool:
         """Return whether the route answers the method; a mount answers all."""
@@ -61,15 +62,15 @@ class Route:
 class KeyedRoute:
     """A route whose policy has a `ttl_s` or tags; TypeError if a tag names no parameter of it."""
 
-    def __init__(self, context: RouteContext, matched: Route, api_keys: frozenset[bytes]) -> None:
+    def __init__(self, context: RouteContext, matched: Route, declaration: Declaration) -> None:
         dependant: Dependant | None = getattr(context, "dependant", None)
         self.template = matched.path
         self.format: str = context.path_format or ""
         # For telemetry, which reads the whole path: an included route only knows its end.
         is_whole = getattr(context.route, "path", None) == matched.path
         self.labelled = context.route if is_whole else context
-        self.declaration = declare(context.endpoint, api_keys)
-        self.policy = self.declaration.policy
+        self.declaration = declaration
+        self.policy = declaration.policy
         self.vary = tuple(name.encode() for name in self.policy.vary)
         if dependant is None:
             raise TypeError(f"{self.template}: a key or tag needs a path operation of FastAPI")
@@ -175,9 +176,9 @@ class RouteTable:
 
     def __init__(self, app: FastAPI) -> None:
         self._keys: dict[tuple[str, bytes], ResponseKey] = {}
-        api_keys = api_key_headers(app)
+        declared = declarations(app)
         routes = [
-            Route(context, api_keys)
+            Route(context, declared)
             for context in iter_route_contexts(app.router.routes)
             if not isinstance(context.original_route, WebSocketRoute)
         ]

@@ -56,8 +56,8 @@ class Gate:
 
     def refuse_holder(self) -> None:
         """Raise RuntimeError when this task's own transaction holds a slot: it may deadlock."""
-        holder = _holder.get()
-        if holder is not None and holder.holds(self):
+        slot = current_slot.get()
+        if slot is not None and slot.holds(self):
             raise RuntimeError(
                 "This task's WriteSession holds a connection already: read through that session. "
                 "A WriteSession is accepted wherever a ReadSession is."
@@ -94,7 +94,7 @@ class Slot:
         if not self._held:
             await self._gate.acquire()
             self._held = True
-            _holder.set(self)
+            current_slot.set(self)
 
     def release(self) -> None:
         """Return the slot, if it is held."""
@@ -104,4 +104,4 @@ class Slot:
 
 
 # The last transaction of this task that took a slot; tasks that it starts inherit it.
-_holder: ContextVar[Slot | None] = ContextVar("holder", default=None)
+current_slot: ContextVar[Slot | None] = ContextVar("slot", default=None)

@@ -13,12 +13,12 @@ class Queries:
         self.statements: list[str] = []
 
     def __enter__(self) -> "Queries":
-        self._outer = _current.get()
-        self._token = _current.set(self)
+        self._outer = current_queries.get()
+        self._token = current_queries.set(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _current.reset(self._token)
+        current_queries.reset(self._token)
 
     def add(self, sql: str) -> None:
         self.statements.append(sql)
@@ -26,11 +26,11 @@ class Queries:
             self._outer.add(sql)
 
 
-_current: ContextVar[Queries | None] = ContextVar("queries", default=None)
+current_queries: ContextVar[Queries | None] = ContextVar("queries", default=None)
 
 
 def collect_statement(sql: str) -> None:
     """Add a statement that is about to be sent to the current `Queries`, if there is one."""
-    queries = _current.get()
+    queries = current_queries.get()
     if queries is not None:
         queries.add(sql)

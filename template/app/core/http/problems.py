@@ -80,7 +80,10 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 def problem_response(
     status: int, detail: str | None = None, *, headers: dict[str, str] | None = None, **members: Any
 ) -> Response:
-    """Return a problem document with extension `members`; `detail` defaults to the status's."""
+    """Return a problem document with extension `members`.
+
+    `detail` defaults to the description of the status.
+    """
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -105,6 +108,7 @@ def install(app: FastAPI) -> None:
 
 
 async def _problem(_: Request, error: Exception) -> Response:
+    """Answer a `Problem`, and log it when it is the fault of the service."""
     assert isinstance(error, Problem)
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.warning("%s (%r)", error.detail, error.__cause__)
@@ -112,6 +116,7 @@ async def _problem(_: Request, error: Exception) -> Response:
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
+    """Answer an error of Starlette; a method without a route gets `Allow`, and OPTIONS a 204."""
     assert isinstance(error, HTTPException)
     status, headers = error.status_code, dict(error.headers or {})
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -132,6 +137,7 @@ def _methods(request: Request) -> str:
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
+    """Answer 422 with the first `MAX_FIELDS` fields that are not valid."""
     assert isinstance(error, RequestValidationError)
     # The location ("body", "email") is the field `body.email`; a name may be as long as the body.
     fields = [

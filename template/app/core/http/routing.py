@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 
+# The options of a path operation.
 _OPTIONS = [
     name
     for name in inspect.signature(APIRouter.add_api_route).parameters
@@ -21,8 +22,8 @@ _OPTIONS = [
 def flatten(app: FastAPI) -> None:
     """Replace included routers by their routes, with the options that the routers add.
 
-    Change nothing if there are routes other than path operations, limits on forms, or options of a
-    later FastAPI: requests are then slower, and answered the same.
+    Change nothing if an included router has a route that is no path operation, a limit on forms, or
+    an option that a later FastAPI adds: requests are then slower, and answered the same.
     """
     flat = APIRouter(dependency_overrides_provider=app)
     routes: list[Any] = []

@@ -5,12 +5,11 @@ container they are lower than `os.cpu_count()` and the memory of the machine.
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 # PostgreSQL keeps 3 connections for superusers; a migration takes two.
-ADMINISTRATION = {"administration": 5}
+ADMINISTRATION = 5
 # A worker runs Python on one core: more connections only move the queue into the database.
 MAX_POOL_SIZE = 10
 MIB = 1024**2
@@ -26,8 +25,7 @@ class CapacityError(ValueError):
 class Limits:
     """The limits of the plan; a `workers` or `pool_size` of 0 is derived.
 
-    `reserved` has the connections that web workers may not take, and `kept_bytes` the memory of
-    each worker beside its code, both by purpose.
+    The jobs of all instances together take `job_connections`; each worker takes `cache_bytes`.
     """
 
     cores: int
@@ -37,13 +35,13 @@ class Limits:
     instances: int = 1
     max_connections: int = 100
     pool_size: int = 0
-    reserved: Mapping[str, int] = field(default_factory=lambda: ADMINISTRATION)
-    kept_bytes: Mapping[str, int] = field(default_factory=dict)
+    job_connections: int = 0
+    cache_bytes: int = 0
 
     @property
     def worker_bytes(self) -> int:
         """Return the memory of one worker."""
-        return WORKER_MEMORY_BYTES + sum(self.kept_bytes.values())
+        return WORKER_MEMORY_BYTES + self.cache_bytes
 
 
 @dataclass(frozen=True)
@@ -74,12 +72,13 @@ def make_plan(limits: Limits) -> Plan:
     if limits.memory_bytes is not None:
         derived = min(derived, max(1, limits.memory_bytes // limits.worker_bytes))
     workers = limits.workers or derived
-    free = limits.max_connections - sum(limits.reserved.values())
+    others = ADMINISTRATION + limits.job_connections
+    free = limits.max_connections - others
     pool_size = limits.pool_size or max(1, min(MAX_POOL_SIZE, free // (limits.instances * workers)))
-    connections = limits.instances * workers * pool_size + sum(limits.reserved.values())
+    connections = limits.instances * workers * pool_size + others
     web = f"{limits.instances} instances x {workers} workers x {pool_size} connections"
-    others = [f"{number} for {purpose}" for purpose, number in limits.reserved.items()]
-    arithmetic = f"{' + '.join([web, *others])} = {connections}"
+    jobs = f" + {limits.job_connections} for jobs" if limits.job_connections else ""
+    arithmetic = f"{web} + {ADMINISTRATION} for administration{jobs} = {connections}"
     if connections > limits.max_connections:
         raise CapacityError(
             f"DATABASE_MAX_CONNECTIONS is {limits.max_connections}, but {arithmetic}. "
@@ -91,10 +90,11 @@ def make_plan(limits: Limits) -> Plan:
 
 def _memory(limits: Limits, workers: int) -> str:
     """Return the memory of one instance as a sum, with its limit."""
-    kept = [f"{_mib(size)} for {purpose}" for purpose, size in limits.kept_bytes.items()]
-    worker = " + ".join([_mib(WORKER_MEMORY_BYTES), *kept])
+    worker = _mib(WORKER_MEMORY_BYTES)
+    if limits.cache_bytes:
+        worker = f"({worker} + {_mib(limits.cache_bytes)} for its cache)"
     total = workers * limits.worker_bytes
-    arithmetic = f"{workers} workers x {f'({worker})' if kept else worker} = {_mib(total)}"
+    arithmetic = f"{workers} workers x {worker} = {_mib(total)}"
     if limits.memory_bytes is None:
         return f"{arithmetic}, without a limit"
     if total > limits.memory_bytes:

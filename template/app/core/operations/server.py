@@ -12,7 +12,8 @@ from app.core.http.problems import problem_response
 REQUEST_DRAIN_S = 15
 # Time from SIGTERM until gunicorn kills the worker; jobs drain after the requests.
 GRACEFUL_TIMEOUT_S = 30
-# Largest request line and headers, and largest trailers. nginx passes as many by default.
+# The most bytes of request line and headers together, and of trailers; nginx passes as many by
+# default.
 MAX_HEAD_BYTES = 32 * 1024
 
 
@@ -47,10 +48,11 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
+        """Answer malformed HTTP, for which uvicorn calls this."""
         self.refuse(HTTPStatus.BAD_REQUEST, msg)
 
     def refuse(self, status: HTTPStatus, detail: str | None = None) -> None:
-        """Answer a request that no application gets, and close the connection."""
+        """Answer in place of the application, and close the connection."""
         response = problem_response(status, detail, headers={"Connection": "close"})
         lines = [b"HTTP/1.1 %d %b" % (status, status.phrase.encode())]
         lines += [b"%b: %b" % header for header in response.raw_headers]
@@ -59,7 +61,7 @@ class Protocol(HttpToolsProtocol):
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no types
-    """uvicorn on uvloop and httptools (h11 costs a third of the requests).
+    """uvicorn on uvloop and httptools, which answers more requests than h11.
 
     It ends a hung request before gunicorn kills the worker at `graceful_timeout`; otherwise the
     shutdown of the lifespan would not run.
@@ -69,6 +71,6 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no type
         "loop": "uvloop",
         "http": Protocol,
         "timeout_graceful_shutdown": REQUEST_DRAIN_S,
-        # It is useful only to attackers, and each header costs a microsecond.
+        # The header helps attackers only, and costs a microsecond.
         "server_header": False,
     }

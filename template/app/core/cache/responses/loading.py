@@ -26,23 +26,23 @@ from app.core.cache.store import Cache, Loaded, NotShareable, Outcome, Read
 from app.core.cache.store.entry import Entry
 from app.core.http.problems import Unavailable, problem_response
 
-# Of one path and query; and the number of these whose variants are counted.
+# The most variants of one path and query; and the most paths and queries that are counted.
 MAX_VARIANTS = 8
 MAX_VARYING = 1024
-# The same for all requests with one key; the scope has no other keys of the client's request.
+# Items of the client's scope that a load gets; requests with one key have the same.
 _IN_KEY = ("type", "asgi", "scheme", "root_path", "app")
 
 
-class Request(NamedTuple):
+class KeyedRequest(NamedTuple):
     """A request with a key."""
 
     key: ResponseKey
     # The name of the entry: the key with the host, and with the values of `vary`.
     name: str
     host: str
-    # Those that concern the cache.
+    # Request headers that the cache reads.
     headers: dict[bytes, bytes]
-    # Those of `vary`, in their normal form.
+    # Normalised values of the headers in `vary`.
     varying: dict[bytes, bytes]
 
 
@@ -58,7 +58,7 @@ class ResponseLoader:
     """Loads responses through `store`, each once for all clients that wait for it.
 
     Attributes:
-        state: of the lifespan; the application's state in each load.
+        state: the state of the lifespan, copied for each load.
     """
 
     def __init__(self, app: ASGIApp, store: Cache, *, max_bytes: int) -> None:
@@ -67,12 +67,13 @@ class ResponseLoader:
         self._max_bytes = max_bytes
         self.state: Mapping[str, Any] = {}
 
-    async def load(
-        self, request: Request, scope: Scope, receive: Receive, send: Send
+    async def read(
+        self, request: KeyedRequest, scope: Scope, receive: Receive, send: Send
     ) -> tuple[Read | None, Recorded | None]:
         """Return the entry, and its response if it was loaded for this request.
 
-        Without an entry, the client has got a response that no other client may get.
+        Without an entry, the client has its response already: its own one, or the 504 of
+        `only-if-cached`.
         """
         control = directives(request.headers.get(b"cache-control"))
         only_if_cached = b"only-if-cached" in control
@@ -84,9 +85,12 @@ class ResponseLoader:
             if only_if_cached:
                 raise NotShareable
             recorded = await recorder.record()
-            own = complete(recorded, request.key)
-            control = h.get(recorded.headers, b"cache-control")
-            return loaded(own, request.key.route.policy, control)
+            headers = _complete(recorded.status, recorded.headers, request.key)
+            if recorded.status == HTTPStatus.OK and h.get(headers, b"etag") is None:
+                headers.append((b"etag", h.etag_of(recorded.body)))
+            own = recorded._replace(headers=headers)
+            own_control = h.get(recorded.headers, b"cache-control")
+            return entry_of(own, request.key.route.policy, own_control)
 
         try:
             keep = b"no-store" not in control
@@ -109,13 +113,13 @@ class ResponseLoader:
             recorder.leave()
         return read, own if read.outcome is Outcome.MISS else None
 
-    def _recorder(self, request: Request, scope: Scope, receive: Receive, send: Send) -> Recorder:
+    def _recorder(
+        self, request: KeyedRequest, scope: Scope, receive: Receive, send: Send
+    ) -> Recorder:
         route = request.key.route
 
-        def complete(status: int, headers: h.Headers) -> h.Headers:
-            headers = declared(route.declaration, status, headers)
-            tags = tag_headers(request.key, headers)
-            return [*headers, *tags, (b"cache-status", b"app; fwd=miss")]
+        def forwarded(status: int, headers: h.Headers) -> h.Headers:
+            return [*_complete(status, headers, request.key), (b"cache-status", b"app; fwd=miss")]
 
         def may_record(status: int, headers: h.Headers) -> bool:
             credentials = (*CREDENTIAL_HEADERS, *route.declaration.credentials)
@@ -124,7 +128,7 @@ class ResponseLoader:
         return Recorder(
             self._app,
             partial(_keyed_scope, scope, request, self.state),
-            Client(receive, Responder(scope, send, complete).send),
+            Client(receive, Responder(scope, send, forwarded).send),
             is_shareable=may_record,
             max_bytes=self._max_bytes,
         )
@@ -153,16 +157,13 @@ class Variants:
         return True
 
 
-def complete(recorded: Recorded, key: ResponseKey) -> Recorded:
-    """Add the headers of the policy, the tags for CDNs and the `ETag`."""
-    headers = declared(key.route.declaration, recorded.status, recorded.headers)
-    headers = [*headers, *tag_headers(key, headers)]
-    if recorded.status == HTTPStatus.OK and h.get(headers, b"etag") is None:
-        headers.append((b"etag", h.etag_of(recorded.body)))
-    return recorded._replace(headers=headers)
+def _complete(status: int, headers: h.Headers, key: ResponseKey) -> h.Headers:
+    """Return the headers with those of the policy and the tags for CDNs."""
+    headers = declared(key.route.declaration, status, headers)
+    return [*headers, *tag_headers(key, headers)]
 
 
-def loaded(recorded: Recorded, policy: Policy, own_control: bytes | None) -> Loaded:
+def entry_of(recorded: Recorded, policy: Policy, own_control: bytes | None) -> Loaded:
     """Make the entry of a response; FailedResponse for a 5xx; `own_control` as in `ttl_of`."""
     pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in storable(recorded.headers)]
     is_found = recorded.status == HTTPStatus.OK
@@ -188,8 +189,8 @@ def tag_headers(key: ResponseKey, headers: h.Headers) -> h.Headers:
     ]
 
 
-def _keyed_scope(scope: Scope, request: Request, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the request as the application sees it: its key."""
+def _keyed_scope(scope: Scope, request: KeyedRequest, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scope of a load, which has nothing of the client but what is in the key."""
     key = request.key
     headers = [(b"host", request.host.encode("latin-1"))]
     headers += [(name, value) for name, value in request.varying.items() if value]

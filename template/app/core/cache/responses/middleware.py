@@ -1,10 +1,9 @@
 """The response cache: a shared cache (RFC 9111) in front of the router.
 
-It answers GET and HEAD of routes whose policy has a `ttl_s`. Here are the hits in this process, and
-the requests that are not for the cache; `loading.py` has the rest.
+It answers GET and HEAD of routes whose policy has a `ttl_s`. This module answers hits of this
+process, and passes on the requests that are not for the cache; `loading.py` has the rest.
 """
 
-import re
 from collections.abc import Callable, Collection
 from http import HTTPStatus
 from math import floor
@@ -19,16 +18,16 @@ from app.core.cache import headers as h
 from app.core.cache.conditional import CacheHeaders, respond
 from app.core.cache.keys import KeyedRoute, ResponseKey, RouteTable, route_path
 from app.core.cache.parameters import NotCacheable
-from app.core.cache.responses.loading import Request, ResponseLoader, Variants, tag_headers
+from app.core.cache.responses.loading import KeyedRequest, ResponseLoader, Variants, tag_headers
 from app.core.cache.responses.rules import normalised
 from app.core.cache.store import Cache, Outcome, cache
 from app.core.cache.store.entry import Entry
+from app.core.http.body_limit import is_host
 
-_HOST = re.compile(r"[a-z0-9._:\[\]-]{1,255}").fullmatch
 _READ_HERE = frozenset(
     (b"host", b"if-none-match", b"cache-control", b"content-length", b"transfer-encoding")
 )
-# The router tells FastAPI's telemetry the route by this function; it is private, and may go.
+# The router tells FastAPI's telemetry the route by this function; it is private, and may disappear.
 _route_selected = getattr(fastapi.routing, "_route_selected", None)
 
 
@@ -61,7 +60,7 @@ class ResponseCache:
         self._uncached = CacheHeaders(app)
         # Known at the first request, when the application has all its routes.
         self._routes: RouteTable | None = None
-        self._names: frozenset[bytes] = frozenset()
+        self._header_names: frozenset[bytes] = frozenset()
         self._hosts = frozenset(host.lower() for host in hosts)
         self._store = store
         self._loader = ResponseLoader(app, store, max_bytes=max_response_bytes)
@@ -78,7 +77,7 @@ class ResponseCache:
         if routes is None:
             app = scope["app"]
             routes = self._routes = getattr(app.state, "cached_routes", None) or RouteTable(app)
-            self._names = routes.headers | _READ_HERE
+            self._header_names = routes.headers | _READ_HERE
         path, query = route_path(scope), scope["query_string"]
         key = routes.remembered(path, query) if scope["method"] == "GET" else None
         if key is None:
@@ -97,11 +96,11 @@ class ResponseCache:
             await self._uncached(scope, receive, _with_tags(key, send))
 
     async def _answer(self, key: ResponseKey, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer from the cache, from the application for the cache, or by the application."""
+        """Answer with a stored response, one loaded for the cache, or the application's own."""
         label(scope, key.route)
         headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
-            if name in self._names:
+            if name in self._header_names:
                 headers[name] = value if name not in headers else b"%b, %b" % (headers[name], value)
         host = self._host(headers)
         # The body of a GET is not part of the key.
@@ -125,8 +124,8 @@ class ResponseCache:
         if variant and not self._variants.admit(base, variant, key.route.policy):
             await self._bypass("variants", key.route, scope, receive, _with_tags(key, send))
             return
-        request = Request(key, name, host, headers, varying)
-        read, own = await self._loader.load(request, scope, receive, send)
+        request = KeyedRequest(key, name, host, headers, varying)
+        read, own = await self._loader.read(request, scope, receive, send)
         if read is None:
             return
         if own is not None:
@@ -137,7 +136,7 @@ class ResponseCache:
         elif read.entry.parsed or parse(read.entry):
             await send_stored(read.entry, read.outcome, scope, headers, send)
         else:
-            await self._bypass("entry", key.route, scope, receive, send)
+            await self._bypass("unreadable", key.route, scope, receive, send)
 
     async def _bypass(
         self, reason: str, route: KeyedRoute, scope: Scope, receive: Receive, send: Send
@@ -153,7 +152,7 @@ class ResponseCache:
         """Return the host in lower case; None when its responses are not stored."""
         host = headers.get(b"host", b"").decode("latin-1").lower()
         is_served = not self._hosts or not self._hosts.isdisjoint((host, host.rpartition(":")[0]))
-        return host if is_served and _HOST(host) else None
+        return host if is_served and is_host(host) else None
 
 
 def parse(entry: Entry) -> Stored | None:
@@ -169,7 +168,7 @@ def parse(entry: Entry) -> Stored | None:
 
 
 async def send_stored(
-    entry: Entry, outcome: Outcome, scope: Scope, sent: dict[bytes, bytes], send: Send
+    entry: Entry, outcome: Outcome, scope: Scope, request_headers: dict[bytes, bytes], send: Send
 ) -> None:
     """Send the response of a parsed entry; a 304 when the client has it."""
     stored: Stored = entry.parsed
@@ -184,7 +183,7 @@ async def send_stored(
     if (
         stored.etag is not None
         and status == HTTPStatus.OK
-        and (if_none_match := sent.get(b"if-none-match")) is not None
+        and (if_none_match := request_headers.get(b"if-none-match")) is not None
         and h.matches(if_none_match, stored.etag)
     ):
         status, headers, body = 304, stored.headers_304, b""

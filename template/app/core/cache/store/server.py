@@ -1,13 +1,14 @@
-"""Valkey, as all workers use it: whether it is good to use, and invalidations through it.
+"""The health of Valkey, and the invalidations that it carries to all workers.
 
-An invalidation deletes the generation of each tag in the server, and publishes the tags. A worker
-that has not heard from the server for `TRUST_S` stops trusting its local cache.
+An invalidation deletes the generation of each tag in the server (see `valkey.py`), and publishes
+the tags. A worker that has not heard from the server for `TRUST_S` stops trusting its local cache.
 
-A key holds the run id of the server that has the data. If it differs from the server's own, the
-data may be an older snapshot, or another server's: everything is invalidated before it is shown.
+The key `run` has the run id of the server that wrote the data. If the connected server has another
+one, the data may be an older snapshot, or another server's: everything is invalidated before it is
+shown.
 
-No method raises when the server fails: an invalidation is then delivered later, at the latest when
-the process stops.
+No method raises when the server fails: an invalidation is then delivered later, or logged as lost
+when the process stops.
 """
 
 import asyncio
@@ -25,17 +26,17 @@ from app.core.cache.settings import CacheSettings
 from app.core.cache.store.connection import Command, MultiplexedConnection, Refusal
 from app.core.cache.store.local import EVERYTHING, LocalCache
 
-# How often a worker asks whether it still hears invalidations, and how long the answer is valid.
+# Seconds between heartbeats, and seconds for which one answer is valid.
 HEARTBEAT_S = 0.5
 TRUST_S = 1.5
 MAX_UNDELIVERED = 10_000
 # The longest time that a stopping process spends on undelivered invalidations.
 LAST_DELIVERY_S = 3.0
 RETRY_S = 0.1
-RUN_S = 24 * 3600
-# `SET` with `NX` and `GET`.
+RUN_ID_TTL_S = 24 * 3600
+# Major version: `SET` with `NX` and `GET` needs 7.
 OLDEST_VERSION = 7
-# A faster server is always used; a slower one only if loads take longer still.
+# A round trip below this is always worth it; a longer one only while loads take longer.
 SLOW_S = 0.01
 
 logger = getLogger(__name__)
@@ -49,7 +50,7 @@ class Server:
         counts: reads by level and outcome; failures of the server are counted here.
 
     Attributes:
-        loads_s: the time of the newest loads.
+        loads_s: seconds of each of the last 15 loads.
         is_slow: whether asking the server takes longer than loading.
     """
 
@@ -58,7 +59,7 @@ class Server:
         self._counts = counts
         self._connection: MultiplexedConnection | None = None
         self._heart: asyncio.Task[None] | None = None
-        # Lost connections; during each, messages may have been missed.
+        # The number of lost connections: messages may be missed during each loss.
         self._losses = 0
         self._prefix = ""
         self._retry_after_s = 0.0
@@ -71,7 +72,8 @@ class Server:
         self._round_trips_s: deque[float] = deque(maxlen=5)
         self.loads_s: deque[float] = deque(maxlen=15)
         self.is_slow = False
-        # Invalidations without the server's confirmation: until then its entries are not shown.
+        # Tags whose invalidation is not confirmed; shared entries with them are not read. Each
+        # value is a new object, by which `_deliver` recognises a repeated invalidation.
         self._undelivered: dict[str, object] = {}
         self._reported: Counter[tuple[str, str]] = Counter()
 
@@ -106,11 +108,14 @@ class Server:
             self._connection = None
 
     async def ping(self) -> bool:
-        """Return whether the server answers in time, accepts writes, and has its own data."""
+        """Return whether the server answers in time, and accepts writes and messages.
+
+        If its data is another server's, everything is invalidated.
+        """
         # With the commands of an invalidation: the server may refuse one of them alone.
         name = self.name("heartbeat")
         replies = await self.attempt(
-            ("GETEX", self.name("run"), "EX", RUN_S), ("DEL", name), ("PUBLISH", name, "")
+            ("GETEX", self.name("run"), "EX", RUN_ID_TTL_S), ("DEL", name), ("PUBLISH", name, "")
         )
         if replies is not None and replies[0] != self._run_id and not self._is_foreign:
             self._is_foreign = True
@@ -187,7 +192,7 @@ class Server:
         if self._is_foreign and not self._undelivered:
             # A full server refuses `SET`.
             delete = ("DEL", self.name("tag", EVERYTHING))
-            claim: Command = ("SET", self.name("run"), self._run_id, "EX", RUN_S)
+            claim: Command = ("SET", self.name("run"), self._run_id, "EX", RUN_ID_TTL_S)
             self._is_foreign = await self.attempt(delete, claim) is None
 
     async def _deliver_the_last(self) -> None:
@@ -207,7 +212,7 @@ class Server:
             )
 
     async def _beat(self) -> None:
-        """Verify again and again that invalidations are heard, until the cache is closed."""
+        """Every `HEARTBEAT_S`: ping, deliver, extend `trusted_until`, report; until cancelled."""
         while True:
             asked = time.monotonic()
             losses = self._losses
@@ -226,7 +231,7 @@ class Server:
             await asyncio.sleep(HEARTBEAT_S)
 
     def _on_open(self, replies: list[Any]) -> None:
-        """Learn which server has answered, and whose data it has."""
+        """Learn which server has answered, and whose data it has; Refusal if it is too old."""
         info, (run_id, _) = replies
         facts = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
         version = facts.get("redis_version", "unknown")
@@ -257,7 +262,7 @@ class Server:
 
 
 def slower(round_trips_s: Collection[float], loads_s: Collection[float]) -> bool:
-    """Return whether asking the server usually takes longer than loading, and noticeably long."""
+    """Whether the median round trip exceeds `SLOW_S` and the median load; False without either."""
     if not round_trips_s or not loads_s:
         return False
     return median(round_trips_s) > max(SLOW_S, median(loads_s))

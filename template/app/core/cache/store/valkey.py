@@ -1,9 +1,9 @@
 """The shared cache: entries in Valkey, for all workers.
 
 An entry is stored with the generations that its tags had before it was loaded, and is shown while
-these are current. A generation is a random number, made by the first reader that finds none: so an
-invalidation deletes generations, and an eviction, of an entry or of a generation, can only cause a
-miss. No method raises when the server fails: the caller then loads.
+these are current. A generation is a random number; the first reader that finds none makes it. An
+invalidation deletes generations. An eviction, of an entry or of a generation, causes a miss, and
+never shows an old value. No method raises when the server fails: the caller then loads.
 """
 
 import asyncio
@@ -22,19 +22,21 @@ from app.core.cache.store.server import Server
 # One worker loads an entry; after this time the others stop waiting and load it themselves.
 LEASE_S = 3.0
 LEASE_POLL_S = 0.01
-# No shared entry is used longer than this.
+# Seconds; also the longest life of a shared entry.
 GENERATION_S = 24 * 3600
-GENERATION_BYTES = 8
+# Of a generation and of a lease.
+TOKEN_BYTES = 8
 
 
 class Found(NamedTuple):
-    """Replies of the server: the entry, the generations of its tags, and the missing ones."""
+    """Replies of the server: the entry, the generations of its tags, and those that are missing."""
 
     entry: Entry | None
     # None when the server does not answer.
     generations: bytes | None
+    # The keys of generations that are missing.
     missing: Sequence[str] = ()
-    # To the first command.
+    # To the first command of `before`: None when the lease was free.
     reply: bytes | None = b""
 
 
@@ -47,7 +49,7 @@ class Lookup(NamedTuple):
     # An older entry, to show when the load fails; perhaps expired.
     spare: Entry | None = None
     generations: bytes | None = None
-    # Both by the monotonic clock; there is no lease that ends at 0.
+    # Both in seconds of the monotonic clock; 0 is no lease.
     lease_until: float = 0.0
     ended_at: float = 0.0
 
@@ -72,14 +74,14 @@ class SharedCache:
     async def look_up(self, key: str, tags: Sequence[str], *, accept_stale: bool) -> Lookup:
         """Return an entry to show, or the lease to load it; wait while another worker loads it.
 
-        With neither, the caller loads all the same: the server is unavailable or slow, or the
-        other worker takes too long.
+        If it returns neither, the caller loads all the same: the server is unavailable or slow, or
+        the other worker takes too long.
         """
         if self._server.is_slow:
             self._counts["shared", "skipped"] += 1
             return Lookup(None, ended_at=time.monotonic())
-        lease = os.urandom(GENERATION_BYTES)
-        # With GET, a repeated command recognises its own lease.
+        lease = os.urandom(TOKEN_BYTES)
+        # GET returns the token of the lease, so a repeated command recognises its own.
         lease_name, lease_ms = self._name("lease", key), int(LEASE_S * 1000)
         take: Command = ("SET", lease_name, lease, "NX", "GET", "PX", lease_ms)
         lease_until = 0.0
@@ -90,9 +92,10 @@ class SharedCache:
             now = time.monotonic()
             if lease_until or found.generations is None or now > give_up_at:
                 return Lookup(None, has_waited, found.entry, found.generations, lease_until, now)
-            # In one round trip: the next worker that takes the lease finds the entry.
+            # Lease and entry in one round trip: a worker that gets the lease after another has
+            # stored the entry finds it.
             new: list[Command] = [
-                ("SET", name, os.urandom(GENERATION_BYTES), "NX", "EX", GENERATION_S)
+                ("SET", name, os.urandom(TOKEN_BYTES), "NX", "EX", GENERATION_S)
                 for name in found.missing
             ]
             found = await self.find(key, tags, take, *new)
@@ -101,6 +104,7 @@ class SharedCache:
             elif found.generations is not None:
                 has_waited = True
                 await asyncio.sleep(LEASE_POLL_S)
+        # With the lease, too, the entry is new: another worker stored it since the first look.
         lookup = Lookup(found.entry, has_waited or bool(lease_until), lease_until=lease_until)
         if lease_until:
             await self.finish(key, lookup, None)
@@ -134,6 +138,7 @@ class SharedCache:
         raw, *generations = replies[-1]
         missing = [name for name, known in zip(names, generations, strict=True) if not known]
         if missing:
+            # Not None: the server has answered.
             return Found(None, b"", missing, replies[0])
         seal = b"".join(generations)
         return Found(decode(raw, seal) if raw else None, seal, reply=replies[0])
