@@ -32,7 +32,11 @@ CACHE = WORKER_MEMORY_BYTES
         pytest.param(Limits(8, 2 * WORKER_MEMORY_BYTES), 2, 10, 25, id="memory caps workers"),
         pytest.param(Limits(8, 1), 1, 10, 15, id="however little memory, one worker"),
         pytest.param(
-            Limits(8, 4 * WORKER_MEMORY_BYTES, cache_bytes=CACHE), 2, 10, 25, id="what they keep too"
+            Limits(8, 4 * WORKER_MEMORY_BYTES, cache_bytes=CACHE),
+            2,
+            10,
+            25,
+            id="what they keep too",
         ),
         pytest.param(
             Limits(8, 4 * WORKER_MEMORY_BYTES - 1, cache_bytes=CACHE), 1, 10, 15, id="all of it"
