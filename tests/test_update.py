@@ -349,6 +349,8 @@ def run_copier(service: Path, *arguments: str, path: str = "") -> subprocess.Com
         check=False,
         # A signal to the whole group must not reach the tests.
         start_new_session=True,
+        # A shell starts a background job with SIGINT ignored, and the process would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
