@@ -208,7 +208,7 @@ class Database:
             entry.info["generation"] = self._generation
             entry.info["cause"] = self._cause
             entry.info["opened_s"] = monotonic()
-            lifetime = lifetime_s * random.uniform(0.8, 1)  # noqa: S311
+            lifetime = lifetime_s * random.uniform(0.8, 1)  # noqa: S311 - no secret
             entry.info["expires_s"] = monotonic() + lifetime
 
         @event.listens_for(engine.sync_engine, "checkout")
