@@ -71,6 +71,7 @@ TESTS: dict[str, Needs] = {
     "test_guards.py": Needs(by=("cache_backend",)),
     "test_health.py": Needs(by=("cache_backend", "background_jobs")),
     "test_jobs_background_tasks.py": Needs(only={"background_jobs": ("background_tasks",)}),
+    "test_lists.py": Needs(),
     "test_migrations.py": Needs(),
     "test_pagination_cursor.py": Needs(by=("read_replica",), only={"pagination": ("cursor",)}),
     "test_pagination_offset.py": Needs(by=("read_replica",), only={"pagination": ("offset",)}),
