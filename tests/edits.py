@@ -190,7 +190,7 @@ def add_job(service: Path, domain: Domain) -> None:
 
 
 def add_server(service: Path, domain: Domain) -> None:
-    write(service / "compose.yaml", domain.fill(_COMPOSE))
+    write(service / "compose.dev.yaml", domain.fill(_COMPOSE))
 
 
 def add_dashboard(service: Path, domain: Domain) -> None:

@@ -25,7 +25,10 @@ ANSWERS_FILE = ".copier-answers.yml"
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
 CONFIGURED: dict[str, dict[str, Any]] = {key: value for key, value in CONFIG.items() if not key.startswith("_")}
 
-ASKED = ["project_name", "description", "cache_backend", "background_jobs", "pagination", "cpu_cores", "ci", "example"]
+ASKED = [
+    *("project_name", "description", "cache_backend", "background_jobs", "pagination", "cpu_cores"),
+    *("deployment", "ci", "example"),
+]
 EXPERT = ["project_slug", "workers_per_core", "db_max_connections", "instances", "read_replica", "static_files"]
 RECORDED = ASKED + EXPERT
 
@@ -49,6 +52,7 @@ REFUSALS: dict[str, dict[str, list[str]]] = {
         "Use 0 to detect them, or 1 to 256.": ["-1", "257"],
         "invalid literal for int() with base 10: 'two'": ["two"],
     },
+    "deployment": {"Invalid choice for 'deployment': 'heroku' is not in": ["heroku"]},
     "ci": {"Invalid choice for 'ci': 'jenkins' is not in": ["jenkins"]},
     "example": {"Invalid choice for 'example': 'maybe' is not in": ["maybe"]},
     "project_slug": {

@@ -15,6 +15,7 @@ QUESTIONS: dict[str, tuple[Answer, ...]] = {
     "background_jobs": ("background_tasks", "celery"),
     "pagination": ("cursor", "offset"),
     "cpu_cores": (0, 2),
+    "deployment": ("docker", "compose", "kubernetes", "none"),
     "ci": ("github", "gitlab", "none"),
     "example": (True, False),
     "workers_per_core": (1.0, 1.5),
@@ -23,6 +24,9 @@ QUESTIONS: dict[str, tuple[Answer, ...]] = {
     "read_replica": (False, True),
     "static_files": (False, True),
 }
+# No Python file depends on these: tests/test_deployment.py renders each pair of their answers with those of others, and
+# no variant is there for them.
+WITHOUT_PYTHON = ("deployment",)
 # Free text: its effect is tested by tests/test_questions.py, and it excludes no other answer.
 TEXT_QUESTIONS = ("project_name", "description", "project_slug")
 
@@ -34,6 +38,7 @@ VARIANTS: dict[str, Answers] = {
     "minimum": {
         "cache_backend": "none",
         "pagination": "offset",
+        "deployment": "none",
         "ci": "none",
         "example": False,
     },
@@ -42,6 +47,7 @@ VARIANTS: dict[str, Answers] = {
         "description": "It's 100 % <everything> & {{ more }}",
         "project_slug": "everything",
         "background_jobs": "celery",
+        "deployment": "compose",
         "ci": "gitlab",
         "workers_per_core": 1.5,
         "db_max_connections": 400,
@@ -52,6 +58,7 @@ VARIANTS: dict[str, Answers] = {
     "memory-celery": {
         "cache_backend": "memory",
         "background_jobs": "celery",
+        "deployment": "kubernetes",
         "example": False,
         "db_max_connections": 400,
         "instances": 30,
@@ -62,6 +69,7 @@ VARIANTS: dict[str, Answers] = {
         "cache_backend": "memory",
         "background_jobs": "celery",
         "cpu_cores": 2,
+        "deployment": "compose",
         "ci": "none",
         "read_replica": True,
         "static_files": True,
@@ -70,6 +78,7 @@ VARIANTS: dict[str, Answers] = {
         "cache_backend": "memory",
         "pagination": "offset",
         "cpu_cores": 2,
+        "deployment": "compose",
         "ci": "gitlab",
         "example": False,
         "workers_per_core": 1.5,
@@ -78,6 +87,7 @@ VARIANTS: dict[str, Answers] = {
     "none-celery": {
         "cache_backend": "none",
         "background_jobs": "celery",
+        "deployment": "kubernetes",
         "ci": "gitlab",
         "example": False,
         "db_max_connections": 400,
@@ -87,6 +97,7 @@ VARIANTS: dict[str, Answers] = {
         "background_jobs": "celery",
         "pagination": "offset",
         "cpu_cores": 2,
+        "deployment": "compose",
         "workers_per_core": 1.5,
         "instances": 30,
         "read_replica": True,
@@ -98,6 +109,7 @@ VARIANTS: dict[str, Answers] = {
         "project_slug": "the-orders-of-all-shops-in-every-country-of-europe",
         "pagination": "offset",
         "cpu_cores": 2,
+        "deployment": "kubernetes",
         "ci": "none",
         "example": False,
         "workers_per_core": 1.5,
@@ -145,6 +157,8 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     r"offset": lambda answers: answers["pagination"] == "offset",
     r"replica|lsn": lambda answers: bool(answers["read_replica"]),
     r"static_(files|url|directory)|servestatic|app/static": lambda answers: bool(answers["static_files"]),
+    r"dockerfile|dockerignore|docker build": lambda answers: answers["deployment"] != "none",
+    r"compose\.yaml|docker compose|deploy/nginx": lambda answers: answers["deployment"] == "compose",
     r"github|\bgh\b|pull.request": lambda answers: answers["ci"] == "github",
     r"gitlab|merge.request": lambda answers: answers["ci"] == "gitlab",
     r"template.update": lambda answers: answers["ci"] != "none",
@@ -153,16 +167,17 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
 
 
 def pairs(answers: Answers) -> set[frozenset[tuple[str, Answer]]]:
-    """All pairs of answers, each with its question, that occur together in `answers`."""
+    """All pairs of answers that shape Python, each with its question, that occur together in `answers`."""
     complete = DEFAULTS | {key: answers[key] for key in answers if key in QUESTIONS}
-    return {frozenset(pair) for pair in combinations(complete.items(), 2)}
+    shaping = [(key, answer) for key, answer in complete.items() if key not in WITHOUT_PYTHON]
+    return {frozenset(pair) for pair in combinations(shaping, 2)}
 
 
 def all_pairs() -> set[frozenset[tuple[str, Answer]]]:
-    """All pairs of answers that may occur together; no answer rules out another."""
+    """All pairs of answers that shape Python and may occur together; no answer rules out another."""
     return {
         frozenset({(one, answer), (other, other_answer)})
-        for one, other in combinations(QUESTIONS, 2)
+        for one, other in combinations([key for key in QUESTIONS if key not in WITHOUT_PYTHON], 2)
         for answer in QUESTIONS[one]
         for other_answer in QUESTIONS[other]
     }
