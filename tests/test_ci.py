@@ -4,6 +4,7 @@ Its command lines are taken from the rendered YAML and run as the CI would, in a
 stand-ins on PATH: gh records, uvx runs the Copier of these tests, uv runs the script and imitates `lock` and the check.
 """
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -84,6 +85,12 @@ def test_actions_are_pinned_to_commits_and_the_pull_request_checks_may_only_read
     assert load(workflows[1])["permissions"] == {}
 
 
+def test_the_checksum_is_that_of_the_program_of_this_version(services: dict[str, Path]) -> None:
+    script = (services["github"] / "dev/template_update.sh").read_text(encoding="utf-8")
+    digest = hashlib.sha256((ROOT / "hooks/propose_update.py").read_bytes()).hexdigest()
+    assert re.findall(r"\b[0-9a-f]{64}\b", script) == [digest], "write this digest into dev/template_update.sh"
+
+
 def test_the_pipeline_is_valid(services: dict[str, Path]) -> None:
     assert_valid("vendor.gitlab-ci", services["gitlab"] / ".gitlab-ci.yml")
 
@@ -117,7 +124,7 @@ exec {copier} "$@"
     "uv": """\
 #!/bin/sh
 case "$*" in
-    "run "*dev/template_update.py" "*) shift; exec "{python}" "$@" ;;
+    "run --quiet --script "*/propose_update.py" "*) shift 3; exec "{python}" "$@" ;;
     "lock") cksum pyproject.toml > uv.lock ;;
     "run --quiet mypy") cksum pyproject.toml > uv.lock; exec "{python}" "{home}/check.py" ;;
     *) echo "unexpected: uv $*" >&2; exit 64 ;;
@@ -201,7 +208,7 @@ class Forge:
         """Run `template-update` in a new clone, for the service in this directory of it."""
         clone = self.check_out()
         script, variables = commands(clone, self.system, "template-update")
-        script = script.replace("dev/template_update.py", f"{directory}dev/template_update.py")
+        script = script.replace("dev/template_update.sh", f"{directory}dev/template_update.sh")
         expressions = {
             "${{ secrets.TEMPLATE_UPDATE_TOKEN || github.token }}": TOKEN,
             "${{ inputs.trust }}": trust,
@@ -568,7 +575,7 @@ def test_a_template_that_cannot_be_read_fails_the_job_and_says_what_it_may_need(
     push(forge, "A template that is gone")
     process = forge.run_job()
     assert process.returncode == 1
-    assert "If the template is private, this job needs a token that reads it." in process.stderr
+    assert "If it is private, this job needs a token that reads it." in process.stderr
     assert forge.branches().keys() == {"main"}
     assert forge.requests() == []
 
@@ -600,12 +607,30 @@ def test_without_its_token_the_gitlab_job_says_which_one_it_needs(services: dict
     assert "Set TEMPLATE_UPDATE_TOKEN" in process.stdout
 
 
+@github
+def test_a_moved_tag_of_the_template_runs_no_other_program(forge: Forge, releases: Path) -> None:
+    before = git(releases, "rev-parse", "v1.0.0").strip()
+    git(releases, "switch", "--quiet", "--detach", "v1.0.0")
+    write(releases / "hooks/propose_update.py", 'print("stolen")\n')
+    commit(releases, "Another program")
+    git(releases, "tag", "--force", "v1.0.0")
+    git(releases, "switch", "--quiet", "-")
+    try:
+        process = forge.run_job()
+    finally:
+        git(releases, "tag", "--force", "v1.0.0", before)
+    assert process.returncode == 1
+    assert "stolen" not in process.stdout
+    assert "propose_update.py: FAILED" in process.stdout
+    assert forge.branches().keys() == {"main"}
+
+
 # --- The text of a request ---
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("template_update", ROOT / "template/dev/template_update.py")
+    spec = importlib.util.spec_from_file_location("propose_update", ROOT / "hooks/propose_update.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)

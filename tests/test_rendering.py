@@ -160,7 +160,7 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
     )
     workflows = {".github/workflows/ci.yml", ".github/workflows/template-update.yml"}
     assert change("gitlab") == ({".gitlab-ci.yml"}, workflows)
-    assert change("no CI") == (set(), {*workflows, "dev/template_update.py"})
+    assert change("no CI") == (set(), {*workflows, "dev/template_update.sh"})
     added, removed = change("bare")
     assert added == set()
     assert {"/".join(name.split("/")[:2]) for name in removed} == {

@@ -4,10 +4,10 @@
 # ///
 """Update to a newer version of the template on a branch, and describe the result.
 
-CI runs `uv run dev/template_update.py DIRECTORY`. It commits to the branch and writes `branch`,
-`title` and `body.md` into DIRECTORY, and `draft` after conflicts; without a newer version it writes
-nothing. It pushes nothing. The variable TEMPLATE_UPDATE_VERSION names a tag of the template in
-place of the newest one; TEMPLATE_UPDATE_TRUST=true runs the migrations of the template.
+`dev/template_update.sh DIRECTORY` of a service fetches this program, and runs it in the service. It commits to the
+branch and writes `branch`, `title` and `body.md` into DIRECTORY, and `draft` after conflicts; without a newer version
+it writes nothing. It pushes nothing. The variable TEMPLATE_UPDATE_VERSION names a tag of the template in place of the
+newest one; TEMPLATE_UPDATE_TRUST=true runs the migrations of the template.
 """
 
 import json
@@ -95,9 +95,7 @@ def failure(conflicts: list[str]) -> list[str]:
     try:
         # Locked packages keep their versions, unless the update requires others.
         for command in ["uv lock"] * locked + ["uv run --quiet mypy"]:
-            process = subprocess.run(
-                command.split(), env=env, capture_output=True, text=True, check=False
-            )
+            process = subprocess.run(command.split(), env=env, capture_output=True, text=True, check=False)
             if process.returncode:
                 lines = (process.stdout + process.stderr).strip().splitlines()[-MOST_LINES:]
                 text = "The output, with the template's side of each conflict:"
@@ -170,9 +168,7 @@ def propose(directory: Path) -> str:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1]).absolute()
-    os.chdir(Path(__file__).parents[1])
     try:
-        print(propose(target))
+        print(propose(Path(sys.argv[1]).absolute()))
     except subprocess.CalledProcessError as error:
         sys.exit(f"This failed, see above: {shlex.join(error.cmd)}")
