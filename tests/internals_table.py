@@ -67,6 +67,7 @@ TESTS: dict[str, Needs] = {
     "test_database.py": Needs(by=("read_replica",)),
     "test_dev.py": Needs(by=("cache_backend", "background_jobs")),
     "test_errors.py": Needs(by=("read_replica",)),
+    "test_example.py": Needs(only=CACHED | {"example": (True,)}),
     "test_gate.py": Needs(),
     "test_guards.py": Needs(by=("cache_backend",)),
     "test_health.py": Needs(by=("cache_backend", "background_jobs")),

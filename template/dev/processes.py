@@ -2,8 +2,10 @@
 
 import os
 import pwd
+import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +14,10 @@ from pathlib import Path
 
 import psutil
 
-from dev.guardian import GUARDED, guardian, stop
+from dev.guardian import GUARDED, guard, guardian, stop
+
+# The user that runs a program; None is the present one.
+Account = pwd.struct_passwd | None
 
 _TIMEOUT_S = 60.0
 _POLL_S = 0.01
@@ -38,10 +43,23 @@ def log_of(home: Path) -> Path:
     return home.with_name(f"{home.name}.log")
 
 
+@contextmanager
+def workspace() -> Iterator[Path]:
+    """Make a directory for servers, and remove it on exit, even if this process is killed."""
+    path = Path(tempfile.mkdtemp(prefix="devservers-")).absolute()
+    guard(path)
+    # PostgreSQL refuses to run as root; the account that runs it must reach its data.
+    path.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
 def start(
     command: Sequence[str],
     home: Path,
-    account: pwd.struct_passwd | None = None,
+    account: Account = None,
     *,
     cwd: Path | None = None,
     variables: Mapping[str, str] | None = None,
@@ -69,7 +87,7 @@ def start(
         raise ServerUnavailable(f"{command[0]} cannot be started: {error}") from error
 
 
-def run(command: Sequence[str], home: Path, account: pwd.struct_passwd | None = None) -> None:
+def run(command: Sequence[str], home: Path, account: Account = None) -> None:
     """Run `command` to its end; raise StartFailed if it fails or takes too long."""
     process = start(command, home, account)
     try:
@@ -87,7 +105,7 @@ def serve(
     command: Callable[[int], Sequence[str]],
     is_ready: Callable[[int], bool],
     home: Path,
-    account: pwd.struct_passwd | None = None,
+    account: Account = None,
 ) -> Iterator[int]:
     """Run the server `command(port)` on a free port; yield the port once `is_ready(port)`.
 

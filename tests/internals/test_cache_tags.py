@@ -97,9 +97,9 @@ async def test_a_response_that_is_not_stored_here_has_its_tags_for_the_cdn() -> 
     async def large() -> str:
         return "x" * 100
 
-    app.add_middleware(ResponseCache, hosts=("kept.example",), max_response_bytes=10, store=Cache())
+    app.add_middleware(ResponseCache, max_response_bytes=10, store=Cache())
     async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
-        for host in ("kept.example", "other.example"):
+        for host in ("kept.example", "no host"):
             headers = (await client.get("/large", headers={"Host": host})).headers
             assert headers["cache-tag"] == "all", host
 

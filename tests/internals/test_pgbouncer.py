@@ -32,8 +32,7 @@ from app.core.database import (
 )
 from app.core.http.problems import Unavailable
 from app.settings import get_settings
-from dev.processes import serve
-from dev.workspace import workspace
+from dev.processes import serve, workspace
 from tests.core.plugin import migrated_database
 from tests.internals.tables import Book, tables
 

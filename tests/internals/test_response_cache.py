@@ -29,7 +29,6 @@ from app.core.cache.responses.middleware import ResponseCache
 from app.core.cache.store import Cache
 from app.core.cache.store.entry import Entry
 from app.core.http.problems import NotFound, Unavailable, install
-from app.core.operations.settings import ConfigurationError, CoreSettings, load
 from app.settings import get_settings
 
 MISS = "app; fwd=miss; stored"
@@ -435,26 +434,6 @@ async def test_the_host_is_part_of_the_key(site: Site) -> None:
             assert (await client.get("/page", headers={"Host": host})).json() == host.lower()
         assert await statuses(client, "/page", headers={"Host": "a.Example"}) == ["app; hit"]
         assert await statuses(client, "/page", headers={"Host": "a b/c"}) == [f"{BYPASS}host"]
-
-
-async def test_other_hosts_are_not_kept(site: Site) -> None:
-    site.page(lambda: str(site.count()))
-    site.options = {"hosts": ("a.example",)}
-    async with site.client() as client:
-        for host, expected in (
-            ("a.example", MISS),
-            ("A.example:8000", MISS),
-            ("b.example", f"{BYPASS}host"),
-        ):
-            assert await statuses(client, "/page", headers={"Host": host}) == [expected]
-
-
-@pytest.mark.parametrize("value", ["*", "https://a.example/", "a.example,b c"])
-def test_what_is_no_host_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CACHE_HOSTS", value)
-
-    with pytest.raises(ConfigurationError, match="CACHE_HOSTS: expected names of hosts"):
-        load(CoreSettings)
 
 
 async def test_parameters_that_nobody_declared_are_no_part_of_the_key(site: Site) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from app.core.cache.store import Cache
+from dev.processes import workspace
 from dev.valkey import valkey
-from dev.workspace import workspace
 
 RECOVERED_S = 5.0
 

@@ -1,7 +1,7 @@
 """The dashboard answers with what it can get."""
 
 import pytest
-from httpx2 import AsyncClient
+from httpx2 import AsyncClient, Response
 from sqlalchemy import text
 
 from app.core.database import database
@@ -28,13 +28,16 @@ async def test_everything(client: AsyncClient, queries: QueryBudget) -> None:
     assert dashboard["missing"] == []
 
 
-async def test_parts_that_hang_are_missing_and_the_rest_answers(
-    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service, "PART_TIMEOUT_S", 0.2)
-    async with database.engine.begin() as connection:
-        await connection.execute(text("LOCK TABLE posts"))
-        response = await client.get("/dashboard")
+async def read_with_lock(client: AsyncClient, tables: str) -> Response:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service, "PART_TIMEOUT_S", 0.2)
+        async with database.engine.begin() as connection:
+            await connection.execute(text(f"LOCK TABLE {tables}"))
+            return await client.get("/dashboard")
+
+
+async def test_parts_that_hang_are_missing_and_the_rest_answers(client: AsyncClient) -> None:
+    response = await read_with_lock(client, "posts")
 
     assert response.status_code == 200
     dashboard = response.json()
@@ -43,13 +46,8 @@ async def test_parts_that_hang_are_missing_and_the_rest_answers(
     assert dashboard["missing"] == ["posts", "latest_posts"]
 
 
-async def test_a_dashboard_without_any_part_is_no_success(
-    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service, "PART_TIMEOUT_S", 0.2)
-    async with database.engine.begin() as connection:
-        await connection.execute(text("LOCK TABLE posts, users"))
-        response = await client.get("/dashboard")
+async def test_a_dashboard_without_any_part_is_no_success(client: AsyncClient) -> None:
+    response = await read_with_lock(client, "posts, users")
 
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"

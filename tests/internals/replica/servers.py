@@ -9,9 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from dev.postgres import Installation, create_cluster, installation, serve_cluster
-from dev.processes import free_port
-from dev.workspace import workspace
+from dev.postgres import create_cluster, serve_cluster
+from dev.processes import Account, free_port, workspace
 
 PASSWORD = "secret"  # noqa: S105 - of servers that only this machine reaches, for some seconds
 
@@ -20,7 +19,8 @@ PASSWORD = "secret"  # noqa: S105 - of servers that only this machine reaches, f
 class Server:
     """A cluster in `home / "data"`. Its methods block: call them in a thread."""
 
-    programs: Installation
+    initdb: Path
+    account: Account
     home: Path
     settings: Mapping[str, str]
     port: int = field(default_factory=free_port)
@@ -33,8 +33,8 @@ class Server:
     def start(self) -> None:
         # Always on the same port: the later of two equal options counts.
         settings = {**self.settings, "port": str(self.port)}
-        data = self.home / "data"
-        self._running.enter_context(serve_cluster(self.programs, self.home, data, settings))
+        served = serve_cluster(self.initdb, self.account, self.home, self.home / "data", **settings)
+        self._running.enter_context(served)
 
     def stop(self) -> None:
         self._running.close()
@@ -61,18 +61,18 @@ def primary_and_replica() -> Iterator[tuple[Server, Server]]:
         homes = [directory / "primary", directory / "replica"]
         for home in homes:
             home.mkdir()
-        programs = installation(homes[0])
-        create_cluster(programs, homes[0], PASSWORD)
+        initdb, account = create_cluster(homes[0], PASSWORD)
         # As a base backup of a server that does not run.
         shutil.copytree(homes[0] / "data", homes[1] / "data")
         (homes[1] / "data" / "standby.signal").touch()
-        if programs.account:
+        if account:
             for path in [homes[1], *homes[1].rglob("*")]:
-                os.chown(path, programs.account.pw_uid, programs.account.pw_gid)
-        primary = Server(programs, homes[0], {})
+                os.chown(path, account.pw_uid, account.pw_gid)
+        primary = Server(initdb, account, homes[0], {})
         source = f"host=127.0.0.1 port={primary.port} user=postgres password={PASSWORD}"
         replica = Server(
-            programs,
+            initdb,
+            account,
             homes[1],
             {
                 "primary_conninfo": source,

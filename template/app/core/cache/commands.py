@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from app.core.cache.settings import CacheSettings
 from app.core.cache.store import cache
 
-USAGE = "cache: use `show KEY`, `invalidate TAG...` or `stats`."
-# Counts that are not reads of their own: each of these reads is also a load.
-NO_READS = {"shared failure", "shared skipped"}
+USAGE = "cache: use `show KEY` or `invalidate TAG...`."
 # The part of a body that is shown.
 SHOWN_BYTES = 1000
 
@@ -32,14 +30,6 @@ async def _run(settings: CacheSettings, action: str, names: Sequence[str]) -> No
                 if cache.server.has_pending:
                     sys.exit("cache: the server did not confirm the invalidation.")
                 print(f"invalidated for all workers: {', '.join(names)}")
-            case "stats", []:
-                counts = await cache.server.total_counts()
-                if not counts:
-                    print("no reads yet")
-                reads = sum(count for name, count in counts.items() if name not in NO_READS)
-                for name, count in counts.items():
-                    share = "" if name in NO_READS else f" ({count / reads:.1%})"
-                    print(f"{name}: {count}{share}")
             case _:
                 sys.exit(USAGE)
     finally:

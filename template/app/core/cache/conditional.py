@@ -80,8 +80,8 @@ class CacheHeaders:
         if scope["method"] == "GET" and policy_of(endpoint) is not None:
             # A mounted application is not declared: nothing has checked its policies.
             declaration = (self._declarations or {}).get(endpoint, _UNDECLARED)
-        names = (name for name, _ in scope["headers"])
-        has_credentials = not declaration.credentials.isdisjoint(names)
+        secret = declaration.credentials
+        has_credentials = bool(secret) and any(name in secret for name, _ in scope["headers"])
         return declared(declaration, status, headers, has_credentials=has_credentials)
 
 
@@ -108,7 +108,7 @@ class Responder:
             await asyncio.sleep(0)
             return
         if message["type"] == "http.response.start":
-            headers = self._complete(message["status"], list(message.get("headers", ())))
+            headers = self._complete(message["status"], message.get("headers", []))
             message = {**message, "headers": headers}
             if message["status"] == HTTPStatus.OK and self._may_have_etag(headers):
                 self._held = message

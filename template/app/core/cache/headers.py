@@ -17,8 +17,11 @@ _NOT_IN_304 = frozenset(
 
 def get(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
     """Return all values of a header, joined by commas, or None."""
-    values = [value for other, value in headers if other == name]
-    return b", ".join(values) if values else None
+    found = None
+    for other, value in headers:
+        if other == name:
+            found = value if found is None else b"%b, %b" % (found, value)
+    return found
 
 
 def items(value: bytes | None) -> list[bytes]:

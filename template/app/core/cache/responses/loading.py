@@ -20,7 +20,7 @@ from app.core.cache import headers as h
 from app.core.cache.conditional import CREDENTIAL_HEADERS, Responder, declared
 from app.core.cache.keys import ResponseKey, route_path
 from app.core.cache.policy import Policy
-from app.core.cache.responses.recorder import Client, Recorded, Recorder
+from app.core.cache.responses.recorder import Recorded, Recorder
 from app.core.cache.responses.rules import directives, is_shareable, storable, ttl_of
 from app.core.cache.store import Cache, Loaded, NotShareable, Outcome, Read
 from app.core.cache.store.entry import Entry
@@ -128,7 +128,8 @@ class ResponseLoader:
         return Recorder(
             self._app,
             partial(_keyed_scope, scope, request, self.state),
-            Client(receive, Responder(scope, send, forwarded).send),
+            receive,
+            Responder(scope, send, forwarded).send,
             is_shareable=may_record,
             max_bytes=self._max_bytes,
         )

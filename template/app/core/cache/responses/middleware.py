@@ -4,7 +4,7 @@ It answers GET and HEAD of routes whose policy has a `ttl_s`. This module answer
 process, and passes on the requests that are not for the cache; `loading.py` has the rest.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from http import HTTPStatus
 from math import floor
 from typing import NamedTuple
@@ -44,7 +44,6 @@ class ResponseCache:
     """ASGI middleware: answers from the cache; sends all other requests on.
 
     Args:
-        hosts: hosts whose responses are stored; empty for all hosts.
         max_response_bytes: a larger body is not stored.
     """
 
@@ -52,7 +51,6 @@ class ResponseCache:
         self,
         app: ASGIApp,
         *,
-        hosts: Collection[str] = (),
         max_response_bytes: int = 1024**2,
         store: Cache = cache,
     ) -> None:
@@ -61,7 +59,6 @@ class ResponseCache:
         # Known at the first request, when the application has all its routes.
         self._routes: RouteTable | None = None
         self._header_names: frozenset[bytes] = frozenset()
-        self._hosts = frozenset(host.lower() for host in hosts)
         self._store = store
         self._loader = ResponseLoader(app, store, max_bytes=max_response_bytes)
         self._variants = Variants()
@@ -102,12 +99,12 @@ class ResponseCache:
         for name, value in scope["headers"]:
             if name in self._header_names:
                 headers[name] = value if name not in headers else b"%b, %b" % (headers[name], value)
-        host = self._host(headers)
+        host = headers.get(b"host", b"").decode("latin-1").lower()
         # The body of a GET is not part of the key.
         has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
         is_anonymous = key.route.declaration.credentials.isdisjoint(headers)
-        if host is None or has_body or not is_anonymous:
-            reason = "host" if host is None else "body" if has_body else "credentials"
+        if not is_host(host) or has_body or not is_anonymous:
+            reason = "host" if not is_host(host) else "body" if has_body else "credentials"
             await self._bypass(reason, key.route, scope, receive, _with_tags(key, send))
             return
         base = name = f"response {scope['scheme']}://{host}{scope.get('root_path', '')}{key.text}"
@@ -147,12 +144,6 @@ class ResponseCache:
             status = (b"cache-status", b"app; fwd=bypass; detail=%b" % reason.encode())
             send = _with_headers(send, lambda _: [status])
         await self._uncached(scope, receive, send)
-
-    def _host(self, headers: dict[bytes, bytes]) -> str | None:
-        """Return the host in lower case; None when its responses are not stored."""
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        is_served = not self._hosts or not self._hosts.isdisjoint((host, host.rpartition(":")[0]))
-        return host if is_served and is_host(host) else None
 
 
 def parse(entry: Entry) -> Stored | None:

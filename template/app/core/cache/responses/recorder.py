@@ -24,18 +24,13 @@ class Recorded(NamedTuple):
     body: bytes
 
 
-class Client(NamedTuple):
-    """The client of a run; `send` completes the headers of a response that is forwarded."""
-
-    receive: Receive
-    send: Send
-
-
 class Recorder:
     """One run of the application.
 
     Args:
         scope: makes the request, reduced to the parts that are in the key.
+        receive: of the client.
+        send: to the client; completes the headers of a response that is forwarded.
         is_shareable: whether a response with this status and these headers may be recorded.
         max_bytes: a larger body is not recorded.
     """
@@ -44,14 +39,17 @@ class Recorder:
         self,
         app: ASGIApp,
         scope: Callable[[], Scope],
-        client: Client,
+        receive: Receive,
+        send: Send,
         *,
         is_shareable: Callable[[int, Headers], bool],
         max_bytes: int,
     ) -> None:
         self._app = app
         self._scope = scope
-        self._client: Client | None = client
+        self._from_client = receive
+        self._to_client = send
+        self._has_client = True
         self._is_shareable = is_shareable
         self._max_bytes = max_bytes
         self._has_sent_request = False
@@ -79,7 +77,7 @@ class Recorder:
     def leave(self) -> None:
         """Drop the client, unless this run is sending to it."""
         if not self._is_forwarded.is_set():
-            self._client = None
+            self._has_client = False
 
     async def _call(self) -> None:
         await self._app(self._scope(), self._receive, self._send)
@@ -90,16 +88,14 @@ class Recorder:
             return {"type": "http.request", "body": b"", "more_body": False}
         # Report a disconnect only when the response goes to this client.
         await self._is_forwarded.wait()
-        assert self._client is not None
-        while (message := await self._client.receive())["type"] != "http.disconnect":
+        while (message := await self._from_client())["type"] != "http.disconnect":
             pass
         return message
 
     async def _send(self, message: Message) -> None:
         """Record the message, or forward it to the client."""
         if self._is_forwarded.is_set():
-            assert self._client is not None
-            await self._client.send(message)
+            await self._to_client(message)
         elif message["type"] == "http.response.start":
             headers = [(name.lower(), value) for name, value in message.get("headers", ())]
             self._start = {**message, "headers": headers}
@@ -120,13 +116,13 @@ class Recorder:
         """Send the response to the client from now on, in this task."""
         assert self._run is not None
         self._recorded.set_exception(NotShareable())
-        if self._client is None:
+        if not self._has_client:
             # A stream may have no end.
             self._run.cancel()
             return
         self._is_forwarded.set()
-        await self._client.send(start)
-        await self._client.send(message)
+        await self._to_client(start)
+        await self._to_client(message)
 
     def _on_end(self, run: asyncio.Task[None]) -> None:
         error = None if run.cancelled() else run.exception()

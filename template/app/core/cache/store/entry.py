@@ -4,6 +4,7 @@ The encoded form starts with a version: an entry of a release with another form 
 """
 
 import struct
+from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 from time import time
 from typing import Any
@@ -22,6 +23,7 @@ class Freshness(Enum):
     EXPIRED = "expired"
 
 
+@dataclass(slots=True, eq=False)
 class Entry:
     """Bytes that were loaded at `loaded_at`, in seconds since 1970; durations are in seconds.
 
@@ -29,34 +31,19 @@ class Entry:
     this process.
     """
 
-    __slots__ = (
-        "body",
-        "loaded_at",
-        "meta",
-        "parsed",
-        "stale_if_error_s",
-        "stale_while_revalidate_s",
-        "ttl_s",
-    )
+    body: bytes
+    _: KW_ONLY
+    ttl_s: float
+    meta: bytes = b""
+    stale_while_revalidate_s: float = 0.0
+    stale_if_error_s: float = 0.0
+    loaded_at: float = field(default_factory=time)
+    parsed: Any = None
 
-    def __init__(
-        self,
-        body: bytes | memoryview,
-        *,
-        ttl_s: float,
-        meta: bytes | memoryview = b"",
-        stale_while_revalidate_s: float = 0.0,
-        stale_if_error_s: float = 0.0,
-        loaded_at: float | None = None,
-    ) -> None:
+    def __post_init__(self) -> None:
         # Copies: the bytes of an encoder can hold on to a much larger buffer.
-        self.body = bytes(memoryview(body))
-        self.meta = bytes(memoryview(meta))
-        self.loaded_at = time() if loaded_at is None else loaded_at
-        self.ttl_s = ttl_s
-        self.stale_while_revalidate_s = stale_while_revalidate_s
-        self.stale_if_error_s = stale_if_error_s
-        self.parsed: Any = None
+        self.body = bytes(memoryview(self.body))
+        self.meta = bytes(memoryview(self.meta))
 
     @property
     def lifetime_s(self) -> float:
@@ -105,11 +92,9 @@ def decode(raw: bytes, seal: bytes | None = b"") -> Entry | None:
     end = begin + size
     if len(raw) < end or (seal is not None and raw[_HEAD.size : begin] != seal):
         return None
-    # A view: the entry makes the one copy.
-    view = memoryview(raw)
     return Entry(
-        view[end:],
-        meta=view[begin:end],
+        raw[end:],
+        meta=raw[begin:end],
         loaded_at=loaded_at,
         ttl_s=ttl_s,
         stale_while_revalidate_s=while_revalidate_s,

@@ -75,7 +75,6 @@ class Server:
         # Tags whose invalidation is not confirmed; shared entries with them are not read. Each
         # value is a new object, by which `_deliver` recognises a repeated invalidation.
         self._undelivered: dict[str, object] = {}
-        self._reported: Counter[tuple[str, str]] = Counter()
 
     def open(self, settings: CacheSettings) -> None:
         """Begin to connect and to listen, without waiting."""
@@ -168,12 +167,6 @@ class Server:
                     logger.warning("cache: not used for %g s: %s", self._retry_after_s, reason)
         return None
 
-    async def total_counts(self) -> dict[str, int]:
-        """Return the counts of all workers since the server started, by level and outcome."""
-        replies = await self.attempt(("HGETALL", self.name("counts")))
-        found: dict[bytes, bytes] = replies[0] if replies else {}
-        return {outcome.decode(): int(count) for outcome, count in sorted(found.items())}
-
     def name(self, *parts: str) -> str:
         """Return the name of a key or channel."""
         return ":".join((self._prefix, *parts))
@@ -212,7 +205,7 @@ class Server:
             )
 
     async def _beat(self) -> None:
-        """Every `HEARTBEAT_S`: ping, deliver, extend `trusted_until`, report; until cancelled."""
+        """Every `HEARTBEAT_S`: ping, deliver, extend `trusted_until`; until cancelled."""
         while True:
             asked = time.monotonic()
             losses = self._losses
@@ -225,7 +218,6 @@ class Server:
                     if self._losses == losses:
                         # Replies keep their order: all messages before these have been handled.
                         self._local.trusted_until = asked + TRUST_S
-                    await self._report()
             except Exception:
                 logger.exception("cache: the heartbeat failed")
             await asyncio.sleep(HEARTBEAT_S)
@@ -251,14 +243,6 @@ class Server:
         self._losses += 1
         self._local.trusted_until = 0.0
         self._local.clear()
-
-    async def _report(self) -> None:
-        """Add the counts of this worker to the counts of all workers."""
-        new = self._counts - self._reported
-        name = self.name("counts")
-        added = [("HINCRBY", name, " ".join(counted), count) for counted, count in new.items()]
-        if added and await self.attempt(*added) is not None:
-            self._reported += new
 
 
 def slower(round_trips_s: Collection[float], loads_s: Collection[float]) -> bool:
