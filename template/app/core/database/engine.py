@@ -26,9 +26,9 @@ from app.core.database.errors import (
 )
 from app.core.database.gate import Gate
 from app.core.database.prepared import Prepared, Row
-from app.core.database.queries import collect_statement
 from app.core.database.settings import DatabaseSettings, read_again
 from app.core.http.problems import Problem, Unavailable
+from app.core.operations.activity import add_statement
 
 Part = TypeVar("Part")
 # Awaits the rows of a statement that runs on the connection.
@@ -131,7 +131,7 @@ class Database:
     ) -> list[Row]:
         """Run a prepared statement; raises a `Problem`, or SQLAlchemy's error."""
         driver: Any = connection.driver_connection
-        collect_statement(statement.sql)
+        add_statement(statement.sql)
         try:
             return await statement.fetch(driver, values)
         except DRIVER_ERRORS as error:
@@ -222,7 +222,7 @@ class Database:
 
         @event.listens_for(engine.sync_engine, "before_cursor_execute")
         def collect(_connection: Any, _dbapi: Any, sql: str, *_: Any) -> None:
-            collect_statement(sql)
+            add_statement(sql)
 
         @event.listens_for(engine.sync_engine, "handle_error")
         def explain(context: ExceptionContext) -> Problem | None:

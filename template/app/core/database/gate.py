@@ -8,8 +8,10 @@ gate always finds a free connection in the pool.
 import asyncio
 from collections import deque
 from contextvars import ContextVar
+from time import perf_counter
 
 from app.core.http.problems import Busy
+from app.core.operations.activity import add_pool_wait
 
 
 class Gate:
@@ -32,6 +34,7 @@ class Gate:
         if self._free:
             self._free -= 1
             return
+        started_s = perf_counter()
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         # Not `asyncio.timeout` and `asyncio.Semaphore`, which cost three times as much.
@@ -48,6 +51,7 @@ class Gate:
             raise
         finally:
             timer.cancel()
+            add_pool_wait(perf_counter() - started_s)
 
     def _time_out(self, turn: asyncio.Future[None]) -> None:
         if not turn.done():

@@ -23,6 +23,7 @@ from app.core.cache.responses.rules import normalised
 from app.core.cache.store import Cache, Outcome, cache
 from app.core.cache.store.entry import Entry
 from app.core.http.body_limit import is_host
+from app.core.operations.activity import set_cache_result
 
 _READ_HERE = frozenset(
     (b"host", b"if-none-match", b"cache-control", b"content-length", b"transfer-encoding")
@@ -116,6 +117,7 @@ class ResponseCache:
         entry = self._store.local.fresh(name, key.tags)
         if entry is not None and (entry.parsed or parse(entry)):
             self._store.counts["local", "hit"] += 1
+            set_cache_result(Outcome.HIT)
             await send_stored(entry, Outcome.HIT, scope, headers, send)
             return
         if variant and not self._variants.admit(base, variant, key.route.policy):
@@ -125,6 +127,7 @@ class ResponseCache:
         read, own = await self._loader.read(request, scope, receive, send)
         if read is None:
             return
+        set_cache_result(read.outcome)
         if own is not None:
             # With the headers of this request, which are not stored.
             status = b"app; fwd=miss; stored" if read.is_stored else b"app; fwd=miss"
@@ -141,6 +144,7 @@ class ResponseCache:
         """Let the application answer this client alone; count the reason, and tell the client."""
         if route.policy.ttl_s:
             self._store.counts["response", f"bypass-{reason}"] += 1
+            set_cache_result("bypass")
             status = (b"cache-status", b"app; fwd=bypass; detail=%b" % reason.encode())
             send = _with_headers(send, lambda _: [status])
         await self._uncached(scope, receive, send)

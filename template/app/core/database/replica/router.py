@@ -12,12 +12,12 @@ from sqlalchemy.exc import DBAPIError
 from app.core.database.engine import Database
 from app.core.database.errors import Disconnected
 from app.core.database.gate import Gate
-from app.core.database.queries import collect_statement
 from app.core.database.replica.consistency import current, is_fresh
 from app.core.database.replica.decisions import Failure, Route, failure_of, goes_on, route
 from app.core.database.replica.monitor import Monitor
 from app.core.database.replica.settings import ReplicaSettings
 from app.core.http.problems import Unavailable
+from app.core.operations.activity import add_statement
 
 Result = TypeVar("Result")
 
@@ -120,7 +120,7 @@ class Replica:
             return
         consistency = current()
         consistency.has_written = True
-        collect_statement(_POSITION)
+        add_statement(_POSITION)
         try:
             consistency.commit = await driver.fetchval(_POSITION, timeout=_POSITION_TIMEOUT_S)
         except Exception as error:

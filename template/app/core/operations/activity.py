@@ -1,0 +1,57 @@
+"""The account of the current request, job or load of the cache: one object in one variable."""
+
+from collections.abc import MutableMapping
+from contextvars import ContextVar
+from typing import Any
+
+
+class Activity:
+    """What one request, job or load does; it adds to the account of the `outer` one as well.
+
+    Attributes:
+        request_id: empty in a load of the cache, because other requests share its result.
+        scope: the request, for log lines; None outside of a request.
+        queries: the number of statements that were sent.
+        pool_wait_s: the time that tasks waited for connections.
+        cache: the result of the response cache, or empty.
+    """
+
+    __slots__ = ("cache", "outer", "pool_wait_s", "queries", "request_id", "scope")
+
+    def __init__(self, request_id: str = "", scope: MutableMapping[str, Any] | None = None) -> None:
+        self.outer = current.get()
+        self.request_id = request_id
+        self.scope = scope
+        self.queries = 0
+        self.pool_wait_s = 0.0
+        self.cache = ""
+
+    def sent(self, _sql: str) -> None:
+        self.queries += 1
+
+
+# Each request has an account of its own; tasks that it starts inherit it.
+current: ContextVar[Activity | None] = ContextVar("activity", default=None)
+
+
+def add_statement(sql: str) -> None:
+    """Count a statement that is about to be sent."""
+    activity = current.get()
+    while activity is not None:
+        activity.sent(sql)
+        activity = activity.outer
+
+
+def add_pool_wait(duration_s: float) -> None:
+    """Add the time of a wait for a connection."""
+    activity = current.get()
+    while activity is not None:
+        activity.pool_wait_s += duration_s
+        activity = activity.outer
+
+
+def set_cache_result(result: str) -> None:
+    """Note the result of the response cache."""
+    activity = current.get()
+    if activity is not None:
+        activity.cache = result

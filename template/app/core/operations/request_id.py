@@ -1,0 +1,28 @@
+"""The id of a request, by which its log lines, problem documents and jobs are found."""
+
+import os
+import re
+from collections.abc import Iterable
+
+from app.core.operations.activity import current as current_activity
+
+HEADER = b"x-request-id"
+_is_well_formed = re.compile(rb"[A-Za-z0-9._-]{1,64}").fullmatch
+
+
+def current() -> str:
+    """Return the id of the current request, or of the request that enqueued the current job.
+
+    It is empty elsewhere, and in a load of the cache: an id must not shape a shared response.
+    """
+    activity = current_activity.get()
+    return "" if activity is None else activity.request_id
+
+
+def of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the well-formed id of a single `X-Request-ID`, or a new id of 32 hex digits."""
+    sent = [value for name, value in headers if name == HEADER]
+    if len(sent) == 1 and _is_well_formed(sent[0]):
+        return sent[0].decode()
+    # Not from a generator with a state, which forked workers would share.
+    return os.urandom(16).hex()
