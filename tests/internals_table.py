@@ -66,6 +66,7 @@ TESTS: dict[str, Needs] = {
     "test_concurrency.py": Needs(),
     "test_database.py": Needs(by=("read_replica",)),
     "test_dev.py": Needs(by=("cache_backend", "background_jobs")),
+    "test_edge.py": Needs(only=CACHED),
     "test_errors.py": Needs(by=("read_replica",)),
     "test_example.py": Needs(only=CACHED | {"example": (True,)}),
     "test_gate.py": Needs(),

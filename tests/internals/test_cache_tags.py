@@ -99,9 +99,7 @@ async def test_a_response_that_is_not_stored_here_has_its_tags_for_the_cdn() -> 
 
     app.add_middleware(ResponseCache, max_response_bytes=10, store=Cache())
     async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
-        for host in ("kept.example", "no host"):
-            headers = (await client.get("/large", headers={"Host": host})).headers
-            assert headers["cache-tag"] == "all", host
+        assert (await client.get("/large")).headers["cache-tag"] == "all"
 
 
 def test_a_default_that_no_tag_can_contain_stops_the_start() -> None:

@@ -1,4 +1,4 @@
-"""Lists in variables: `a,b` and JSON, from the environment and from files, for the team's own fields as well."""
+"""Lists in variables: `a,b` and JSON, from files as well, and in the team's own fields."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Network

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
 from app.core.http import problems
+from app.core.http.hosts import Hosts
 from app.core.http.static_files import NoStaticFile, mount, publish, static_url
 from app.core.operations.settings import ConfigurationError
 from tests.internals.commands import run
@@ -202,6 +203,18 @@ async def test_without_a_directory_clients_ask_again_each_time(
     assert (first.text, second.text) == (CSS, "body {}")
     assert second.headers["Cache-Control"] == "max-age=0, public"
     assert outside.status_code == 404
+
+
+async def test_a_prefix_of_the_proxy_is_part_of_each_name(published: Path) -> None:
+    app = FastAPI()
+    await asyncio.to_thread(mount, app, published, root_path="/shop")
+    hosts = Hosts(app, allowed=(), root_path="/shop")
+    async with AsyncClient(transport=ASGITransport(hosts), base_url="http://test") as client:
+        # As the proxy sends it.
+        response = await client.get(f"/static/{SITE}")
+
+    assert static_url("css/site.css") == f"/shop/static/{SITE}"
+    assert response.text == CSS
 
 
 def test_a_directory_that_was_not_published_stops_the_start(tmp_path: Path) -> None:

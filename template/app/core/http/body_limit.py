@@ -1,21 +1,13 @@
-"""Refuse requests before they cost work: a malformed `Host`, and bodies that are too large."""
+"""Refuse bodies that are too large, before they cost work."""
 
-import re
 from collections.abc import Mapping
-from functools import lru_cache
-from http import HTTPStatus
-from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.http.problems import problem_response
-
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[\w.-]{1,253})(:\d+)?", re.ASCII | re.IGNORECASE)
-
 
 class RequestLimits:
-    """ASGI middleware: 400 for a malformed `Host`; 413 and 415 when an endpoint reads the body.
+    """ASGI middleware: 413 and 415 when an endpoint reads the body.
 
     A body has at most `max_body_bytes`, and JSON at most `max_json_values`: a megabyte of wrong
     values would hold the event loop for a second.
@@ -30,10 +22,6 @@ class RequestLimits:
         if scope["type"] == "http":
             # The first header of each name, which Starlette reads as well.
             headers = dict(reversed(scope["headers"]))
-            if b"host" in headers and not is_host(headers[b"host"].decode("latin-1")):
-                response = problem_response(HTTPStatus.BAD_REQUEST, "The header Host is malformed.")
-                await response(scope, receive, send)
-                return
             # In HTTP/1 a request without either header has no body.
             is_announced = b"content-length" in headers or b"transfer-encoding" in headers
             if is_announced or not scope["http_version"].startswith("1"):
@@ -71,18 +59,6 @@ class RequestLimits:
             return message
 
         return limited
-
-
-# A service has few hosts, and a lookup is ten times as fast.
-@lru_cache(maxsize=64)
-def is_host(value: str) -> bool:
-    """Return whether a `Host` header may have this value: a name or an address, and a port."""
-    if _HOST.fullmatch(value) is None:
-        return False
-    try:
-        return urlsplit(f"//{value}").port != 0
-    except ValueError:
-        return False
 
 
 def has_more_values(document: bytes, most: int) -> bool:

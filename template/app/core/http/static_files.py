@@ -28,7 +28,7 @@ MANIFEST = "staticfiles.json"
 # The library's own pattern asks for a suffix.
 _HASHED_NAME = re.compile(r"\.[0-9a-f]{12}(\.[^./]+)?$")
 
-_names: dict[str, str] = {}
+_urls: dict[str, str] = {}
 
 
 class NoStaticFile(LookupError):
@@ -42,32 +42,38 @@ def static_url(name: str) -> str:
         NoStaticFile: when there was no such file at start-up.
     """
     try:
-        return f"{URL}/{quote(_names[name])}"
+        return _urls[name]
     except KeyError:
         raise NoStaticFile(f"There was no static file {name!r} at start-up.") from None
 
 
-def mount(app: FastAPI, directory: Path | None, source: Path = SOURCE) -> None:
+def mount(
+    app: FastAPI, directory: Path | None, source: Path = SOURCE, *, root_path: str = ""
+) -> None:
     """Serve the files that `publish` wrote to `directory`; without one, those of `source`.
+
+    `root_path` is the prefix that a proxy removes from each path.
 
     Raises:
         ConfigurationError: when `directory` was not written by `publish`.
     """
-    _names.clear()
     if directory:
         try:
-            _names.update(_read_manifest(directory))
+            names = _read_manifest(directory)
         except (OSError, ValueError) as error:
             raise ConfigurationError(
                 f"STATIC_DIRECTORY: {directory} was not written by `python -m app static`: {error}"
             ) from None
     else:
         paths = (path.relative_to(source) for path in source.rglob("*") if path.is_file())
-        _names.update((path.as_posix(), path.as_posix()) for path in paths)
+        names = {path.as_posix(): path.as_posix() for path in paths}
+    prefix = f"{root_path}{URL}"
+    _urls.clear()
+    _urls.update((name, f"{prefix}/{quote(path)}") for name, path in names.items())
     files = ServeStaticASGI(
         _not_found,
         root=directory or source,
-        prefix=URL,
+        prefix=prefix,
         autorefresh=directory is None,
         max_age=0,
         immutable_file_test=lambda _, url: bool(directory and _HASHED_NAME.search(url)),

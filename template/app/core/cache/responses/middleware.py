@@ -22,7 +22,6 @@ from app.core.cache.responses.loading import KeyedRequest, ResponseLoader, Varia
 from app.core.cache.responses.rules import normalised
 from app.core.cache.store import Cache, Outcome, cache
 from app.core.cache.store.entry import Entry
-from app.core.http.body_limit import is_host
 from app.core.operations.activity import set_cache_result
 
 _READ_HERE = frozenset(
@@ -100,12 +99,13 @@ class ResponseCache:
         for name, value in scope["headers"]:
             if name in self._header_names:
                 headers[name] = value if name not in headers else b"%b, %b" % (headers[name], value)
+        # Well-formed, and a host of this service: `Hosts` is outside.
         host = headers.get(b"host", b"").decode("latin-1").lower()
         # The body of a GET is not part of the key.
         has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
         is_anonymous = key.route.declaration.credentials.isdisjoint(headers)
-        if not is_host(host) or has_body or not is_anonymous:
-            reason = "host" if not is_host(host) else "body" if has_body else "credentials"
+        if not host or has_body or not is_anonymous:
+            reason = "host" if not host else "body" if has_body else "credentials"
             await self._bypass(reason, key.route, scope, receive, _with_tags(key, send))
             return
         base = name = f"response {scope['scheme']}://{host}{scope.get('root_path', '')}{key.text}"

@@ -1,0 +1,67 @@
+"""Settings of the edge: hosts, the prefix of a proxy, CORS, security headers and documentation."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings
+
+from app.core.http.hosts import host_name
+
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def _host(value: str) -> str:
+    name = value.lower().removesuffix(".")
+    if host_name(name.removeprefix("*.").encode()) != name.removeprefix("*."):
+        raise ValueError("expected `api.example.org` or `*.example.org`, without scheme and port")
+    return name
+
+
+def _origin(value: str) -> str:
+    scheme, _, authority = value.partition("://")
+    is_default = authority.endswith(_DEFAULT_PORTS.get(scheme, "://"))
+    if value != "*" and (is_default or not value.islower() or not host_name(authority.encode())):
+        raise ValueError("expected `https://app.example.org`, as browsers send it, or `*`")
+    return value
+
+
+def _prefix(value: str) -> str:
+    if not re.fullmatch(r"(/[\w~-][\w.~-]*)*", value, re.ASCII):
+        raise ValueError("expected `/shop`, without a slash at the end")
+    return value
+
+
+class EdgeSettings(BaseSettings):
+    allowed_hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = Field(
+        (),
+        description="Hosts of the service: `api.example.org,*.example.net`; any other is answered "
+        "with 400. Empty for all.",
+    )
+    root_path: Annotated[str, AfterValidator(_prefix)] = Field(
+        "", description="Prefix that the proxy removes from each path: `/shop`."
+    )
+    cors_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = Field(
+        (),
+        description="Web sites whose scripts may read responses: `https://app.example.org`; `*` "
+        "for all sites. Empty for none.",
+    )
+    cors_credentials: bool = Field(
+        False, description="Whether these scripts may send the cookies of the browser."
+    )
+    hsts_max_age_s: int = Field(
+        0,
+        ge=0,
+        le=10**8,
+        description="How long browsers use HTTPS alone, sent over HTTPS; 0 does not send it.",
+    )
+    docs: bool = Field(
+        False, description="Whether `/docs`, `/redoc` and `/openapi.json` are served."
+    )
+
+    @field_validator("cors_credentials")
+    @classmethod
+    def _named(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and "*" in info.data.get("cors_origins", ()):
+            raise ValueError("needs CORS_ORIGINS that name each origin, without `*`")
+        return value
