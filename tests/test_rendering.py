@@ -132,7 +132,7 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
                 f"app/core/cache/store/{name}.py"
                 for name in ("__init__", "cache", "connection", "entry", "local", "server", "valkey")
             ),
-            "app/core/cache/settings.py",
+            "app/core/operations/cache_settings.py",
             "app/core/operations/redis_url.py",
             "dev/valkey.py",
             "tests/users/test_users_cache.py",

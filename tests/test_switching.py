@@ -48,7 +48,7 @@ SWITCHES = {
             "from app.core.cache import cached": "cached",
             "from app.core.cache.store.valkey import SharedCache": "app.core.cache.store.valkey",
             "from app.core.cache import public": "",
-            "from ..core.cache.settings import CacheSettings": "app.core.cache.settings",
+            "from ..core.cache.tags import fill": "app.core.cache.tags",
         },
         "services/orders",
     ),

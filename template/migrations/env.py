@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 # The routers import every model, for `--autogenerate`.
 import app.api  # noqa: F401
 from app.core.database import Base
+from app.core.database.address import asyncpg_url
 from app.settings import get_settings
 
 # The key of the advisory lock of this database: the letters of "alembic".
@@ -80,7 +81,7 @@ async def wait_for_turn(turn: AsyncConnection) -> None:
 async def connect() -> None:
     settings = get_settings()
     engine = create_async_engine(
-        settings.sqlalchemy_url(),
+        asyncpg_url(settings.database_url),
         poolclass=pool.NullPool,
         connect_args={"timeout": settings.database_connect_timeout_s},
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app.core.database.address import asyncpg_url
 from app.core.operations.check import require_address
 from app.core.operations.settings import ConfigurationError, CoreSettings, load
 
@@ -156,6 +157,6 @@ def test_a_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) ->
 def test_urls_of_any_spelling_lead_to_asyncpg(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", f"{scheme}://app@db/app?sslmode=require")
 
-    url = load(CoreSettings).sqlalchemy_url()
+    url = asyncpg_url(load(CoreSettings).database_url)
 
     assert url.render_as_string() == "postgresql+asyncpg://app@db/app?ssl=require"

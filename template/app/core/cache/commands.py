@@ -4,8 +4,8 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from app.core.cache.settings import CacheSettings
 from app.core.cache.store import cache
+from app.core.operations.cache_settings import CacheSettings
 
 USAGE = "cache: use `show KEY` or `invalidate TAG...`."
 # The part of a body that is shown.

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util.concurrency import await_, greenlet_spawn, in_greenlet
 
+from app.core.database.address import asyncpg_url, read_again
 from app.core.database.errors import (
     DRIVER_ERRORS,
     OUTDATED,
@@ -26,9 +27,9 @@ from app.core.database.errors import (
 )
 from app.core.database.gate import Gate
 from app.core.database.prepared import Prepared, Row
-from app.core.database.settings import DatabaseSettings, read_again
 from app.core.http.problems import Problem, Unavailable
 from app.core.operations.activity import add_statement
+from app.core.operations.database_settings import DatabaseSettings
 
 Part = TypeVar("Part")
 # Awaits the rows of a statement that runs on the connection.
@@ -64,7 +65,7 @@ class Database:
         read from it again when the server refuses the role or the password.
         """
         self._engine = create_async_engine(
-            settings.sqlalchemy_url(),
+            asyncpg_url(settings.database_url),
             pool_size=pool_size,
             # Under load, overflow connections are opened and closed all the time: 1.5x slower.
             max_overflow=0,

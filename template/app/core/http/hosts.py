@@ -1,16 +1,13 @@
 """The `Host` of a request: well-formed, and one that this service has."""
 
-import re
 from collections.abc import Collection
-from functools import lru_cache
 from http import HTTPStatus
-from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.http.problems import problem_response
+from app.core.operations.edge_settings import host_name
 
-_HOST = re.compile(r"(?!.{260})(\[[0-9a-f:.]+\]|[\w-]+(?:\.[\w-]+)*\.?)(:\d+)?", re.ASCII)
 # An orchestrator names the address of the instance, and HAProxy nothing.
 _PROBES = frozenset(("/livez", "/readyz"))
 
@@ -54,17 +51,3 @@ class Hosts:
 
     def _allows(self, name: str) -> bool:
         return self.allows_all or name in self.names or name.endswith(self.suffixes)
-
-
-# A service has few hosts, and a lookup is ten times as fast.
-@lru_cache(maxsize=64)
-def host_name(value: bytes) -> str | None:
-    """Return the name or address in a `Host` header, in lower case; None when it is malformed."""
-    text = value.decode("latin-1").lower()
-    match = _HOST.fullmatch(text)
-    try:
-        if match is None or urlsplit(f"//{text}").port == 0:
-            return None
-    except ValueError:
-        return None
-    return match[1].removesuffix(".")

@@ -12,7 +12,7 @@ from logging import getLogger
 from typing import Any, ParamSpec
 
 from app.core.http.problems import Unavailable
-from app.core.jobs.settings import JobsSettings
+from app.core.operations.jobs_settings import JobsSettings
 
 P = ParamSpec("P")
 Job = Coroutine[Any, Any, None]

@@ -12,7 +12,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from app.core.http.problems import Unavailable
-from app.core.jobs.settings import JobsSettings
+from app.core.operations.jobs_settings import JobsSettings
 
 P = ParamSpec("P")
 Job = Coroutine[Any, Any, None]

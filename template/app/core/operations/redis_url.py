@@ -5,6 +5,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, RedisDsn, SecretStr, TypeAdapter, ValidationError
 
+from app.core.operations.urls import ESCAPES, is_well_escaped
+
 FORM = "expected redis://:password@host:6379/0, or rediss:// for TLS"
 CERTIFICATES = ("none", "optional", "required")
 
@@ -16,6 +18,8 @@ def _is_redis_url(value: SecretStr) -> SecretStr:
     except ValidationError as error:
         reason = error.errors()[0].get("ctx", {}).get("error", "another scheme")
         raise ValueError(f"{FORM}; {reason}") from None
+    if not is_well_escaped(value.get_secret_value()):
+        raise ValueError(f"{FORM}; {ESCAPES}")
     if not (url.path or "/0")[1:].isdecimal():
         raise ValueError(f"{FORM}; the path is the number of a database")
     if url.port == 0 or url.fragment is not None:

@@ -22,9 +22,9 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from app.core.cache.settings import CacheSettings
 from app.core.cache.store.connection import Command, MultiplexedConnection, Refusal
 from app.core.cache.store.local import EVERYTHING, LocalCache
+from app.core.operations.cache_settings import CacheSettings
 
 # Seconds between heartbeats, and seconds for which one answer is valid.
 HEARTBEAT_S = 0.5

@@ -18,8 +18,8 @@ from sqlalchemy import Label, event, literal_column, select
 from app.core.database.engine import Database
 from app.core.database.prepared import PreparedRead
 from app.core.database.replica.decisions import Lag, problem_of
-from app.core.database.replica.settings import ReplicaSettings
 from app.core.http.problems import Unavailable
+from app.core.operations.replica_settings import ReplicaSettings
 
 logger = getLogger(__name__)
 

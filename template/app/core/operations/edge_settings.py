@@ -1,14 +1,29 @@
 """Settings of the edge: hosts, the prefix of a proxy, CORS, security headers and documentation."""
 
 import re
+from functools import lru_cache
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
 
-from app.core.http.hosts import host_name
-
+_HOST = re.compile(r"(?!.{260})(\[[0-9a-f:.]+\]|[\w-]+(?:\.[\w-]+)*\.?)(:\d+)?", re.ASCII)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+# A service has few hosts, and a lookup is ten times as fast.
+@lru_cache(maxsize=64)
+def host_name(value: bytes) -> str | None:
+    """Return the name or address in a `Host` header, in lower case; None when it is malformed."""
+    text = value.decode("latin-1").lower()
+    match = _HOST.fullmatch(text)
+    try:
+        if match is None or urlsplit(f"//{text}").port == 0:
+            return None
+    except ValueError:
+        return None
+    return match[1].removesuffix(".")
 
 
 def _host(value: str) -> str:

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
-from app.core.database.settings import DatabaseSettings, PostgresUrl
 from app.core.operations.capacity import CapacityError, Plan
+from app.core.operations.database_settings import DatabaseSettings, PostgresUrl
 
 
 class ReplicaSettings(DatabaseSettings):
