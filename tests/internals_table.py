@@ -88,6 +88,7 @@ TESTS: dict[str, Needs] = {
     "test_server.py": Needs(),
     "test_serving.py": Needs(),
     "test_settings.py": Needs(),
+    "test_wrong_settings.py": Needs(only=VALKEY | CELERY | REPLICA),
     "test_static_files.py": Needs(only={"static_files": (True,)}),
     "test_two_instances.py": Needs(only=VALKEY | {"example": (True,)}),
 }

@@ -13,7 +13,7 @@ SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"
 # As SQLAlchemy reads it, which costs a second to import.
 _URL = re.compile(
     r"postgres(?:ql)?(?:\+\w+)?://(?:[^:/@]*(?::[^@]*)?@)?"
-    r"(?:\[[0-9a-fA-F:.]+\]|(?P<host>[\w.-]+))?(?::(?P<port>\d+))?/[^?]+(?:\?(?P<query>.*))?"
+    r"(?:\[[0-9a-fA-F:.]+\]|(?P<host>[\w.-]+))?(?::(?P<port>\d+))?/[^?#/]+(?:\?(?P<query>.*))?"
 )
 
 

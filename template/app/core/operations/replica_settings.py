@@ -4,6 +4,7 @@ from pydantic import Field
 
 from app.core.operations.capacity import CapacityError, Plan
 from app.core.operations.database_settings import DatabaseSettings, PostgresUrl
+from app.core.operations.durations import Seconds
 
 
 class ReplicaSettings(DatabaseSettings):
@@ -11,7 +12,7 @@ class ReplicaSettings(DatabaseSettings):
         None,
         description="The read replica, as `DATABASE_URL`; if empty, the primary serves all reads.",
     )
-    database_replica_max_lag_s: float = Field(
+    database_replica_max_lag_s: Seconds = Field(
         5.0, ge=1, description="Maximum lag of the replica; with more lag it gets no reads."
     )
 
