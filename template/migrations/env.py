@@ -85,6 +85,11 @@ async def connect() -> None:
         poolclass=pool.NullPool,
         connect_args={"timeout": settings.database_connect_timeout_s},
     )
+    try:
+        await (await engine.connect()).close()
+    except (OSError, DBAPIError) as error:
+        reason = getattr(error, "orig", error)
+        raise CommandError(f"DATABASE_URL: cannot connect: {reason}") from error
     async with engine.connect() as turn:
         await wait_for_turn(turn)
         async with engine.connect() as connection:

@@ -199,6 +199,14 @@ def test_a_command_that_refuses_settings_shows_no_secret(command: str) -> None:
     assert CANARY not in process.stdout + process.stderr
 
 
+def test_migrations_without_a_database_say_so_and_show_no_secret() -> None:
+    process = run("migrate", **with_canaries())
+
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith("DATABASE_URL: cannot connect: ")
+    assert CANARY not in process.stdout + process.stderr
+
+
 def test_the_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in with_canaries().items():
         monkeypatch.setenv(name, value)
