@@ -1,14 +1,19 @@
 """gunicorn's configuration, from the same settings and the same capacity plan as the pools."""
 
+from logging import getLogger
 from pathlib import Path
 
+from gunicorn.glogging import Logger
+
 from app.core.operations.check import require_address, require_valid_policies
+from app.core.operations.logs import configure_logging
 from app.core.operations.server import GRACEFUL_TIMEOUT_S
 from app.settings import get_settings
 
 settings = get_settings()
 plan = settings.plan()
-print(plan, flush=True)
+configure_logging(settings.log_level, settings.log_format)
+getLogger("app.capacity").info("%s", plan)
 
 require_address(settings.host)
 host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -31,6 +36,14 @@ worker_tmp_dir = str(shared_memory) if shared_memory.is_dir() else None
 control_socket_disable = True
 # The proxy in front writes one; here it costs a fifth of the requests.
 accesslog = None
+
+
+class logger_class(Logger):
+    """Logs as the application does, from where gunicorn passes it on to uvicorn."""
+
+    def setup(self, cfg: object) -> None:
+        super().setup(cfg)
+        self.error_log.handlers = getLogger().handlers
 
 
 def on_starting(_: object) -> None:

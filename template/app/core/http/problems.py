@@ -13,6 +13,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from app.core.operations import request_id
+
 # Without a limit, a request of many unknown fields gets a larger response.
 MAX_FIELDS = 20
 
@@ -64,6 +66,8 @@ class ProblemDocument(BaseModel):
     title: str
     status: int
     detail: str
+    # Not in a response that the cache shares.
+    request_id: str = ""
 
 
 _CONTENT = {"application/problem+json": {"schema": ProblemDocument.model_json_schema()}}
@@ -90,6 +94,8 @@ def problem_response(
         "status": status,
         "detail": detail or HTTPStatus(status).description or HTTPStatus(status).phrase,
     }
+    if identifier := request_id.current():
+        body["request_id"] = identifier
     return Response(
         orjson.dumps(body | members),
         status_code=status,

@@ -4,6 +4,9 @@ from collections.abc import MutableMapping
 from contextvars import ContextVar
 from typing import Any
 
+# The longest path in a log line.
+MAX_PATH_CHARS = 256
+
 
 class Activity:
     """What one request, job or load does; it adds to the account of the `outer` one as well.
@@ -28,6 +31,13 @@ class Activity:
 
     def sent(self, _sql: str) -> None:
         self.queries += 1
+
+    @property
+    def route(self) -> str:
+        """The template of the route, or `unmatched`: a label, of which there are few."""
+        scope = self.scope or {}
+        route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
+        return getattr(route, "path", "unmatched")
 
 
 # Each request has an account of its own; tasks that it starts inherit it.
@@ -55,3 +65,21 @@ def set_cache_result(result: str) -> None:
     activity = current.get()
     if activity is not None:
         activity.cache = result
+
+
+def log_fields() -> dict[str, str]:
+    """Return the fields of log lines that belong to a request or to its job; empty elsewhere.
+
+    Those of a load of the cache are of the request that began it.
+    """
+    activity = current.get()
+    while activity is not None and not activity.request_id:
+        activity = activity.outer
+    if activity is None:
+        return {}
+    fields = {"request_id": activity.request_id}
+    if (scope := activity.scope) is not None:
+        fields["method"] = scope.get("method", scope["type"])
+        fields["route"] = activity.route
+        fields["path"] = scope["path"][:MAX_PATH_CHARS]
+    return fields

@@ -1,9 +1,130 @@
-"""Logging: one line for each record on standard error, for the platform to collect."""
+"""Logging: each record is one line on standard output, in JSON or as text for people.
+
+A line names the request that it belongs to, without its query string, headers and body.
+"""
 
 import logging
+import sys
+import threading
+from datetime import UTC, datetime
+from json import dumps
+from typing import Any, Literal
+
+import orjson
+
+from app.core.operations.activity import log_fields
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+LogFormat = Literal["json", "text"]
+
+# Collectors split or drop long lines: a longer text loses its middle.
+MAX_TEXT_CHARS = 8 * 1024
+MAX_LINE_BYTES = 64 * 1024
+# When a line is longer, or a value of `extra` has no JSON form.
+MAX_VALUE_CHARS = 256
+
+# Attributes of every record, and uvicorn's; all others are fields of `extra`.
+_STANDARD = {*vars(logging.makeLogRecord({})), "asctime", "color_message", "message", "taskName"}
 
 
-def configure_logging(level: str) -> None:
-    """Log the records of `app` from `level` up, and those of libraries from WARNING up."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("app").setLevel(level)
+def configure_logging(level: str, form: LogFormat) -> None:
+    """Log `app` and the server from `level` up, other libraries and warnings from WARNING up.
+
+    Uncaught errors are logged too. A root logger that has handlers keeps them, and gets no other.
+    """
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    logging.basicConfig(handlers=[handler])
+    for name in ("app", "uvicorn"):
+        logging.getLogger(name).setLevel(level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        # uvicorn's access log has query strings; telemetry writes another one.
+        logger.propagate = name != "uvicorn.access"
+    logging.captureWarnings(True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda args: _log_uncaught(*args[:3])
+
+
+def _log_uncaught(*exc_info: Any) -> None:
+    logging.getLogger("app").critical("Uncaught error", exc_info=exc_info)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object; the fields of `extra` follow those of the record and of the request."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "timestamp": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": _message(record),
+            **log_fields(),
+        }
+        if traceback := _traceback(self, record):
+            fields["exception"] = traceback
+        extra = _extra(record)
+        try:
+            line = _json(fields | extra | fields)
+        except TypeError:
+            line = b""
+        if not 0 < len(line) <= MAX_LINE_BYTES:
+            shown = {_text(name): _text(value, MAX_VALUE_CHARS) for name, value in extra.items()}
+            line = _json(fields | shown | fields)
+        return _printable(line.decode())
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people; a traceback follows it, indented, so that no line of it looks like one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = f"{datetime.fromtimestamp(record.created):%H:%M:%S.%f}"[:-3]
+        request = log_fields()
+        shown = {name: _text(value, MAX_VALUE_CHARS) for name, value in _extra(record).items()}
+        parts = [
+            f"{time} {record.levelname} {record.name}: {_message(record)}",
+            *(f"{name}={value}" for name, value in (shown | request).items()),
+        ]
+        lines = [" ".join(parts), *_traceback(self, record).splitlines()]
+        return "\n    ".join(map(_printable, lines))
+
+
+def _json(fields: dict[str, Any]) -> bytes:
+    return orjson.dumps(fields, default=_text, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return _text(record.getMessage().strip())
+    except Exception as error:
+        # A record whose arguments do not fit must not be lost.
+        return f"{_text(record.msg)} % {_text(record.args)}: {error!r}"
+
+
+def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    parts = [formatter.formatException(record.exc_info)] if record.exc_info else []
+    return _text("\n".join([*parts, record.stack_info] if record.stack_info else parts))
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+
+
+def _text(value: object, limit: int = MAX_TEXT_CHARS) -> str:
+    """Return the value as valid Unicode of at most about `limit` characters."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except Exception as error:
+        text = f"<{type(value).__name__} without repr: {type(error).__name__}>"
+    if len(text) > limit:
+        text = f"{text[: limit // 2]} ... {len(text)} characters ... {text[-limit // 2 :]}"
+    # Bytes that are not UTF-8 reach Python as surrogates, which no encoder accepts.
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _printable(text: str) -> str:
+    """Escape what could begin a new line or control a terminal, as in JSON."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else dumps(char)[1:-1] for char in text)

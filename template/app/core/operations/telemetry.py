@@ -1,39 +1,65 @@
-"""Telemetry of requests: id, timing, slow-request log, sampled access log, and observers."""
+"""Telemetry: one ASGI layer gives each request its id, and measures and reports it.
+
+Reports go to the observers (metrics), to the log of slow requests, to the access log and, if asked
+for, to the client in `Server-Timing`.
+"""
 
 from collections.abc import Sequence
 from logging import getLogger
 from time import perf_counter
 from typing import NamedTuple, Protocol
+from zlib import crc32
 
+from pydantic import Field
+from pydantic_settings import BaseSettings
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.operations import request_id
 from app.core.operations.activity import Activity, current
+from app.core.operations.logs import LogFormat, LogLevel
 
 METHODS = frozenset(
-    ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+    ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"]
 )
-# The client left before it had the whole response: nginx's status.
-CLIENT_CLOSED = 499
+# nginx's status for a client that left before the response was complete.
+CLIENT_LEFT = 499
+# The most lines about slow requests that one worker writes in a second.
+MAX_SLOW_LINES = 10
 
 logger = getLogger(__name__)
+
+
+class TelemetrySettings(BaseSettings):
+    log_level: LogLevel = Field("INFO", description="Least severe level that is logged.")
+    log_format: LogFormat = Field(
+        "json", description="`json`, an object for each line, or `text` for people."
+    )
+    slow_request_ms: int = Field(
+        1000,
+        ge=0,
+        description="A request whose response starts later than this is logged; 0 logs none.",
+    )
+    access_log_sample: float = Field(
+        0, ge=0, le=1, description="Share of the requests that are logged, chosen by their id."
+    )
+    server_timing: bool = Field(
+        False, description="Whether responses have `Server-Timing` and `X-Process-Time`."
+    )
 
 
 class Finished(NamedTuple):
     """A request whose response has ended.
 
     Attributes:
-        method: one of `METHODS` or `_OTHER`.
-        route: the template of the route or `unmatched`, so labels have a bound.
-        status: `CLIENT_CLOSED` when the client left, 500 when the application failed.
+        method: one of `METHODS`, or `_OTHER`.
+        route: the template of the route, or `unmatched`.
+        status: `CLIENT_LEFT` if the client did not wait; 500 if the response is incomplete.
         duration_s: until the last byte of the response.
-        queries: statements that were sent to the database.
-        pool_wait_s: time that tasks of the request waited for connections.
-        cache: result of the response cache: hit, stale, miss, collapsed, error or bypass; empty
-            for a route that is not cached.
+        pool_wait_s: the time that tasks of the request waited for connections.
+        cache: how the response cache answered: hit, stale, miss, collapsed, error or bypass; empty
+            if the route is not cached.
     """
 
-    request_id: str
     method: str
     route: str
     status: int
@@ -44,7 +70,7 @@ class Finished(NamedTuple):
 
 
 class Observer(Protocol):
-    """Gets each request when it starts and when its response has ended, in the event loop."""
+    """Gets each request, in the event loop, when it starts and when its response has ended."""
 
     def started(self) -> None: ...
 
@@ -52,91 +78,128 @@ class Observer(Protocol):
 
 
 class Telemetry:
-    """ASGI middleware outside of all others: measures each request and tells the observers."""
+    """ASGI middleware outside of all others but the one for the admin port."""
 
     def __init__(
-        self, app: ASGIApp, *, server_timing: bool = False, observers: Sequence[Observer] = ()
+        self, app: ASGIApp, *, settings: TelemetrySettings, observers: Sequence[Observer] = ()
     ) -> None:
         self.app = app
-        self.server_timing = server_timing
         self.observers = observers
+        self.server_timing = settings.server_timing
+        self._slow_s = settings.slow_request_ms / 1000 or float("inf")
+        # The access log has a request if the checksum of its id is below this.
+        self._sampled = settings.access_log_sample * 2**32
+        # The second of the last slow requests, and how many it had.
+        self._second = self._slow = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        request = _Request(self, scope, send)
-        for observer in self.observers:
-            observer.started()
-        token = current.set(request)
-        try:
-            await self.app(scope, receive, request.send)
-        except Exception:
-            # The context keeps the request, for the log of the server.
-            request.finish(500)
-            raise
-        finally:
-            request.finish()
+        measured = _Measured(self, scope, send)
+        # After an error the context keeps the request, for the log of the server.
+        token = current.set(measured)
+        if scope["type"] == "websocket":
+            await self.app(scope, receive, send)
+        else:
+            for observer in self.observers:
+                observer.started()
+            try:
+                await self.app(scope, receive, measured.send)
+            finally:
+                measured.finish(500)
         current.reset(token)
 
+    def report(self, request: Finished, identifier: str, waited_s: float) -> None:
+        """Tell the observers, and log the request if it was slow or is in the sample."""
+        for observer in self.observers:
+            observer.finished(request)
+        if waited_s >= self._slow_s:
+            self._report_slow(request)
+        elif self._sampled and crc32(identifier.encode()) < self._sampled:
+            logger.info(_sentence(request), extra=_fields(request))
 
-class _Request(Activity):
-    __slots__ = ("_send", "_started_s", "_status", "_telemetry")
+    def _report_slow(self, request: Finished) -> None:
+        """Log a slow request; if all are slow, the lines of a second have a bound."""
+        second, left_out = int(perf_counter()), self._slow - MAX_SLOW_LINES
+        if second != self._second:
+            self._second, self._slow = second, 0
+            if left_out > 0:
+                logger.warning("%d more slow requests were not logged", left_out)
+        self._slow += 1
+        if self._slow <= MAX_SLOW_LINES:
+            logger.warning("slow: %s", _sentence(request), extra=_fields(request))
+
+
+class _Measured(Activity):
+    __slots__ = ("_send", "_started_s", "_status", "_telemetry", "_waited_s")
 
     def __init__(self, telemetry: Telemetry, scope: Scope, send: Send) -> None:
         super().__init__(request_id.of(scope["headers"]), scope)
+        # None when the request has been reported.
         self._telemetry: Telemetry | None = telemetry
         self._send = send
-        self._status = CLIENT_CLOSED
+        # Of the response, and how long the client waited for it.
+        self._status = 0
+        self._waited_s = 0.0
         self._started_s = perf_counter()
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._waited_s = perf_counter() - self._started_s
             self._status = message["status"]
-            own = [(request_id.HEADER, self.request_id.encode())]
+            headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
             if self._telemetry is not None and self._telemetry.server_timing:
-                own += self._timing()
-            message = {**message, "headers": [*message.get("headers", ()), *own]}
-            await self._send(message)
-            return
+                headers += self._timing()
+            message = {**message, "headers": headers}
         await self._send(message)
-        if not message.get("more_body"):
-            self.finish()
+        if kind == "http.response.body" and not message.get("more_body"):
+            self.finish(self._status)
 
     def _timing(self) -> list[tuple[bytes, bytes]]:
-        elapsed_s = perf_counter() - self._started_s
         timing = (
-            f'total;dur={elapsed_s * 1000:.1f}, db;desc="{self.queries} queries", '
-            f"pool;dur={self.pool_wait_s * 1000:.1f}, cache;desc={self.cache or 'none'}"
+            f'db;desc="{self.queries} queries", pool;dur={self.pool_wait_s * 1000:.1f}, '
+            f'cache;desc="{self.cache}", total;dur={self._waited_s * 1000:.1f}'
         )
-        return [(b"server-timing", timing.encode()), (b"x-process-time", b"%.6f" % elapsed_s)]
+        process_time = f"{self._waited_s:.6f}"
+        return [(b"server-timing", timing.encode()), (b"x-process-time", process_time.encode())]
 
-    def finish(self, status: int | None = None) -> None:
-        """Tell the observers, once."""
+    def finish(self, status: int) -> None:
+        """Report the request, once."""
         telemetry, self._telemetry = self._telemetry, None
-        if telemetry is None:
+        if telemetry is None or self.scope is None:
             return
         duration_s = perf_counter() - self._started_s
-        assert self.scope is not None
+        # uvicorn drops the rest of a response silently. An error of the service stays one.
+        cycle = getattr(self._send, "__self__", None)
+        if self._status < 500 and getattr(cycle, "disconnected", False):
+            status = CLIENT_LEFT
         method = self.scope["method"]
-        # uvicorn's connection; it drops the rest of the response silently.
-        if getattr(getattr(self._send, "__self__", None), "disconnected", False):
-            status = CLIENT_CLOSED
-        finished = Finished(
-            self.request_id,
+        request = Finished(
             method if method in METHODS else "_OTHER",
-            route_of(self.scope),
-            self._status if status is None else status,
+            self.route,
+            status,
             duration_s,
             self.queries,
             self.pool_wait_s,
             self.cache,
         )
-        for observer in telemetry.observers:
-            observer.finished(finished)
+        telemetry.report(request, self.request_id, self._waited_s or duration_s)
 
 
-def route_of(scope: Scope) -> str:
-    """Return the template of the route: a path would make one time series for each row."""
-    route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
-    return getattr(route, "path", "unmatched")
+def _sentence(request: Finished) -> str:
+    return (
+        f"{request.method} {request.route} {request.status} in {request.duration_s * 1000:.0f} ms"
+    )
+
+
+def _fields(request: Finished) -> dict[str, object]:
+    """Return the fields of a log line; those of every line of the request are added there."""
+    return {
+        "status": request.status,
+        "duration_ms": round(request.duration_s * 1000, 1),
+        "queries": request.queries,
+        "pool_wait_ms": round(request.pool_wait_s * 1000, 1),
+        "cache": request.cache,
+    }
