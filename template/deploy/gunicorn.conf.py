@@ -38,7 +38,7 @@ control_socket_disable = True
 accesslog = None
 
 
-class logger_class(Logger):
+class logger_class(Logger):  # type: ignore[misc]  # gunicorn has no types
     """Logs as the application does, from where gunicorn passes it on to uvicorn."""
 
     def setup(self, cfg: object) -> None:
