@@ -12,6 +12,7 @@ from logging import getLogger
 from typing import Any, ParamSpec
 
 from app.core.http.problems import Unavailable
+from app.core.operations import request_id
 from app.core.operations.jobs_settings import JobsSettings
 
 P = ParamSpec("P")
@@ -62,8 +63,10 @@ class Runner:
             raise Unavailable(f"{function.__qualname__} is not run: too many jobs wait.")
         work = partial(function, *args, **kwargs)
         run = self._run(function.__qualname__, work, self._settings.job_time_limit_s)
-        # A new context: the job is no part of the request.
-        task = asyncio.create_task(run, context=Context())
+        # The job is no part of the request, and has nothing of it but its id.
+        context = Context()
+        context.run(request_id.begin, request_id.current())
+        task = asyncio.create_task(run, context=context)
         # The event loop keeps only weak references to tasks.
         self._accepted.add(task)
         task.add_done_callback(self._accepted.discard)

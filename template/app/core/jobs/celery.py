@@ -6,12 +6,14 @@ settings below the broker keeps a task until it has ended; therefore a job may r
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from typing import Any, ParamSpec
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 
 from app.core.http.problems import Unavailable
+from app.core.operations import request_id
 from app.core.operations.jobs_settings import JobsSettings
 
 P = ParamSpec("P")
@@ -42,7 +44,6 @@ def open(settings: JobsSettings) -> None:
         task_time_limit=settings.job_time_limit_s,
         worker_prefetch_multiplier=1,
         worker_soft_shutdown_timeout=10,
-        worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
         broker_transport_options={
             # Another worker gets the task of a dead worker after this: longer than every task.
@@ -64,7 +65,7 @@ def job(function: Callable[P, Job]) -> Callable[P, Job]:
     """Declare an async function as a task with the name of its module and function."""
 
     def run(*args: Any, **kwargs: Any) -> None:
-        job_loop.run(function(*args, **kwargs))
+        job_loop.run(function(*args, **kwargs), context=copy_context())
 
     # If a dependency is unavailable, the job runs again: after 1 s, 2 s, and at most a minute.
     celery.task(
@@ -94,6 +95,7 @@ async def enqueue(function: Callable[P, Job], /, *args: P.args, **kwargs: P.kwar
             _name(function),
             args,
             kwargs,
+            headers={"request_id": request_id.current()},
             retry_policy={"max_retries": 2, "interval_start": 0.2, "interval_step": 0.2},
         )
 

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 
+from app.core.operations.activity import Activity
 from app.core.operations.activity import current as current_activity
 
 HEADER = b"x-request-id"
@@ -17,6 +18,11 @@ def current() -> str:
     """
     activity = current_activity.get()
     return "" if activity is None else activity.request_id
+
+
+def begin(identifier: str) -> None:
+    """Begin a job of the request with this id, in the current context."""
+    current_activity.set(Activity(identifier))
 
 
 def of(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -26,7 +26,8 @@ CLIENT_LEFT = 499
 # The most lines about slow requests that one worker writes in a second.
 MAX_SLOW_LINES = 10
 
-logger = getLogger(__name__)
+access_log = getLogger("app.access")
+slow_log = getLogger("app.slow")
 
 
 class TelemetrySettings(BaseSettings):
@@ -117,7 +118,7 @@ class Telemetry:
         if waited_s >= self._slow_s:
             self._report_slow(request)
         elif self._sampled and crc32(identifier.encode()) < self._sampled:
-            logger.info(_sentence(request), extra=_fields(request))
+            access_log.info(_sentence(request), extra=_fields(request))
 
     def _report_slow(self, request: Finished) -> None:
         """Log a slow request; if all are slow, the lines of a second have a bound."""
@@ -125,10 +126,10 @@ class Telemetry:
         if second != self._second:
             self._second, self._slow = second, 0
             if left_out > 0:
-                logger.warning("%d more slow requests were not logged", left_out)
+                slow_log.warning("%d more slow requests were not logged", left_out)
         self._slow += 1
         if self._slow <= MAX_SLOW_LINES:
-            logger.warning("slow: %s", _sentence(request), extra=_fields(request))
+            slow_log.warning(_sentence(request), extra=_fields(request))
 
 
 class _Measured(Activity):
@@ -160,7 +161,7 @@ class _Measured(Activity):
     def _timing(self) -> list[tuple[bytes, bytes]]:
         timing = (
             f'db;desc="{self.queries} queries", pool;dur={self.pool_wait_s * 1000:.1f}, '
-            f'cache;desc="{self.cache}", total;dur={self._waited_s * 1000:.1f}'
+            f'cache;desc="{self.cache or "none"}", total;dur={self._waited_s * 1000:.1f}'
         )
         process_time = f"{self._waited_s:.6f}"
         return [(b"server-timing", timing.encode()), (b"x-process-time", process_time.encode())]
