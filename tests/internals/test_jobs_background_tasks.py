@@ -1,6 +1,7 @@
 """Jobs in the web process: bounded, logged when they fail, and waited for."""
 
 import asyncio
+from contextvars import Context
 
 import pytest
 from fastapi import FastAPI
@@ -8,6 +9,7 @@ from fastapi import FastAPI
 from app.core.http.problems import Unavailable
 from app.core.jobs import drain, enqueue, job
 from app.core.jobs.background_tasks import runner
+from app.core.operations import request_id
 from app.settings import get_settings
 
 running = 0
@@ -49,6 +51,20 @@ def _fresh(app: FastAPI) -> None:
     global running, most
     running = most = 0
     done.clear()
+
+
+@job
+async def note() -> None:
+    done.append(hash(request_id.current()))
+
+
+async def test_a_job_has_the_id_of_its_request() -> None:
+    context = Context()
+    context.run(request_id.begin, "the-id")
+    await asyncio.create_task(enqueue(note), context=context)
+    await drain()
+
+    assert done == [hash("the-id")]
 
 
 async def test_enqueueing_does_not_wait_and_draining_does() -> None:

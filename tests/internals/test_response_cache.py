@@ -29,6 +29,9 @@ from app.core.cache.responses.middleware import ResponseCache
 from app.core.cache.store import Cache
 from app.core.cache.store.entry import Entry
 from app.core.http.problems import NotFound, Unavailable, install
+from app.core.operations import request_id
+from app.core.operations.activity import log_fields
+from app.core.operations.telemetry import Telemetry
 from app.settings import get_settings
 
 MISS = "app; fwd=miss; stored"
@@ -123,6 +126,27 @@ async def test_a_hit_is_its_miss(site: Site) -> None:
             assert "x-request-id" in miss.headers
             assert "x-request-id" not in hit.headers
             assert hit.headers["age"] == "0"
+
+
+async def test_a_shared_response_has_no_id_of_a_request_but_its_log_lines_do(site: Site) -> None:
+    seen: list[Any] = []
+
+    async def page(number: int) -> None:
+        seen.append((request_id.current(), log_fields()["request_id"]))
+        raise NotFound("There is none.")
+
+    site.page(page, negative_ttl_s=60)
+    async with site.client() as client:
+        # Outside of the cache, as in `create_app`.
+        site.app.add_middleware(Telemetry, settings=get_settings())
+        responses = [
+            await client.get("/page?number=1", headers={"X-Request-ID": name}) for name in "ab"
+        ]
+
+    assert seen == [("", "a")]
+    assert [response.headers["x-request-id"] for response in responses] == ["a", "b"]
+    assert responses[0].json() == responses[1].json()
+    assert "request_id" not in responses[0].json()
 
 
 async def test_a_hit_says_for_how_long(site: Site) -> None:

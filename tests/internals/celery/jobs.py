@@ -11,6 +11,7 @@ from app.core.database import ReadSession
 from app.core.http.problems import Unavailable
 from app.core.jobs import job
 from app.core.jobs.worker import create_worker
+from app.core.operations import request_id
 from app.settings import get_settings
 
 celery = create_worker(get_settings())
@@ -18,9 +19,11 @@ celery = create_worker(get_settings())
 
 @job
 async def mark(path: str, value: UUID) -> None:
-    """Write down the value, and that the database answers."""
+    """Write down the value and the id of the request, and that the database answers."""
     assert await ReadSession().scalar(select(func.now()))
-    await asyncio.to_thread(Path(path).write_text, f"{type(value).__name__} {value}")
+    await asyncio.to_thread(
+        Path(path).write_text, f"{type(value).__name__} {value} {request_id.current()}"
+    )
 
 
 @job

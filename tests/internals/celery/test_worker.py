@@ -1,6 +1,8 @@
 """Jobs in a real worker, on a real broker: they run, and a killed process loses none."""
 
 import asyncio
+import io
+import json
 import os
 import signal
 import socket
@@ -8,15 +10,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stdout
+from contextvars import Context
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID
 
 import pytest
 
 from app.core.jobs import enqueue
+from app.core.operations import request_id
 from dev.processes import free_port
 from tests.core.job_worker import job_worker
-from tests.core.serving import serving
+from tests.core.serving import program, serving
 from tests.internals.celery.jobs import mark, need, survive
 
 TIMEOUT_S = 30
@@ -24,14 +29,23 @@ TIMEOUT_S = 30
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[None]:
-    command = (
-        "--app=tests.internals.celery.jobs:celery",
-        "worker",
-        "--concurrency=1",
-        "--loglevel=INFO",
-    )
-    with job_worker("celery", *command):
-        yield
+    """Run a worker; at its end, its log is JSON alone, and shows no arguments of jobs."""
+    arguments = ("--app=tests.internals.celery.jobs:celery", "--quiet", "worker")
+    command = ("celery", *arguments, "--concurrency=1")
+    log = io.StringIO()
+    try:
+        with (
+            redirect_stdout(log),
+            program(*command, is_ready=lambda log: " ready." in log, LOG_FORMAT="json"),
+        ):
+            yield
+    finally:
+        print(log.getvalue())
+    lines = [json.loads(line) for line in log.getvalue().splitlines() if line]
+    assert [line["message"].split()[2] for line in lines if line.get("request_id") == "the-id"] == [
+        "succeeded"
+    ]
+    assert "0123456789ab" not in log.getvalue()
 
 
 def content(path: Path, expected: str) -> str:
@@ -44,11 +58,13 @@ def content(path: Path, expected: str) -> str:
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_job_gets_its_arguments_and_the_database(tmp_path: Path) -> None:
-    value = uuid4()
-    asyncio.run(enqueue(mark, str(tmp_path / "mark"), value=value))
+def test_a_job_gets_its_arguments_the_database_and_the_id_of_its_request(tmp_path: Path) -> None:
+    value = UUID("00000000-0000-0000-0000-0123456789ab")
+    context = Context()
+    context.run(request_id.begin, "the-id")
+    context.run(asyncio.run, enqueue(mark, str(tmp_path / "mark"), value=value))
 
-    assert content(tmp_path / "mark", "UUID") == f"UUID {value}"
+    assert content(tmp_path / "mark", "UUID") == f"UUID {value} the-id"
 
 
 @pytest.mark.usefixtures("worker")
@@ -73,6 +89,7 @@ def enqueue_at(port: int) -> str:
     program = """
 import asyncio, uuid
 from app.core.jobs import enqueue
+from app.core.operations import request_id
 from tests.internals.celery.jobs import mark
 try:
     asyncio.run(enqueue(mark, "nowhere", value=uuid.uuid4()))

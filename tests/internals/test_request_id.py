@@ -1,0 +1,83 @@
+"""The id of a request: accepted or made, in each response and problem, and in no shared one."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+from fastapi import APIRouter, FastAPI
+from httpx2 import ASGITransport, AsyncClient
+
+from app.core.application import create_app
+from app.core.cache import no_store
+from app.core.http.problems import Conflict
+from app.core.operations import request_id
+from app.core.operations.activity import log_fields
+from app.settings import get_settings
+
+MADE = re.compile("[0-9a-f]{32}").fullmatch
+
+router = APIRouter()
+
+
+@router.get("/id")
+@no_store
+async def show_id() -> str:
+    return await asyncio.to_thread(request_id.current)
+
+
+@router.get("/conflict")
+@no_store
+async def conflict() -> None:
+    raise Conflict("There is one already.")
+
+
+@pytest.fixture
+def own() -> FastAPI:
+    return create_app(get_settings(), router, title="ids", description="for tests")
+
+
+@pytest.fixture
+async def client(app: FastAPI, own: FastAPI) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(transport=ASGITransport(own), base_url="http://test") as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_accepted"),
+    [
+        ((), False),
+        (("a",), True),
+        (("Az09._-" + "x" * 57,), True),
+        (("x" * 65,), False),
+        (("",), False),
+        (("a b",), False),
+        (("a\t",), False),
+        (("é",), False),
+        (("a,b",), False),
+        (("{}",), False),
+        (("a", "a"), False),
+    ],
+)
+async def test_only_a_single_well_formed_id_is_accepted(
+    client: AsyncClient, sent: tuple[str, ...], is_accepted: bool
+) -> None:
+    headers = [(b"x-request-id", value.encode("latin-1")) for value in sent]
+    response = await client.get("/id", headers=headers)
+
+    identifier = response.headers["x-request-id"]
+    assert response.json() == identifier
+    assert identifier == sent[0] if is_accepted else MADE(identifier)
+
+
+async def test_a_problem_has_the_id(client: AsyncClient) -> None:
+    for path in ("/conflict", "/nowhere"):
+        response = await client.get(path)
+        assert response.json()["request_id"] == response.headers["x-request-id"]
+
+
+async def test_there_is_no_id_after_the_request(client: AsyncClient) -> None:
+    await client.get("/id")
+
+    assert request_id.current() == ""
+    assert log_fields() == {}

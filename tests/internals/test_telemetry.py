@@ -1,0 +1,311 @@
+"""Each request is measured once, under a bounded label, however it ends."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
+from typing import Any
+from zlib import crc32
+
+import pytest
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import StreamingResponse
+from httpx2 import ASGITransport, AsyncClient
+from sqlalchemy import literal, select
+from starlette.background import BackgroundTask
+
+from app.core.application import create_app
+from app.core.cache import no_store
+from app.core.database import PreparedRead, ReadSession, ReadSessionDep
+from app.core.database.gate import Gate
+from app.core.operations import telemetry
+from app.core.operations.activity import Activity, current
+from app.core.operations.telemetry import Finished, Telemetry, TelemetrySettings
+from app.settings import get_settings
+from tests.internals.test_server import LINE, connection
+
+ONE = PreparedRead(select(literal(1).label("one")))
+App = Callable[[Any, Any, Any], Any]
+
+
+class Seen:
+    """An observer that keeps everything."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.requests: list[Finished] = []
+
+    def started(self) -> None:
+        self.running += 1
+
+    def finished(self, request: Finished) -> None:
+        self.running -= 1
+        self.requests.append(request)
+
+
+def measured(app: App, **settings: Any) -> tuple[Telemetry, Seen]:
+    seen = Seen()
+    own = TelemetrySettings.model_construct(**(TelemetrySettings().model_dump() | settings))
+    return Telemetry(app, settings=own, observers=[seen]), seen
+
+
+async def call(app: App, method: str = "GET", headers: Any = ()) -> list[Any]:
+    """Call the application as a server does; return its messages."""
+    sent: list[Any] = []
+
+    async def keep(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": "/", "headers": headers}
+    await app(scope, None, keep)
+    return sent
+
+
+async def start(send: Any, status: int = 200) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"a", b"b")]})
+
+
+async def whole(_scope: Any, _receive: Any, send: Any) -> None:
+    await start(send, 201)
+    await send({"type": "http.response.body", "body": b"x"})
+
+
+async def fails(_scope: Any, _receive: Any, send: Any) -> None:
+    raise ValueError
+
+
+async def fails_within(_scope: Any, _receive: Any, send: Any) -> None:
+    await start(send)
+    await send({"type": "http.response.body", "body": b"x", "more_body": True})
+    raise ValueError
+
+
+async def fails_after(_scope: Any, _receive: Any, send: Any) -> None:
+    await whole(None, None, send)
+    raise ValueError
+
+
+async def is_cancelled(_scope: Any, _receive: Any, send: Any) -> None:
+    await start(send)
+    raise asyncio.CancelledError
+
+
+async def does_not_answer(_scope: Any, _receive: Any, _send: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("app", "error", "status"),
+    [
+        (whole, None, 201),
+        (fails, ValueError, 500),
+        (fails_within, ValueError, 500),
+        (fails_after, ValueError, 201),
+        (is_cancelled, asyncio.CancelledError, 500),
+        (does_not_answer, None, 500),
+    ],
+)
+async def test_every_request_is_observed_once(
+    app: App, error: type[BaseException] | None, status: int
+) -> None:
+    application, seen = measured(app)
+    with pytest.raises(error) if error else nullcontext():
+        await call(application)
+
+    assert [request.status for request in seen.requests] == [status]
+    assert seen.running == 0
+
+
+async def test_headers_are_added_and_those_of_the_application_are_not_changed() -> None:
+    headers: list[Any] = [(b"a", b"b")]
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    application, _ = measured(app, server_timing=True)
+    (message,) = await call(application)
+
+    names = [name for name, _ in message["headers"]]
+    assert names == [b"a", b"x-request-id", b"server-timing", b"x-process-time"]
+    assert len(headers) == 1
+
+
+@pytest.mark.parametrize("status", [200, 503])
+async def test_a_client_that_leaves_is_no_success(status: int) -> None:
+    is_called, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        is_called.set()
+        await goes_on.wait()
+        await start(send, status)
+        await send({"type": "http.response.body"})
+
+    application, seen = measured(app)
+    async with connection(application) as (protocol, transport):
+        protocol.data_received(LINE + b"\r\n")
+        await is_called.wait()
+        transport.is_closed = True
+        protocol.connection_lost(None)
+        goes_on.set()
+        await asyncio.gather(*protocol.tasks)
+
+    # An error stays an error.
+    assert [request.status for request in seen.requests] == [499 if status == 200 else 503]
+
+
+@pytest.mark.parametrize(("method", "label"), [("PATCH", "PATCH"), ("HACK", "_OTHER")])
+async def test_methods_have_few_labels(method: str, label: str) -> None:
+    application, seen = measured(whole)
+    await call(application, method=method)
+
+    assert seen.requests[0].method == label
+
+
+def lines(caplog: pytest.LogCaptureFixture, name: str) -> list[Any]:
+    return [record for record in caplog.records if record.name == name]
+
+
+async def test_slow_requests_are_logged_with_a_bound(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(telemetry, "perf_counter", lambda: now)
+
+    async def slow(_scope: Any, _receive: Any, send: Any) -> None:
+        nonlocal now
+        current_activity = current.get()
+        assert current_activity is not None
+        current_activity.cache = "miss"
+        now += 0.01
+        await whole(None, None, send)
+
+    application, _ = measured(slow, slow_request_ms=10)
+    for _ in range(15):
+        await call(application)
+    now = 102.0
+    await call(application)
+
+    found = lines(caplog, "app.slow")
+    assert [found[0].status, found[0].duration_ms, found[0].cache] == [201, 10.0, "miss"]
+    assert found[0].getMessage() == "GET unmatched 201 in 10 ms"
+    assert found[-2].getMessage() == "5 more slow requests were not logged"
+    assert len(found) == telemetry.MAX_SLOW_LINES + 2
+
+
+async def test_a_stream_that_begins_in_time_is_not_slow(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(telemetry, "perf_counter", lambda: now)
+
+    async def stream(_scope: Any, _receive: Any, send: Any) -> None:
+        nonlocal now
+        now += 0.1
+        await start(send)
+        now += 60
+        await send({"type": "http.response.body"})
+
+    application, seen = measured(stream)
+    await call(application)
+
+    assert lines(caplog, "app.slow") == []
+    assert seen.requests[0].duration_s == pytest.approx(60.1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+async def test_the_access_log_is_a_sample_by_id(
+    share: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "app.access")
+    application, _ = measured(whole, access_log_sample=share)
+    expected = 0
+    for number in range(100):
+        identifier = b"id-%d" % number
+        expected += crc32(identifier) < share * 2**32
+
+        await call(application, headers=[(b"x-request-id", identifier)])
+
+    assert len(lines(caplog, "app.access")) == expected
+    assert expected == {0.0: 0, 1.0: 100}.get(share, expected)
+
+
+async def test_the_wait_for_a_connection_belongs_to_the_request_that_waits() -> None:
+    gate = Gate(1, timeout_s=5)
+    await gate.acquire()
+
+    async def waits() -> float:
+        activity = Activity("id")
+        current.set(activity)
+        async with gate:
+            return activity.pool_wait_s
+
+    waiting = asyncio.create_task(waits())
+    await asyncio.sleep(0.01)
+    gate.release()
+
+    assert await waiting >= 0.01
+    assert await asyncio.create_task(waits()) == 0
+
+
+router = APIRouter(prefix="/measured")
+
+
+@router.get("/queries/{number}")
+@no_store
+async def send_statements(number: int, session: ReadSessionDep) -> None:
+    await asyncio.gather(*(session.fetch(ONE) for _ in range(number)))
+
+
+@router.get("/stream")
+async def stream() -> StreamingResponse:
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            await ReadSession().fetch(ONE)
+            yield b"part"
+
+    return StreamingResponse(parts(), background=BackgroundTask(ReadSession().fetch, ONE))
+
+
+@pytest.fixture
+def own(app: FastAPI) -> tuple[FastAPI, Seen]:
+    settings = get_settings().model_copy(update={"server_timing": True})
+    own = create_app(settings, router, title="measured", description="for tests")
+    seen = Seen()
+    (layer,) = [middleware for middleware in own.edge if middleware.cls is Telemetry]  # type: ignore[attr-defined]
+    layer.kwargs["observers"] = [seen]
+    return own, seen
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "route", "status", "queries"),
+    [
+        ("GET", "/measured/queries/3", "/measured/queries/{number}", 200, 3),
+        ("HEAD", "/measured/queries/2", "/measured/queries/{number}", 200, 2),
+        ("GET", "/measured/queries/x", "/measured/queries/{number}", 422, 0),
+        ("POST", "/measured/queries/1", "/measured/queries/{number}", 405, 0),
+        # Without the statement of the task after the response.
+        ("GET", "/measured/stream", "/measured/stream", 200, 3),
+        ("GET", "/nowhere/7", "unmatched", 404, 0),
+        ("GET", "/livez", "/livez", 200, 0),
+    ],
+)
+async def test_a_request_has_the_label_of_its_route_and_its_statements(
+    own: tuple[FastAPI, Seen], method: str, path: str, route: str, status: int, queries: int
+) -> None:
+    app, seen = own
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
+        response = await client.request(method, path)
+
+    assert [
+        (request.method, request.route, request.status, request.queries)
+        for request in seen.requests
+    ] == [(method, route, status, queries)]
+    timing = response.headers["server-timing"]
+    assert timing.startswith('db;desc="' if path.endswith("stream") else f'db;desc="{queries} ')
+    assert float(response.headers["x-process-time"]) > 0
+
+
+async def test_by_default_clients_see_no_timing(app: FastAPI) -> None:
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
+        headers = (await client.get("/livez")).headers
+
+    assert {"server-timing", "x-process-time"}.isdisjoint(headers)
