@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from contextvars import Context
 from pathlib import Path
 from uuid import UUID
@@ -33,15 +33,19 @@ def worker() -> Iterator[None]:
     arguments = ("--app=tests.internals.celery.jobs:celery", "--quiet", "worker")
     command = ("celery", *arguments, "--concurrency=1")
     log = io.StringIO()
+    running = ExitStack()
+    running.enter_context(
+        program(*command, is_ready=lambda log: " ready." in log, LOG_FORMAT="json")
+    )
     try:
-        with (
-            redirect_stdout(log),
-            program(*command, is_ready=lambda log: " ready." in log, LOG_FORMAT="json"),
-        ):
-            yield
+        yield
     finally:
+        with redirect_stdout(log):
+            running.close()
         print(log.getvalue())
-    lines = [json.loads(line) for line in log.getvalue().splitlines() if line]
+    written = [line for line in log.getvalue().splitlines() if line]
+    # Celery prints this one.
+    lines = [json.loads(line) for line in written if "Warm shutdown" not in line]
     assert [line["message"].split()[2] for line in lines if line.get("request_id") == "the-id"] == [
         "succeeded"
     ]

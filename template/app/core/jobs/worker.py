@@ -25,12 +25,7 @@ from app.core.operations.settings import CoreSettings
 def create_worker(settings: CoreSettings) -> Celery:
     """Configure Celery for the worker process; import the jobs beside it."""
     process = AsyncExitStack()
-
-    def log(**_: Any) -> None:
-        configure_logging(settings.log_level, settings.log_format)
-        getLogger("celery").setLevel(settings.log_level)
-        for name in ("celery.app.trace", "celery.worker.strategy"):
-            getLogger(name).addFilter(_without_arguments)
+    _configure_logging(settings)
 
     def start(**_: Any) -> None:
         job_loop.run(process.enter_async_context(resources(settings, pool_size=JOB_POOL_SIZE)))
@@ -47,12 +42,25 @@ def create_worker(settings: CoreSettings) -> Celery:
 
     jobs.open(settings)
     # Celery keeps only weak references otherwise.
-    setup_logging.connect(log, weak=False)
     task_prerun.connect(begin, weak=False)
     task_postrun.connect(end, weak=False)
     worker_process_init.connect(start, weak=False)
     worker_process_shutdown.connect(stop, weak=False)
     return celery
+
+
+def _configure_logging(settings: CoreSettings) -> None:
+    configure_logging(settings.log_level, settings.log_format)
+    # With a receiver for this signal, Celery changes no logger.
+    setup_logging.connect(_keep_logging, weak=False)
+    getLogger("celery").setLevel(settings.log_level)
+    # That of Celery's processes, which passes nothing on.
+    getLogger("multiprocessing").handlers = getLogger().handlers
+    for name in ("celery.app.trace", "celery.worker.strategy"):
+        getLogger(name).addFilter(_without_arguments)
+
+
+def _keep_logging(**_: Any) -> None: ...
 
 
 def _without_arguments(record: LogRecord) -> bool:
