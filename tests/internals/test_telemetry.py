@@ -22,7 +22,6 @@ from app.core.operations import telemetry
 from app.core.operations.activity import Activity, current
 from app.core.operations.telemetry import Finished, Telemetry, TelemetrySettings
 from app.settings import get_settings
-from tests.internals.test_server import LINE, connection
 
 ONE = PreparedRead(select(literal(1).label("one")))
 App = Callable[[Any, Any, Any], Any]
@@ -49,7 +48,7 @@ def measured(app: App, **settings: Any) -> tuple[Telemetry, Seen]:
     return Telemetry(app, settings=own, observers=[seen]), seen
 
 
-async def call(app: App, method: str = "GET", headers: Any = ()) -> list[Any]:
+async def call(app: App, method: str = "GET", headers: Any = (), send: Any = None) -> list[Any]:
     """Call the application as a server does; return its messages."""
     sent: list[Any] = []
 
@@ -57,7 +56,7 @@ async def call(app: App, method: str = "GET", headers: Any = ()) -> list[Any]:
         sent.append(message)
 
     scope = {"type": "http", "method": method, "path": "/", "headers": headers}
-    await app(scope, None, keep)
+    await app(scope, None, send or keep)
     return sent
 
 
@@ -129,27 +128,26 @@ async def test_headers_are_added_and_those_of_the_application_are_not_changed() 
     assert len(headers) == 1
 
 
-@pytest.mark.parametrize("status", [200, 503])
-async def test_a_client_that_leaves_is_no_success(status: int) -> None:
-    is_called, goes_on = asyncio.Event(), asyncio.Event()
+class Cycle:
+    """A request of uvicorn whose client has left; test_logs.py has a real one."""
 
+    disconnected = True
+
+    async def send(self, _message: Any) -> None: ...
+
+
+@pytest.mark.parametrize(("status", "expected"), [(200, 499), (404, 499), (503, 503)])
+async def test_a_client_that_leaves_is_no_success_and_hides_no_error(
+    status: int, expected: int
+) -> None:
     async def app(_scope: Any, _receive: Any, send: Any) -> None:
-        is_called.set()
-        await goes_on.wait()
         await start(send, status)
         await send({"type": "http.response.body"})
 
     application, seen = measured(app)
-    async with connection(application) as (protocol, transport):
-        protocol.data_received(LINE + b"\r\n")
-        await is_called.wait()
-        transport.is_closed = True
-        protocol.connection_lost(None)
-        goes_on.set()
-        await asyncio.gather(*protocol.tasks)
+    await call(application, send=Cycle().send)
 
-    # An error stays an error.
-    assert [request.status for request in seen.requests] == [499 if status == 200 else 503]
+    assert [request.status for request in seen.requests] == [expected]
 
 
 @pytest.mark.parametrize(("method", "label"), [("PATCH", "PATCH"), ("HACK", "_OTHER")])
