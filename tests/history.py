@@ -108,7 +108,7 @@ def wire_otherwise(template: Path) -> None:
     """The files that put the service together, next to where a team writes as well."""
     substitute(source(template, "app/main.py"), r'^"""', '"""Older: ')
     substitute(source(template, "app/main.py"), r"    description=[^\n]+\n(?=\)\n)", "")
-    substitute(source(template, "app/core/application.py"), r" +Middleware\(QueryCount[^\n]+\n", "")
+    substitute(source(template, "app/core/application.py"), r" +Middleware\(CommitTokens\),\n", "")
     substitute(source(template, "noxfile.py"), r'^"""', '"""Older: ')
     substitute(source(template, ".github/workflows/ci.yml"), "Run every check", "Run the checks")
 
