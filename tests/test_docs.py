@@ -405,4 +405,4 @@ def test_an_update_takes_the_examples_along(extended: Path, template: Path, tmp_
     copier.run_update(service, defaults=True, overwrite=True, quiet=True)
     assert git(service, "diff", "--name-only", "--diff-filter=U") == ""
     assert '  # Add your own below this line.\n  "python-multipart' in read(service / "pyproject.toml")
-    assert "app.add_middleware(RequestId)" in read(service / "app/main.py")
+    assert "app.add_middleware(Release, " in read(service / "app/main.py")
