@@ -7,8 +7,7 @@ from fastapi import FastAPI
 from sqlalchemy import insert, literal, select
 
 from app.core.database import PreparedRead, ReadSession, WriteSession
-from app.core.database.queries import Queries
-from tests.core.budget import QueryBudget
+from tests.core.budget import Queries, QueryBudget
 from tests.internals.tables import Shelf, tables
 
 ONE = PreparedRead(select(literal(1).label("one")))

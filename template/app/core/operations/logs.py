@@ -52,19 +52,10 @@ def _log_uncaught(*exc_info: Any) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object; the fields of `extra` follow those of the record and of the request."""
+    """One JSON object; the fields of `extra` follow those of the record and of its request."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields: dict[str, Any] = {
-            "timestamp": datetime.fromtimestamp(record.created, UTC),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": _message(record),
-            **log_fields(),
-        }
-        if traceback := _traceback(self, record):
-            fields["exception"] = traceback
-        extra = _extra(record)
+        fields, extra = self.fields(record)
         try:
             line = _json(fields | extra | fields)
         except TypeError:
@@ -74,41 +65,40 @@ class JsonFormatter(logging.Formatter):
             line = _json(fields | shown | fields)
         return _printable(line.decode())
 
+    def fields(self, record: logging.LogRecord) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the fields of the record and of its request, and those of `extra`."""
+        try:
+            message = record.getMessage().strip()
+        except Exception as error:
+            # A record whose arguments do not fit must not be lost.
+            message = f"{_text(record.msg)} % {_text(record.args)}: {error!r}"
+        fields: dict[str, Any] = {
+            "timestamp": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": _text(message),
+            **log_fields(),
+        }
+        stack = self.formatException(record.exc_info) if record.exc_info else record.stack_info
+        if stack:
+            fields["exception"] = _text(stack)
+        return fields, {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
-class TextFormatter(logging.Formatter):
+
+class TextFormatter(JsonFormatter):
     """A line for people; a traceback follows it, indented, so that no line of it looks like one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        time = f"{datetime.fromtimestamp(record.created):%H:%M:%S.%f}"[:-3]
-        request = log_fields()
-        shown = {name: _text(value, MAX_VALUE_CHARS) for name, value in _extra(record).items()}
-        parts = [
-            f"{time} {record.levelname} {record.name}: {_message(record)}",
-            *(f"{name}={value}" for name, value in (shown | request).items()),
-        ]
-        lines = [" ".join(parts), *_traceback(self, record).splitlines()]
-        return "\n    ".join(map(_printable, lines))
+        fields, extra = self.fields(record)
+        time = f"{fields.pop('timestamp').astimezone():%H:%M:%S.%f}"[:-3]
+        head = f"{time} {fields.pop('level')} {fields.pop('logger')}: {fields.pop('message')}"
+        traceback = fields.pop("exception", "").splitlines()
+        more = [f"{key}={_text(value, MAX_VALUE_CHARS)}" for key, value in (extra | fields).items()]
+        return "\n    ".join(map(_printable, [" ".join([head, *more]), *traceback]))
 
 
 def _json(fields: dict[str, Any]) -> bytes:
     return orjson.dumps(fields, default=_text, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
-
-
-def _message(record: logging.LogRecord) -> str:
-    try:
-        return _text(record.getMessage().strip())
-    except Exception as error:
-        # A record whose arguments do not fit must not be lost.
-        return f"{_text(record.msg)} % {_text(record.args)}: {error!r}"
-
-
-def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    parts = [formatter.formatException(record.exc_info)] if record.exc_info else []
-    return _text("\n".join([*parts, record.stack_info] if record.stack_info else parts))
-
-
-def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
 
 
 def _text(value: object, limit: int = MAX_TEXT_CHARS) -> str:

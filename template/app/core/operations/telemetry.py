@@ -4,7 +4,7 @@ Reports go to the observers (metrics), to the log of slow requests, to the acces
 for, to the client in `Server-Timing`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from logging import getLogger
 from time import perf_counter
 from typing import NamedTuple, Protocol
@@ -18,9 +18,7 @@ from app.core.operations import request_id
 from app.core.operations.activity import Activity, current
 from app.core.operations.logs import LogFormat, LogLevel
 
-METHODS = frozenset(
-    ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"]
-)
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 # nginx's status for a client that left before the response was complete.
 CLIENT_LEFT = 499
 # The most lines about slow requests that one worker writes in a second.
@@ -58,7 +56,7 @@ class Finished(NamedTuple):
         duration_s: until the last byte of the response.
         pool_wait_s: the time that tasks of the request waited for connections.
         cache: how the response cache answered: hit, stale, miss, collapsed, error or bypass; empty
-            if the route is not cached.
+            for other routes.
     """
 
     method: str
@@ -108,7 +106,8 @@ class Telemetry:
             try:
                 await self.app(scope, receive, measured.send)
             finally:
-                measured.finish(500)
+                if measured.telemetry is not None:
+                    measured.finish(500)
         current.reset(token)
 
     def report(self, request: Finished, identifier: str, waited_s: float) -> None:
@@ -118,7 +117,7 @@ class Telemetry:
         if waited_s >= self._slow_s:
             self._report_slow(request)
         elif self._sampled and crc32(identifier.encode()) < self._sampled:
-            access_log.info(_sentence(request), extra=_fields(request))
+            _log(access_log.info, request)
 
     def _report_slow(self, request: Finished) -> None:
         """Log a slow request; if all are slow, the lines of a second have a bound."""
@@ -129,16 +128,16 @@ class Telemetry:
                 slow_log.warning("%d more slow requests were not logged", left_out)
         self._slow += 1
         if self._slow <= MAX_SLOW_LINES:
-            slow_log.warning(_sentence(request), extra=_fields(request))
+            _log(slow_log.warning, request)
 
 
 class _Measured(Activity):
-    __slots__ = ("_send", "_started_s", "_status", "_telemetry", "_waited_s")
+    __slots__ = ("_send", "_started_s", "_status", "_waited_s", "telemetry")
 
     def __init__(self, telemetry: Telemetry, scope: Scope, send: Send) -> None:
         super().__init__(request_id.of(scope["headers"]), scope)
         # None when the request has been reported.
-        self._telemetry: Telemetry | None = telemetry
+        self.telemetry: Telemetry | None = telemetry
         self._send = send
         # Of the response, and how long the client waited for it.
         self._status = 0
@@ -151,7 +150,7 @@ class _Measured(Activity):
             self._waited_s = perf_counter() - self._started_s
             self._status = message["status"]
             headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
-            if self._telemetry is not None and self._telemetry.server_timing:
+            if self.telemetry is not None and self.telemetry.server_timing:
                 headers += self._timing()
             message = {**message, "headers": headers}
         await self._send(message)
@@ -163,12 +162,12 @@ class _Measured(Activity):
             f'db;desc="{self.queries} queries", pool;dur={self.pool_wait_s * 1000:.1f}, '
             f'cache;desc="{self.cache or "none"}", total;dur={self._waited_s * 1000:.1f}'
         )
-        process_time = f"{self._waited_s:.6f}"
-        return [(b"server-timing", timing.encode()), (b"x-process-time", process_time.encode())]
+        process_time = b"%.6f" % self._waited_s
+        return [(b"server-timing", timing.encode()), (b"x-process-time", process_time)]
 
     def finish(self, status: int) -> None:
         """Report the request, once."""
-        telemetry, self._telemetry = self._telemetry, None
+        telemetry, self.telemetry = self.telemetry, None
         if telemetry is None or self.scope is None:
             return
         duration_s = perf_counter() - self._started_s
@@ -177,30 +176,23 @@ class _Measured(Activity):
         if self._status < 500 and getattr(cycle, "disconnected", False):
             status = CLIENT_LEFT
         method = self.scope["method"]
+        if method not in METHODS:
+            method = "_OTHER"
         request = Finished(
-            method if method in METHODS else "_OTHER",
-            self.route,
-            status,
-            duration_s,
-            self.queries,
-            self.pool_wait_s,
-            self.cache,
+            method, self.route, status, duration_s, self.queries, self.pool_wait_s, self.cache
         )
         telemetry.report(request, self.request_id, self._waited_s or duration_s)
 
 
-def _sentence(request: Finished) -> str:
-    return (
-        f"{request.method} {request.route} {request.status} in {request.duration_s * 1000:.0f} ms"
-    )
-
-
-def _fields(request: Finished) -> dict[str, object]:
-    """Return the fields of a log line; those of every line of the request are added there."""
-    return {
+def _log(write: Callable[..., None], request: Finished) -> None:
+    """Write a line about the request; the formatter adds its id, method, route and path."""
+    duration_ms = request.duration_s * 1000
+    extra = {
         "status": request.status,
-        "duration_ms": round(request.duration_s * 1000, 1),
+        "duration_ms": round(duration_ms, 1),
         "queries": request.queries,
         "pool_wait_ms": round(request.pool_wait_s * 1000, 1),
         "cache": request.cache,
     }
+    what = (request.method, request.route, request.status, duration_ms)
+    write("%s %s %d in %.0f ms", *what, extra=extra)
