@@ -20,7 +20,8 @@ from app.core.database import PreparedRead, ReadSession, ReadSessionDep
 from app.core.database.gate import Gate
 from app.core.operations import telemetry
 from app.core.operations.activity import Activity, current
-from app.core.operations.telemetry import Finished, Telemetry, TelemetrySettings
+from app.core.operations.telemetry import Finished, Telemetry
+from app.core.operations.telemetry_settings import TelemetrySettings
 from app.settings import get_settings
 
 ONE = PreparedRead(select(literal(1).label("one")))

@@ -8,14 +8,12 @@ import sys
 import threading
 from datetime import UTC, datetime
 from json import dumps
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
 from app.core.operations.activity import log_fields
-
-LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-LogFormat = Literal["json", "text"]
+from app.core.operations.telemetry_settings import LogFormat
 
 # Collectors split or drop long lines: a longer text loses its middle.
 MAX_TEXT_CHARS = 8 * 1024

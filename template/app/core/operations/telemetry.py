@@ -10,13 +10,11 @@ from time import perf_counter
 from typing import NamedTuple, Protocol
 from zlib import crc32
 
-from pydantic import Field
-from pydantic_settings import BaseSettings
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.operations import request_id
 from app.core.operations.activity import Activity, current
-from app.core.operations.logs import LogFormat, LogLevel
+from app.core.operations.telemetry_settings import TelemetrySettings
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 # nginx's status for a client that left before the response was complete.
@@ -26,24 +24,6 @@ MAX_SLOW_LINES = 10
 
 access_log = getLogger("app.access")
 slow_log = getLogger("app.slow")
-
-
-class TelemetrySettings(BaseSettings):
-    log_level: LogLevel = Field("INFO", description="Least severe level that is logged.")
-    log_format: LogFormat = Field(
-        "json", description="`json`, an object for each line, or `text` for people."
-    )
-    slow_request_ms: int = Field(
-        1000,
-        ge=0,
-        description="A request whose response starts later than this is logged; 0 logs none.",
-    )
-    access_log_sample: float = Field(
-        0, ge=0, le=1, description="Share of the requests that are logged, chosen by their id."
-    )
-    server_timing: bool = Field(
-        False, description="Whether responses have `Server-Timing` and `X-Process-Time`."
-    )
 
 
 class Finished(NamedTuple):
