@@ -147,7 +147,7 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
         {
             "app/core/pagination/cursor.py",
             "app/core/pagination/keyset.py",
-            "app/core/pagination/settings.py",
+            "app/core/operations/pagination_settings.py",
         },
     )
     assert change("replica") == (
