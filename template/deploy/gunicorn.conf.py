@@ -1,27 +1,31 @@
 """gunicorn's configuration, from the same settings and the same capacity plan as the pools."""
 
+import os
 from pathlib import Path
+from typing import Any
 
-from app.core.operations.check import require_address, require_valid_policies
-from app.core.operations.server import GRACEFUL_TIMEOUT_S
+from app.core.operations import drain
+from app.core.operations.addresses import binds, require_free
+from app.core.operations.check import require_valid_policies
+from app.core.operations.server import GRACEFUL_TIMEOUT_S, Worker
 from app.settings import get_settings
 
 settings = get_settings()
 plan = settings.plan()
-print(plan, flush=True)
 
-require_address(settings.host)
-host = f"[{settings.host}]" if ":" in settings.host else settings.host
-bind = f"{host}:{settings.port}"
+bind = binds(settings)
 # One worker for each usable core: 2n + 1 workers gave 0.7 times the requests at twice the latency.
 workers = plan.workers
-worker_class = "app.core.operations.server.Worker"
+worker_class = Worker
+Worker.settings = settings
 # Imported once and shared by all workers, which saves a third of their memory; connections are
 # opened later, by each worker's own lifespan.
 preload_app = True
 # Replaces a worker whose event loop is blocked for this long; slow requests do not count.
 timeout = 30
 graceful_timeout = GRACEFUL_TIMEOUT_S
+max_requests = settings.max_requests
+max_requests_jitter = settings.max_requests // 10
 # Longer than the idle timeout of the proxy in front; otherwise it sends requests into closing
 # connections.
 keepalive = 75
@@ -33,8 +37,28 @@ control_socket_disable = True
 accesslog = None
 
 
-def on_starting(_: object) -> None:
-    """Refuse an invalid caching policy once, before each worker fails with it."""
+def on_starting(arbiter: Any) -> None:
+    """Refuse once, before each worker fails with it: an invalid caching policy, a taken port."""
     from app.main import app  # which `preload_app` has imported
 
     require_valid_policies(app)
+    # SIGUSR2 and systemd pass sockets that are bound.
+    if not arbiter.master_pid and "LISTEN_FDS" not in os.environ:
+        require_free(settings)
+    arbiter.log.info("; ".join(str(plan).splitlines()))
+
+
+def when_ready(arbiter: Any) -> None:
+    """Let readiness fail before the workers stop to accept."""
+    drain.delay_stop(arbiter, settings.drain_delay_s)
+
+
+def child_exit(arbiter: Any, worker: Any) -> None:
+    """Say why a worker was replaced; the worker itself has logged its stack."""
+    if worker.aborted:
+        arbiter.log.critical(
+            "Worker %s was replaced: a call blocked its event loop for %s s. Its stack is above; "
+            "await an asynchronous function instead, or run the call in a thread.",
+            worker.pid,
+            timeout,
+        )
