@@ -25,7 +25,7 @@ preload_app = True
 timeout = 30
 graceful_timeout = GRACEFUL_TIMEOUT_S
 max_requests = settings.max_requests
-max_requests_jitter = settings.max_requests // 10
+max_requests_jitter = settings.max_requests // 2
 # Longer than the idle timeout of the proxy in front; otherwise it sends requests into closing
 # connections.
 keepalive = 75

@@ -1,6 +1,7 @@
 """Clients that send requests without a pause, and count those that get no answer."""
 
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ class Load:
 
     ports: Sequence[int]
     answered: int = 0
+    slowest_s: float = 0
     lost: list[str] = field(default_factory=list)
     stopped: Event = field(default_factory=Event)
 
@@ -30,6 +32,7 @@ class Load:
                 if connection.sock is None:
                     connection.connect()
                     connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                began = time.monotonic()
                 try:
                     # Answered without a dependency; a route for GET alone refuses a POST.
                     body = b"{}" if method == "POST" else None
@@ -42,6 +45,7 @@ class Load:
                     self.lost.append(f"{method}: {error!r}")
                     connection.close()
                 self.answered += 1
+                self.slowest_s = max(self.slowest_s, time.monotonic() - began)
                 continue
             refused += 1
             if refused > 100 * len(self.ports):

@@ -6,13 +6,14 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from importlib.util import find_spec
 from types import FrameType
 from typing import Any, ClassVar
 
-from uvicorn.config import STARTUP_FAILURE
+from uvicorn.config import STARTUP_FAILURE, Config
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
@@ -46,9 +47,9 @@ class DrainingServer(Server):
 
     ends_at_once = False
 
-    def __init__(self, worker: "Worker") -> None:
-        super().__init__(worker.config)
-        self.settings = worker.settings
+    def __init__(self, config: Config, settings: ServerSettings) -> None:
+        super().__init__(config)
+        self.settings = settings
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.ends_at_once = sig != signal.SIGTERM
@@ -70,7 +71,10 @@ class DrainingServer(Server):
         return ends
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.should_exit = True
+        if not self.should_exit:
+            # After MAX_REQUESTS, too, the signal ends the process: the interpreter's own end takes
+            # a second or more, during which nothing replaces this worker.
+            self.handle_exit(signal.SIGTERM, None)
         if not self.ends_at_once:
             await self._tick_until(lambda: not self.server_state.connections)
         await self._stop_listening(sockets or [])
@@ -94,14 +98,13 @@ class DrainingServer(Server):
         for server in self.servers:
             server.close()
         for each in sockets:
-            each.close()
+            with suppress(OSError):  # uvloop has closed it.
+                each.close()
         accepted = []
         for queue in queues:
-            try:
+            with suppress(BlockingIOError):
                 while stopping():
                     accepted.append(queue.accept()[0])
-            except BlockingIOError:
-                pass
             queue.close()
         protocol: Callable[[], asyncio.Protocol] = partial(  # type: ignore[call-arg]
             self.config.http_protocol_class,
@@ -154,7 +157,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no type
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
-        server = DrainingServer(self)
+        server = DrainingServer(self.config, self.settings)
         # gunicorn sends it for Ctrl-C, and uvicorn does not handle it.
         quit_ = signal.SIGQUIT
         asyncio.get_running_loop().add_signal_handler(quit_, server.handle_exit, quit_, None)
