@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 else:
     from uvicorn.protocols.http.auto import AutoHTTPProtocol as _Base
 
+PARSER = "httptools" if _Base.__name__ == "HttpToolsProtocol" else "h11"
 # The most bytes of request line and headers together, and of trailers; nginx passes as many by
 # default.
 MAX_HEAD_BYTES = 32 * 1024

@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from importlib.util import find_spec
 from types import FrameType
 from typing import Any, ClassVar
 
 from uvicorn.config import STARTUP_FAILURE, Config
+from uvicorn.loops.auto import auto_loop_factory
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from app.core.operations.drain import stopping
-from app.core.operations.protocol import MAX_HEAD_BYTES, HttpTools, Protocol
+from app.core.operations.protocol import MAX_HEAD_BYTES, PARSER, HttpTools, Protocol
 from app.core.operations.settings import ServerSettings
 
 # Longest time that a stopping worker keeps idle connections open for a last request each.
@@ -31,11 +31,9 @@ _CLOSE = (b"connection", b"close")
 
 
 def implementation() -> tuple[str, str]:
-    """Return the names of the event loop and of the HTTP parser; the fast ones are optional."""
-    return (
-        "uvloop" if find_spec("uvloop") else "asyncio",
-        "httptools" if find_spec("httptools") else "h11",
-    )
+    """Return the event loop and the HTTP parser in use: the fast ones, or the defaults."""
+    loop, _, _ = auto_loop_factory().__module__.partition(".")
+    return loop, PARSER
 
 
 class DrainingServer(Server):
@@ -141,7 +139,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no type
 
     settings: ClassVar[ServerSettings]
     CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - as the base class does
-        "http": HttpTools if find_spec("httptools") else Protocol,
+        "http": HttpTools if PARSER == "httptools" else Protocol,
         "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
         "timeout_graceful_shutdown": REQUEST_DRAIN_S,
         # `Forwarded` trusts TRUSTED_PROXIES alone.
