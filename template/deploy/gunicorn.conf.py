@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from app.core.operations import drain
-from app.core.operations.addresses import binds, require_free
+from app.core.operations import addresses, drain
 from app.core.operations.check import require_valid_policies
 from app.core.operations.server import GRACEFUL_TIMEOUT_S, Worker
 from app.settings import get_settings
@@ -13,7 +12,8 @@ from app.settings import get_settings
 settings = get_settings()
 plan = settings.plan()
 
-bind = binds(settings)
+listens = {"PORT": (settings.host, settings.port)}
+bind = [addresses.bind(*address) for address in listens.values()]
 # One worker for each usable core: 2n + 1 workers gave 0.7 times the requests at twice the latency.
 workers = plan.workers
 worker_class = Worker
@@ -44,7 +44,8 @@ def on_starting(arbiter: Any) -> None:
     require_valid_policies(app)
     # SIGUSR2 and systemd pass sockets that are bound.
     if not arbiter.master_pid and "LISTEN_FDS" not in os.environ:
-        require_free(settings)
+        for variable, address in listens.items():
+            addresses.require_free(variable, *address)
     arbiter.log.info("; ".join(str(plan).splitlines()))
 
 
@@ -60,5 +61,5 @@ def child_exit(arbiter: Any, worker: Any) -> None:
             "Worker %s was replaced: a call blocked its event loop for %s s. Its stack is above; "
             "await an asynchronous function instead, or run the call in a thread.",
             worker.pid,
-            timeout,
+            arbiter.timeout,
         )

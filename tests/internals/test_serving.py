@@ -80,9 +80,8 @@ def test_a_taken_port_is_one_sentence() -> None:
         process = run("serve", PORT=str(port))
 
     assert process.returncode == 1
-    assert process.stderr.splitlines()[-1].startswith(
-        f"PORT: cannot listen on port {port} of 127.0.0.1: Address already in use"
-    )
+    reason = f"PORT: cannot listen on port {port} of 127.0.0.1: Address already in use"
+    assert process.stderr.splitlines()[-1] == reason
     assert "Traceback" not in process.stderr
 
 

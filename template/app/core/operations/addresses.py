@@ -1,60 +1,56 @@
 """The addresses to listen on: a port of an interface, or a UNIX socket."""
 
+import os
 import sys
 from contextlib import closing, suppress
 from pathlib import Path
 from socket import AF_INET, AF_INET6, AF_UNIX, create_server, socket
 
-from app.core.operations.settings import ServerSettings
-
 _UNIX = "unix:"
 
 
-def binds(settings: ServerSettings) -> list[str]:
-    """Return the addresses in gunicorn's form."""
-    return [_bind(settings.host, settings.port)]
+def bind(host: str, port: int) -> str:
+    """Return the address in gunicorn's form."""
+    if host.startswith(_UNIX):
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def require_address(host: str) -> None:
+def require_address(host: str, variable: str = "HOST") -> None:
     """Stop the process if this machine does not have the address."""
+    sentence = f"{variable}: cannot listen on {host!r}"
     if host.startswith(_UNIX):
         path = Path(host.removeprefix(_UNIX))
         if not path.is_absolute() or not path.parent.is_dir():
-            sys.exit(f"HOST: cannot listen on {host!r}: expected a path in a directory that exists")
+            sys.exit(f"{sentence}: expected an absolute path in a directory that exists")
         if path.exists() and not path.is_socket():
-            sys.exit(f"HOST: cannot listen on {host!r}: the file exists and is no socket")
+            sys.exit(f"{sentence}: the file exists and is no socket")
         return
     try:
         # With any port: another process may have that of the settings, even this service.
         create_server((host, 0), family=_family(host)).close()
     except (OSError, UnicodeError) as error:
-        sys.exit(f"HOST: cannot listen on {host!r}: {error}")
+        sys.exit(f"{sentence}: {error}")
 
 
-def require_free(settings: ServerSettings) -> None:
-    """Stop the process if it may not listen; gunicorn tries five times, and names no variable."""
-    require_address(settings.host)
-    _require_free("PORT", settings.host, settings.port)
+def require_free(variable: str, host: str, port: int) -> None:
+    """Stop the process if another one listens there; gunicorn tries five times for that.
 
-
-def _require_free(variable: str, host: str, port: int) -> None:
+    `variable` is that of the port.
+    """
+    require_address(host, variable.replace("PORT", "HOST"))
     if host.startswith(_UNIX):
+        # gunicorn removes a socket, also that of a process which listens.
         with closing(socket(AF_UNIX)) as client, suppress(OSError):
-            # gunicorn removes a socket that its process has left behind.
             client.connect(host.removeprefix(_UNIX))
             sys.exit(f"HOST: another process listens on {host}")
         return
     try:
         create_server((host, port), family=_family(host)).close()
     except OSError as error:
-        sys.exit(f"{variable}: cannot listen on port {port} of {host}: {error.strerror}")
+        reason = os.strerror(error.errno or 0)
+        sys.exit(f"{variable}: cannot listen on port {port} of {host}: {reason}")
 
 
 def _family(host: str) -> int:
     return AF_INET6 if ":" in host else AF_INET
-
-
-def _bind(host: str, port: int) -> str:
-    if host.startswith(_UNIX):
-        return host
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
