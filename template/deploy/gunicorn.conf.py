@@ -13,6 +13,8 @@ settings = get_settings()
 plan = settings.plan()
 
 listens = {"PORT": (settings.host, settings.port)}
+for host, _ in listens.values():
+    addresses.require_address(host)
 bind = [addresses.bind(*address) for address in listens.values()]
 # One worker for each usable core: 2n + 1 workers gave 0.7 times the requests at twice the latency.
 workers = plan.workers

@@ -34,11 +34,7 @@ def require_address(host: str, variable: str = "HOST") -> None:
 
 
 def require_free(variable: str, host: str, port: int) -> None:
-    """Stop the process if another one listens there; gunicorn tries five times for that.
-
-    `variable` is that of the port.
-    """
-    require_address(host, variable.replace("PORT", "HOST"))
+    """Stop the process if another one has the port; gunicorn tries five times, and names none."""
     if host.startswith(_UNIX):
         # gunicorn removes a socket, also that of a process which listens.
         with closing(socket(AF_UNIX)) as client, suppress(OSError):

@@ -4,6 +4,7 @@ uvicorn has neither. httptools parses the requests; where it is not installed, h
 """
 
 from http import HTTPStatus
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from app.core.http.problems import problem_response
@@ -25,14 +26,24 @@ class Protocol(_Base):
     """A connection of a client."""
 
     received_bytes = 0
-    # What `overdue` saw last, since when, and the `received_bytes` of that time.
+    # The `received_bytes` at the last part of a body or end of a request. h11 has a limit itself.
+    head_start: float = inf
+    # The phase that `close_if_slow` saw last, since when, and the `received_bytes` of that time.
     _seen: tuple[Any, ...] = ()
     _since = 0.0
     _received_before = 0
 
     def data_received(self, data: bytes) -> None:
-        self.received_bytes += len(data)
-        super().data_received(data)
+        # In parts, because h11 limits a head only while it is incomplete.
+        for start in range(0, len(data), MAX_HEAD_BYTES):
+            part = data[start : start + MAX_HEAD_BYTES]
+            self.received_bytes += len(part)
+            super().data_received(part)
+            is_too_large = self.received_bytes - self.head_start > MAX_HEAD_BYTES
+            if is_too_large and not self.transport.is_closing():
+                self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            if self.transport.is_closing():
+                return
 
     def send_400_response(self, msg: str) -> None:
         """Answer malformed HTTP, for which uvicorn calls this."""
@@ -62,7 +73,7 @@ class Protocol(_Base):
             self._seen, self._since, self._received_before = phase, now_s, self.received_bytes
             return
         allowed_s = {
-            "idle": float("inf"),
+            "idle": inf,
             "head": head_s,
             "body": body_s + (self.received_bytes - self._received_before) / MIN_BODY_BYTES_PER_S,
             "response": body_s,
@@ -92,18 +103,7 @@ class Protocol(_Base):
 class HttpTools(Protocol):
     """The parser httptools has no limit on the head, and accepts trailers as headers."""
 
-    # Bytes that have brought neither a part of a body nor the end of a request.
-    head_bytes = 0
-
-    def data_received(self, data: bytes) -> None:
-        for start in range(0, len(data), MAX_HEAD_BYTES):
-            part = data[start : start + MAX_HEAD_BYTES]
-            self.head_bytes += len(part)
-            super().data_received(part)
-            if self.head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-            if self.transport.is_closing():
-                return
+    head_start = 0
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
@@ -112,9 +112,9 @@ class HttpTools(Protocol):
         self.scope["headers"] = self.headers.copy()
 
     def on_body(self, body: bytes) -> None:
-        self.head_bytes = 0
+        self.head_start = self.received_bytes
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self.head_bytes = 0
+        self.head_start = self.received_bytes
         super().on_message_complete()
