@@ -18,7 +18,7 @@ from uvicorn import Config
 from app.core.operations import drain, server
 from app.core.operations.protocol import HttpTools
 from app.core.operations.server import DrainingServer
-from app.core.operations.settings import ServerSettings
+from app.core.operations.server_settings import ServingSettings
 from tests.core.serving import serving
 from tests.internals.load import load
 
@@ -104,7 +104,7 @@ async def served(
     config = Config(
         with_lifespan, http=HttpTools, log_config=None, timeout_graceful_shutdown=1, ws="none"
     )
-    running = DrainingServer(config, ServerSettings.model_construct(**settings))
+    running = DrainingServer(config, ServingSettings.model_construct(**settings))
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     # Not `serve`, which handles signals.

@@ -131,5 +131,5 @@ def test_a_value_that_trusts_too_many_stops_the_start(
 
 def test_networks_addresses_and_unix_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRUSTED_PROXIES", "10.0.0.0/8, 192.0.2.1,2001:db8::/32,unix")
-    expected = ["10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32", "unix"]
+    expected = ("10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32", "unix")
     assert Settings().trusted_proxies == expected

@@ -8,30 +8,16 @@ import re
 from collections.abc import Awaitable, Collection
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import Annotated
 
-from pydantic import AfterValidator
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-UNIX = "unix"
+from app.core.operations.server_settings import UNIX
+
 # `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:80`.
 _HOP = re.compile(
     r"([\d.]+)(?::\d+)?|\[([\da-f:.]+)\](?::\d+)?|([\da-f:.]+)", re.ASCII | re.IGNORECASE
 )
 _MAX_HOP_LENGTH = 60
-
-
-def check_proxy(text: str) -> str:
-    """Return a network as `10.0.0.0/8`, an address, or `unix`; raise ValueError otherwise."""
-    if text == UNIX:
-        return text
-    network = ip_network(text)
-    if network.prefixlen == 0:
-        raise ValueError(f"{text} trusts every client")
-    return str(network)
-
-
-Proxy = Annotated[str, AfterValidator(check_proxy)]
 
 
 class Forwarded:

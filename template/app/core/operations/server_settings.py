@@ -26,8 +26,8 @@ class ServingSettings(BaseSettings):
         description="Address to listen on; `0.0.0.0` in a container, `unix:/run/app.sock`.",
     )
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
-    trusted_proxies: list[Annotated[str, AfterValidator(check_proxy)]] = Field(
-        [], description="Networks whose `X-Forwarded-For` and `-Proto` are true: `10.0.0.0/8,unix`."
+    trusted_proxies: tuple[Annotated[str, AfterValidator(check_proxy)], ...] = Field(
+        (), description="Networks whose `X-Forwarded-For` and `-Proto` are true: `10.0.0.0/8,unix`."
     )
     drain_delay_s: float = Field(
         5.0,
