@@ -1,4 +1,4 @@
-"""The head of a request has a bound, which the parser of HTTP lacks."""
+"""The size of a request's head and the time of its transfer have bounds, which uvicorn lacks."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from app.core.operations.server import MAX_HEAD_BYTES, Protocol
+from app.core.operations.protocol import MAX_HEAD_BYTES, MIN_BODY_BYTES_PER_S, HttpTools
 
 LINE = b"GET / HTTP/1.1\r\nHost: test\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -23,6 +23,13 @@ class Transport(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.is_closed = False
+        self.unsent = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def abort(self) -> None:
+        self.is_closed = True
 
     def write(self, data: Any) -> None:
         self.written += data
@@ -54,8 +61,8 @@ async def body_size(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def connection(answer: Any = body_size) -> AsyncIterator[tuple[Protocol, Transport]]:
-    protocol = Protocol(Config(answer, lifespan="off"), ServerState(), {})
+async def connection(answer: Any = body_size) -> AsyncIterator[tuple[HttpTools, Transport]]:
+    protocol = HttpTools(Config(answer, lifespan="off"), ServerState(), {})
     transport = Transport()
     protocol.connection_made(transport)
     yield protocol, transport
@@ -149,3 +156,81 @@ async def test_a_malformed_request_is_a_problem() -> None:
 
     assert transport.written.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert orjson.loads(transport.written.partition(b"\r\n\r\n")[2])["status"] == 400
+
+
+HEAD_S, BODY_S = 20, 30
+UPLOAD = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\n"
+
+
+def seconds_until_closed(
+    protocol: HttpTools, transport: Transport, data: bytes, limit_s: int = 200
+) -> int | None:
+    """Send `data` each second; None if the connection is open after `limit_s`."""
+    for second in range(limit_s):
+        protocol.close_if_slow(second, head_s=HEAD_S, body_s=BODY_S)
+        if transport.is_closed:
+            return second
+        if data:
+            protocol.data_received(data)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("start", "then"),
+    [(b"", b""), (LINE, b""), (LINE + b"X: ", b"x"), (LINE + b"\r\n" + LINE + b"X: ", b"x")],
+    ids=["silent", "half a head", "a byte a second", "the second request"],
+)
+async def test_a_slow_head_is_closed(start: bytes, then: bytes) -> None:
+    async with connection() as (protocol, transport):
+        if start:
+            protocol.data_received(start)
+        await asyncio.gather(*protocol.tasks)
+        seconds = seconds_until_closed(protocol, transport, then)
+        assert seconds in (HEAD_S + 1, HEAD_S + 2)
+
+
+@pytest.mark.parametrize(
+    ("rate", "closed_s"), [(0, BODY_S + 1), (1, BODY_S + 1), (2 * MIN_BODY_BYTES_PER_S, None)]
+)
+async def test_a_slow_body_is_a_408(rate: int, closed_s: int | None) -> None:
+    async with connection() as (protocol, transport):
+        protocol.data_received(UPLOAD)
+        # The application reads; otherwise the client would not be the slow one.
+        protocol.flow.pause_reading = lambda: None  # type: ignore[method-assign]
+        seconds = seconds_until_closed(protocol, transport, fill(rate), limit_s=40)
+        assert seconds == closed_s
+        if closed_s is None:
+            protocol.transport.close()
+        else:
+            assert transport.written.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+
+
+async def test_a_client_that_reads_nothing_is_closed() -> None:
+    async with connection() as (protocol, transport):
+        protocol.data_received(LINE + b"\r\n")
+        await asyncio.gather(*protocol.tasks)
+        transport.unsent = 1000
+        assert seconds_until_closed(protocol, transport, b"") == BODY_S + 1
+
+
+async def test_idle_connections_and_slow_applications_have_no_time_out_here() -> None:
+    answer = asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await answer.wait()
+        await body_size(scope, receive, send)
+
+    async with connection(slow) as (protocol, transport):
+        # With `Expect`, the client waits for the application to read.
+        expect = UPLOAD[:-2] + b"Expect: 100-continue\r\n\r\n"
+        for request in (LINE + b"\r\n", expect):
+            protocol.data_received(request)
+            await asyncio.sleep(0)
+            assert seconds_until_closed(protocol, transport, b"") is None
+            if request != expect:
+                answer.set()
+                await asyncio.gather(*protocol.tasks)
+                assert seconds_until_closed(protocol, transport, b"") is None
+                answer.clear()
+        protocol.transport.close()
+        answer.set()

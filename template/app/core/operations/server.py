@@ -1,76 +1,164 @@
 """How gunicorn runs the application in each worker."""
 
+import asyncio
+import faulthandler
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
-from typing import Any
+from types import FrameType
+from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.config import STARTUP_FAILURE, Config
+from uvicorn.loops.auto import auto_loop_factory
+from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
-from app.core.http.problems import problem_response
+from app.core.operations.drain import stopping
+from app.core.operations.protocol import MAX_HEAD_BYTES, PARSER, HttpTools, Protocol
+from app.core.operations.server_settings import ServingSettings
 
-# Time from SIGTERM until running requests are cut off.
+# Longest time that a stopping worker keeps idle connections open for a last request each.
+IDLE_DRAIN_S = 1
+# Time from then until running requests are cut off.
 REQUEST_DRAIN_S = 15
-# Time from SIGTERM until gunicorn kills the worker; jobs drain after the requests.
+# Time from the SIGTERM of a worker until gunicorn kills it; jobs drain after the requests.
 GRACEFUL_TIMEOUT_S = 30
-# The most bytes of request line and headers together, and of trailers; nginx passes as many by
-# default.
-MAX_HEAD_BYTES = 32 * 1024
+_CLOSE = (b"connection", b"close")
 
 
-class Protocol(HttpToolsProtocol):
-    """HTTP/1.1 with a limit on all parts of a request but its body, which httptools lacks."""
+def implementation() -> tuple[str, str]:
+    """Return the event loop and the HTTP parser in use: the fast ones, or the defaults."""
+    loop, _, _ = auto_loop_factory().__module__.partition(".")
+    return loop, PARSER
 
-    # Bytes that have brought neither a part of a body nor the end of a request.
-    head_bytes = 0
 
-    def data_received(self, data: bytes) -> None:
-        for start in range(0, len(data), MAX_HEAD_BYTES):
-            part = data[start : start + MAX_HEAD_BYTES]
-            self.head_bytes += len(part)
-            super().data_received(part)
-            if self.head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-            if self.transport.is_closing():
-                return
+class DrainingServer(Server):
+    """uvicorn that loses no request when it stops, and closes connections of slow clients.
 
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        # uvicorn would add the fields after the body (trailers) to the headers, past a proxy that
-        # removes some of them. RFC 9110, section 6.5.1, forbids that.
-        self.scope["headers"] = self.headers.copy()
+    A worker that stops answers with `Connection: close`, so that clients leave by themselves;
+    uvicorn closes idle connections at once, and resets the requests that are on their way.
+    """
 
-    def on_body(self, body: bytes) -> None:
-        self.head_bytes = 0
-        super().on_body(body)
+    ends_at_once = False
 
-    def on_message_complete(self) -> None:
-        self.head_bytes = 0
-        super().on_message_complete()
+    def __init__(self, config: Config, settings: ServingSettings) -> None:
+        super().__init__(config)
+        self.settings = settings
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer malformed HTTP, for which uvicorn calls this."""
-        self.refuse(HTTPStatus.BAD_REQUEST, msg)
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.ends_at_once = sig != signal.SIGTERM
+        super().handle_exit(sig, frame)
 
-    def refuse(self, status: HTTPStatus, detail: str | None = None) -> None:
-        """Answer in place of the application, and close the connection."""
-        response = problem_response(status, detail, headers={"Connection": "close"})
-        lines = [b"HTTP/1.1 %d %b" % (status, status.phrase.encode())]
-        lines += [b"%b: %b" % header for header in response.raw_headers]
-        self.transport.write(b"\r\n".join([*lines, b"", bytes(response.body)]))
-        self.transport.close()
+    async def on_tick(self, counter: int) -> bool:
+        """Do the work of each tenth of a second; return whether the worker ends."""
+        ends = await super().on_tick(counter)
+        if (ends or stopping()) and _CLOSE not in self.server_state.default_headers:
+            self.server_state.default_headers.append(_CLOSE)
+        if counter % 10 == 0:
+            now_s = asyncio.get_running_loop().time()
+            for connection in self._connections():
+                connection.close_if_slow(
+                    now_s,
+                    head_s=self.settings.header_timeout_s,
+                    body_s=self.settings.body_timeout_s,
+                )
+        return ends
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if not self.should_exit:
+            # After MAX_REQUESTS, too, the signal ends the process: the interpreter's own end takes
+            # a second or more, during which nothing replaces this worker.
+            self.handle_exit(signal.SIGTERM, None)
+        if not self.ends_at_once:
+            await self._tick_until(lambda: not self.server_state.connections)
+        await self._stop_listening(sockets or [])
+        # Requests of connections that were accepted last.
+        await self._tick_until(lambda: all(each.cycle for each in self._connections()))
+        loop = asyncio.get_running_loop()
+        loop.call_later(REQUEST_DRAIN_S - 1, self._refuse_waiting)
+        await super().shutdown(sockets)
+
+    async def _tick_until(self, is_done: Callable[[], bool]) -> None:
+        for counter in range(IDLE_DRAIN_S * 10):
+            if is_done():
+                break
+            await self.on_tick(counter)
+            await asyncio.sleep(0.1)
+
+    async def _stop_listening(self, sockets: Sequence[socket.socket]) -> None:
+        """Close the sockets, and take the connections that wait in them if no worker is left."""
+        # The sockets of gunicorn are wrappers.
+        queues = [each.dup() for each in sockets]
+        for server in self.servers:
+            server.close()
+        for each in sockets:
+            with suppress(OSError):  # uvloop has closed it.
+                each.close()
+        accepted = []
+        for queue in queues:
+            with suppress(BlockingIOError):
+                while stopping():
+                    accepted.append(queue.accept()[0])
+            queue.close()
+        protocol: Callable[[], asyncio.Protocol] = partial(  # type: ignore[call-arg]
+            self.config.http_protocol_class,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        loop = asyncio.get_running_loop()
+        for connection in accepted:
+            connection.setblocking(False)
+            await loop.connect_accepted_socket(protocol, connection)
+
+    def _refuse_waiting(self) -> None:
+        """Answer in place of requests that are about to be cancelled."""
+        for connection in self._connections():
+            if connection.is_waiting:
+                connection.refuse(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "The request took longer than the service may take to stop.",
+                    **{"Retry-After": "1"},
+                )
+
+    def _connections(self) -> list[Protocol]:
+        """Return the connections that are no WebSockets."""
+        return [each for each in self.server_state.connections if isinstance(each, Protocol)]
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no types
-    """uvicorn on uvloop and httptools, which answers more requests than h11.
+    """uvicorn on uvloop and httptools, where they are installed: they answer more requests.
 
     It ends a hung request before gunicorn kills the worker at `graceful_timeout`; otherwise the
     shutdown of the lifespan would not run.
     """
 
+    settings: ClassVar[ServingSettings]
     CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - as the base class does
-        "loop": "uvloop",
-        "http": Protocol,
+        "http": HttpTools if PARSER == "httptools" else Protocol,
+        "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
         "timeout_graceful_shutdown": REQUEST_DRAIN_S,
+        # `Forwarded` trusts TRUSTED_PROXIES alone.
+        "proxy_headers": False,
         # The header helps attackers only, and costs a microsecond.
         "server_header": False,
     }
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        # gunicorn aborts a worker whose event loop is blocked: the stack shows the call.
+        faulthandler.enable()
+
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        server = DrainingServer(self.config, self.settings)
+        # gunicorn sends it for Ctrl-C, and uvicorn does not handle it.
+        quit_ = signal.SIGQUIT
+        asyncio.get_running_loop().add_signal_handler(quit_, server.handle_exit, quit_, None)
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(STARTUP_FAILURE)

@@ -1,0 +1,37 @@
+"""Whether this instance stops. gunicorn's master sets the flag, and its workers share it."""
+
+import mmap
+import signal
+from types import FrameType
+from typing import Any
+
+# Workers inherit the mapping, so a write in the master is seen by all of them.
+_flag = mmap.mmap(-1, 1)
+
+
+def stopping() -> bool:
+    """Return whether this instance stops: it is not ready, and responses close connections."""
+    return _flag[0] != 0
+
+
+def announce(stops: bool = True) -> None:
+    """Set the flag in all processes of this instance."""
+    _flag[0] = stops
+
+
+def delay_stop(arbiter: Any, delay_s: float) -> None:
+    """Let gunicorn stop `delay_s` seconds after SIGTERM, or at the second one.
+
+    Until then the workers accept requests while the load balancer finds them not ready.
+    """
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        # After SIGUSR2 another master has the same sockets, and stays ready.
+        if delay_s and not stopping() and not arbiter.reexec_pid:
+            signal.setitimer(signal.ITIMER_REAL, delay_s)
+        else:
+            arbiter.signal(signal.SIGTERM, frame)
+        announce(not arbiter.reexec_pid)
+
+    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGALRM, lambda number, frame: arbiter.signal(signal.SIGTERM, frame))

@@ -1,0 +1,120 @@
+"""HTTP/1.1 with limits on the size of a request's head and on the time of its transfer.
+
+uvicorn has neither. httptools parses the requests; where it is not installed, h11 does.
+"""
+
+from http import HTTPStatus
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from app.core.http.problems import problem_response
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _Base
+else:
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol as _Base
+
+PARSER = "httptools" if _Base.__name__ == "HttpToolsProtocol" else "h11"
+# The most bytes of request line and headers together, and of trailers; nginx passes as many by
+# default.
+MAX_HEAD_BYTES = 32 * 1024
+# As in Apache's mod_reqtimeout, a body that arrives at this rate is never too late.
+MIN_BODY_BYTES_PER_S = 1024
+
+
+class Protocol(_Base):
+    """A connection of a client."""
+
+    received_bytes = 0
+    # The `received_bytes` at the last part of a body or end of a request. h11 has a limit itself.
+    head_start: float = inf
+    # The phase that `close_if_slow` saw last, since when, and the `received_bytes` of that time.
+    _seen: tuple[Any, ...] = ()
+    _since = 0.0
+    _received_before = 0
+
+    def data_received(self, data: bytes) -> None:
+        # In parts, because h11 limits a head only while it is incomplete.
+        for start in range(0, len(data), MAX_HEAD_BYTES):
+            part = data[start : start + MAX_HEAD_BYTES]
+            self.received_bytes += len(part)
+            super().data_received(part)
+            is_too_large = self.received_bytes - self.head_start > MAX_HEAD_BYTES
+            if is_too_large and not self.transport.is_closing():
+                self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            if self.transport.is_closing():
+                return
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer malformed HTTP, for which uvicorn calls this."""
+        self.refuse(HTTPStatus.BAD_REQUEST, msg)
+
+    def refuse(self, status: HTTPStatus, detail: str | None = None, **headers: str) -> None:
+        """Answer in place of the application, and close the connection."""
+        headers["Connection"] = "close"
+        response = problem_response(status, detail, headers=headers)
+        lines = [b"HTTP/1.1 %d %b" % (status, status.phrase.encode())]
+        lines += [b"%b: %b" % header for header in response.raw_headers]
+        self.transport.write(b"\r\n".join([*lines, b"", bytes(response.body)]))
+        self.transport.close()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the application has a request that it has not begun to answer."""
+        return self.cycle is not None and not self.cycle.response_started
+
+    def close_if_slow(self, now_s: float, *, head_s: float, body_s: float) -> None:
+        """Close the connection if its client sends or reads too slowly.
+
+        Calls at intervals need no timer for each request; a time-out is late by one or two of them.
+        """
+        phase = self._phase()
+        if phase != self._seen:
+            self._seen, self._since, self._received_before = phase, now_s, self.received_bytes
+            return
+        allowed_s = {
+            "idle": inf,
+            "head": head_s,
+            "body": body_s + (self.received_bytes - self._received_before) / MIN_BODY_BYTES_PER_S,
+            "response": body_s,
+        }
+        if now_s - self._since <= allowed_s[phase[0]]:
+            return
+        if phase[0] == "response":
+            # Nothing else ends a connection with bytes that its client does not read.
+            self.transport.abort()
+        elif self.is_waiting:
+            self.refuse(HTTPStatus.REQUEST_TIMEOUT)
+        else:
+            self.transport.close()
+
+    def _phase(self) -> tuple[str, Any]:
+        """Return the thing that the service expects of the client, and what shows progress."""
+        if unread := self.transport.get_write_buffer_size():
+            return "response", unread
+        if self.cycle is None or self.cycle.response_complete:
+            # uvicorn has a timer for a connection that is idle between two requests.
+            return ("idle" if self.timeout_keep_alive_task else "head"), self.cycle
+        # If reading is paused, the application is the slow one.
+        is_sending = self.cycle.more_body and not self.cycle.waiting_for_100_continue
+        return ("body" if is_sending and not self.flow.read_paused else "idle"), self.cycle
+
+
+class HttpTools(Protocol):
+    """The parser httptools has no limit on the head, and accepts trailers as headers."""
+
+    head_start = 0
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        # uvicorn would add the fields after the body (trailers) to the headers, past a proxy that
+        # removes some of them. RFC 9110, section 6.5.1, forbids that.
+        self.scope["headers"] = self.headers.copy()
+
+    def on_body(self, body: bytes) -> None:
+        self.head_start = self.received_bytes
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self.head_start = self.received_bytes
+        super().on_message_complete()

@@ -1,0 +1,196 @@
+"""A service that reloads, replaces workers or stops loses no request, and ends hung ones."""
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from unittest.mock import AsyncMock
+
+import orjson
+import psutil
+import pytest
+from httpx2 import Client, TransportError
+from uvicorn import Config
+
+from app.core.operations import drain, server
+from app.core.operations.protocol import HttpTools
+from app.core.operations.server import DrainingServer
+from app.core.operations.server_settings import ServingSettings
+from tests.core.serving import serving
+from tests.internals.load import load
+
+GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+def until(is_done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_done():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def master_of(client: Client) -> psutil.Process:
+    """Return the gunicorn that listens on the port of the client."""
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):
+            if str(client.base_url.port) == process.environ().get("PORT"):
+                return process
+    raise AssertionError("no gunicorn")
+
+
+@pytest.mark.timeout(120)
+def test_reloads_new_workers_and_stops_lose_no_request() -> None:
+    # The workers of the first end after some requests; the second is reloaded, then stopped.
+    with (
+        serving(WEB_CONCURRENCY="2", MAX_REQUESTS="100") as one,
+        serving(WEB_CONCURRENCY="2", DRAIN_DELAY_S="60") as other,
+    ):
+        replaced, reloaded = master_of(one), master_of(other)
+        first, before = set(replaced.children()), set(reloaded.children())
+        ports = [client.base_url.port or 0 for client in (one, other)]
+        with load(*ports, clients=16) as requests:
+            reloaded.send_signal(signal.SIGHUP)
+            until(lambda: before.isdisjoint(reloaded.children()))
+            until(lambda: first.isdisjoint(replaced.children()))
+
+            other.get("/readyz").raise_for_status()
+            reloaded.send_signal(signal.SIGTERM)
+            until(lambda: drained(other))
+            # It still listens, for load balancers that have not noticed yet.
+            until(lambda: other.get("/livez").headers.get("connection") == "close")
+            # The second one does not wait.
+            reloaded.send_signal(signal.SIGTERM)
+            until(lambda: not listens(other))
+            answered = requests.answered
+            until(lambda: requests.answered > answered + 50)
+
+    assert requests.lost == []
+
+
+def drained(client: Client) -> bool:
+    response = client.get("/readyz")
+    if response.status_code == 200:
+        return False
+    assert response.json()["detail"] == "Not ready: the service stops"
+    return True
+
+
+def listens(client: Client) -> bool:
+    try:
+        client.get("/livez")
+    except TransportError:
+        return False
+    return True
+
+
+@asynccontextmanager
+async def served(
+    application: Any, ended: list[str], **settings: float
+) -> AsyncIterator[tuple[DrainingServer, socket.socket]]:
+    """Serve in this process, and stop at the end as a worker does."""
+
+    async def with_lifespan(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await application(scope, receive, send)
+            return
+        for event in ("startup", "shutdown"):
+            await receive()
+            ended.append(event)
+            await send({"type": f"lifespan.{event}.complete"})
+
+    config = Config(
+        with_lifespan, http=HttpTools, log_config=None, timeout_graceful_shutdown=1, ws="none"
+    )
+    running = DrainingServer(config, ServingSettings.model_construct(**settings))
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    # Not `serve`, which handles signals.
+    task = asyncio.create_task(running._serve([listener]))
+    while not running.started:
+        await asyncio.sleep(0)
+    try:
+        yield running, listener
+    finally:
+        running.handle_exit(signal.SIGTERM, None)
+        await task
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def test_a_hung_request_is_refused_before_the_lifespan_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "REQUEST_DRAIN_S", 1)
+    ended: list[str] = []
+    hangs = asyncio.Event()
+
+    async def hang(scope: Any, receive: Any, send: Any) -> None:
+        hangs.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled")
+
+    async with served(hang, ended) as (_, listener):
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(GET)
+        await hangs.wait()
+
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nretry-after: 1" in head
+    assert orjson.loads(body)["status"] == 503
+    assert ended == ["startup", "cancelled", "shutdown"]
+    writer.close()
+
+
+async def test_a_stop_answers_the_connections_that_wait_to_be_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drain.announce()
+    try:
+        async with served(hello, []) as (running, listener):
+            address = listener.getsockname()
+            clients = [socket.socket() for _ in range(20)]
+            # The event loop does not run, so they stay in the queue of the socket.
+            for client in clients:
+                client.setblocking(False)
+                with suppress(BlockingIOError):
+                    client.connect(address)
+                client.send(GET)
+            await running._stop_listening([listener])
+            monkeypatch.setattr(running, "_stop_listening", AsyncMock())
+            for client in clients:
+                answer = await asyncio.get_running_loop().sock_recv(client, 1000)
+                assert answer.startswith(b"HTTP/1.1 204 ")
+                client.close()
+    finally:
+        drain.announce(False)
+
+
+async def test_slow_clients_are_closed() -> None:
+    async def read(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await hello(scope, receive, send)
+
+    async with served(read, [], header_timeout_s=0.1, body_timeout_s=0.1) as (_, listener):
+        address = listener.getsockname()
+        streams = [await asyncio.open_connection(*address) for _ in range(3)]
+        streams[1][1].write(GET[:-2])
+        streams[2][1].write(GET.replace(b"\r\n\r\n", b"\r\nContent-Length: 5\r\n\r\n"))
+        async with asyncio.timeout(10):
+            answers = [await reader.read() for reader, _ in streams]
+    assert [answer.partition(b"\r\n")[0] for answer in answers] == [
+        b"",
+        b"",
+        b"HTTP/1.1 408 Request Timeout",
+    ]
+    for _, writer in streams:
+        writer.close()
