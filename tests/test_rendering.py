@@ -152,7 +152,7 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
     )
     assert change("replica") == (
         {
-            "app/core/database/replica/settings.py",
+            "app/core/operations/replica_settings.py",
             *(f"app/core/database/replica/{name}.py" for name in ("__init__", "consistency", "decisions", "monitor")),
             "app/core/database/replica/router.py",
         },
