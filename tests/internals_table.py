@@ -22,6 +22,8 @@ VALKEY: dict[str, tuple[Answer, ...]] = {"cache_backend": ("valkey",)}
 MEMORY: dict[str, tuple[Answer, ...]] = {"cache_backend": ("memory",)}
 CELERY: dict[str, tuple[Answer, ...]] = {"background_jobs": ("celery",)}
 REPLICA: dict[str, tuple[Answer, ...]] = {"read_replica": (True,)}
+METRICS: dict[str, tuple[Answer, ...]] = {"metrics": ("prometheus",)}
+TRACING: dict[str, tuple[Answer, ...]] = {"tracing": (True,)}
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,12 @@ class Needs:
 
 
 TESTS: dict[str, Needs] = {
+    "celery/test_broker.py": Needs(only=CELERY | METRICS),
     "celery/test_worker.py": Needs(only=CELERY),
     "replica/test_cache_rules.py": Needs(only=CACHED | REPLICA),
     "replica/test_decisions.py": Needs(only=REPLICA),
     "replica/test_replica.py": Needs(by=("cache_backend",), only=REPLICA),
+    "test_admin.py": Needs(),
     "test_body_limit.py": Needs(),
     "test_cache.py": Needs(by=("cache_backend", "read_replica"), only=CACHED),
     "test_cache_commands.py": Needs(only=VALKEY),
@@ -77,6 +81,7 @@ TESTS: dict[str, Needs] = {
     "test_jobs_background_tasks.py": Needs(only={"background_jobs": ("background_tasks",)}),
     "test_lists.py": Needs(),
     "test_logs.py": Needs(),
+    "test_metrics.py": Needs(by=("background_jobs",), only=METRICS),
     "test_migrations.py": Needs(),
     "test_pagination_cursor.py": Needs(by=("read_replica",), only={"pagination": ("cursor",)}),
     "test_pagination_offset.py": Needs(by=("read_replica",), only={"pagination": ("offset",)}),
@@ -95,6 +100,7 @@ TESTS: dict[str, Needs] = {
     "test_wrong_settings.py": Needs(only=VALKEY | CELERY | REPLICA),
     "test_static_files.py": Needs(only={"static_files": (True,)}),
     "test_telemetry.py": Needs(by=("cache_backend",)),
+    "test_tracing.py": Needs(only=TRACING | CACHED | {"example": (True,)}),
     "test_two_instances.py": Needs(only=VALKEY | {"example": (True,)}),
 }
 

@@ -30,6 +30,7 @@ ASKED = [
     *("deployment", "ci", "example"),
 ]
 EXPERT = ["project_slug", "workers_per_core", "db_max_connections", "instances", "read_replica", "static_files"]
+EXPERT += ["metrics", "tracing"]
 RECORDED = ASKED + EXPERT
 
 # The sentence for each bad value; some sentences are Copier's own.
@@ -65,6 +66,8 @@ REFUSALS: dict[str, dict[str, list[str]]] = {
     "instances": {"Use 1 to 1000.": ["0", "1001"]},
     "read_replica": {"Invalid choice for 'read_replica': 'maybe' is not in": ["maybe"]},
     "static_files": {"Invalid choice for 'static_files': 'maybe' is not in": ["maybe"]},
+    "metrics": {"Invalid choice for 'metrics': 'statsd' is not in": ["statsd"]},
+    "tracing": {"Invalid choice for 'tracing': 'maybe' is not in": ["maybe"]},
 }
 BAD_ANSWERS = [
     (question, value, sentence)
@@ -365,6 +368,8 @@ def test_a_person_answers_the_questionnaire(questionnaire: Questionnaire, tmp_pa
         "instances": 1,
         "read_replica": False,
         "static_files": False,
+        "metrics": "prometheus",
+        "tracing": False,
     }
     assert f"Orders is ready in {service}\n" in message
     assert f"  cd {service}\n  git init && git add --all && git commit" in message

@@ -23,6 +23,8 @@ QUESTIONS: dict[str, tuple[Answer, ...]] = {
     "instances": (1, 30),
     "read_replica": (False, True),
     "static_files": (False, True),
+    "metrics": ("prometheus", "none"),
+    "tracing": (False, True),
 }
 # No Python file depends on these: tests/test_deployment.py renders each pair of their answers with those of others, and
 # no variant is there for them.
@@ -41,6 +43,7 @@ VARIANTS: dict[str, Answers] = {
         "deployment": "none",
         "ci": "none",
         "example": False,
+        "tracing": True,
     },
     "everything": {
         "project_name": "Every Thing 2.0",
@@ -54,6 +57,7 @@ VARIANTS: dict[str, Answers] = {
         "instances": 30,
         "read_replica": True,
         "static_files": True,
+        "tracing": True,
     },
     "memory-celery": {
         "cache_backend": "memory",
@@ -62,6 +66,7 @@ VARIANTS: dict[str, Answers] = {
         "example": False,
         "db_max_connections": 400,
         "instances": 30,
+        "metrics": "none",
     },
     "memory-celery-replica": {
         # Also the name of a package on which the service depends.
@@ -73,6 +78,7 @@ VARIANTS: dict[str, Answers] = {
         "ci": "none",
         "read_replica": True,
         "static_files": True,
+        "tracing": True,
     },
     "memory-offset": {
         "cache_backend": "memory",
@@ -91,6 +97,7 @@ VARIANTS: dict[str, Answers] = {
         "ci": "gitlab",
         "example": False,
         "db_max_connections": 400,
+        "metrics": "none",
     },
     "none-celery-offset": {
         "cache_backend": "none",
@@ -102,6 +109,8 @@ VARIANTS: dict[str, Answers] = {
         "instances": 30,
         "read_replica": True,
         "static_files": True,
+        "metrics": "none",
+        "tracing": True,
     },
     "grown": {
         "project_name": "The Orders of All Shops in Every Country of Europe",
@@ -116,6 +125,7 @@ VARIANTS: dict[str, Answers] = {
         "db_max_connections": 400,
         "instances": 30,
         "static_files": True,
+        "metrics": "none",
     },
 }
 
@@ -159,6 +169,8 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     r"static_(files|url|directory)|servestatic|app/static": lambda answers: bool(answers["static_files"]),
     r"dockerfile|dockerignore|docker build": lambda answers: answers["deployment"] != "none",
     r"compose\.yaml|docker compose|deploy/nginx": lambda answers: answers["deployment"] == "compose",
+    r"prometheus|(?<!\")\bmetrics\b": lambda answers: answers["metrics"] == "prometheus",
+    r"opentelemetry[-.]|otlp|otel_|\btracing\b": lambda answers: bool(answers["tracing"]),
     r"github|\bgh\b|pull.request": lambda answers: answers["ci"] == "github",
     r"gitlab|merge.request": lambda answers: answers["ci"] == "gitlab",
     r"template.update": lambda answers: answers["ci"] != "none",

@@ -9,13 +9,9 @@ from time import monotonic, time
 from uuid import uuid4
 
 import pytest
-from blockbuster import BlockBuster
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Sum
 
 from app.core.cache import cache
 from app.core.cache.store import Cache, Load, Loaded, NotShareable, Outcome
-from app.core.cache.store.cache import observe
 from app.core.cache.store.entry import Entry
 from app.core.http.problems import Unavailable
 from app.settings import get_settings
@@ -246,26 +242,6 @@ async def test_outcomes_are_counted(store: Cache, key: str) -> None:
 
     assert store.counts["load", "miss"] == 1
     assert store.counts["local", "hit"] == 2
-
-
-async def test_the_metric_has_the_counts(store: Cache, key: str, blockbuster: BlockBuster) -> None:
-    # The SDK takes locks, for microseconds.
-    blockbuster.deactivate()
-    reader = InMemoryMetricReader()
-    observe(store, MeterProvider([reader]).get_meter("test"))
-    for _ in range(3):
-        await read(store, key, Loading())
-
-    data = reader.get_metrics_data()
-    assert data is not None
-    metric = data.resource_metrics[0].scope_metrics[0].metrics[0]
-    assert isinstance(metric.data, Sum)
-    counts = {
-        (str(attributes["cache.level"]), str(attributes["cache.outcome"])): point.value
-        for point in metric.data.data_points
-        if (attributes := point.attributes)
-    }
-    assert (metric.name, counts) == ("cache.reads", {("load", "miss"): 1, ("local", "hit"): 2})
 
 
 @pytest.mark.parametrize("order", range(20))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
 from uuid import uuid4
 
+import httpx2
 import pytest
 from pydantic import SecretStr
 from redis import Redis
@@ -431,8 +432,10 @@ async def test_a_killed_server_costs_no_answer(
 
 
 def test_the_service_is_ready_without_its_cache() -> None:
-    with serving(CACHE_URL=f"redis://127.0.0.1:{free_port()}/0") as client:
-        response = client.get("/readyz")
+    admin_port = free_port()
+    nowhere = f"redis://127.0.0.1:{free_port()}/0"
+    with serving(CACHE_URL=nowhere, ADMIN_PORT=str(admin_port)):
+        response = httpx2.get(f"http://127.0.0.1:{admin_port}/readyz")
 
     assert response.status_code == 200
     assert response.json()["status"] == "degraded"

@@ -15,6 +15,7 @@ from contextvars import Context
 from pathlib import Path
 from uuid import UUID
 
+import httpx2
 import pytest
 
 from app.core.jobs import enqueue
@@ -123,8 +124,10 @@ def test_a_broker_that_is_down_is_an_error() -> None:
 
 
 def test_a_broker_that_is_down_is_said() -> None:
-    with serving(BROKER_URL=f"redis://127.0.0.1:{free_port()}/0") as client:
-        response = client.get("/readyz")
+    admin_port = free_port()
+    nowhere = f"redis://127.0.0.1:{free_port()}/0"
+    with serving(BROKER_URL=nowhere, ADMIN_PORT=str(admin_port)):
+        response = httpx2.get(f"http://127.0.0.1:{admin_port}/readyz")
 
     assert response.status_code == 200
     assert response.json()["status"] == "degraded"

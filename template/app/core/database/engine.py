@@ -5,6 +5,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import asyncpg
 from sqlalchemy import Connection, Dialect, ExceptionContext, event
@@ -38,6 +39,8 @@ WaitForRows = Callable[[Awaitable[list[Row]], PoolProxiedConnection], Awaitable[
 SETTLE_TIMEOUT_S = 0.5
 # An error that comes again this soon after a reconnect is none of the connection.
 RECURRENCE_S = 1.0
+# The gates of all pools of this process.
+gates: WeakSet[Gate] = WeakSet()
 
 
 class Database:
@@ -83,6 +86,7 @@ class Database:
         self._listen(self._engine, variable, settings.database_connection_lifetime_s)
         self._autocommit_engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._gate = Gate(pool_size, timeout_s=settings.database_pool_timeout_s)
+        gates.add(self._gate)
 
     async def close(self) -> None:
         """Close all connections."""

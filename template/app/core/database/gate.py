@@ -18,9 +18,18 @@ class Gate:
     """One slot for each connection of the pool, given out in the order of the requests."""
 
     def __init__(self, size: int, *, timeout_s: float) -> None:
+        self.size = size
         self._free = size
         self._timeout_s = timeout_s
         self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def in_use(self) -> int:
+        return self.size - self._free
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
 
     async def acquire(self) -> None:
         """Wait for a slot.

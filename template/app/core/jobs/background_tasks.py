@@ -5,10 +5,12 @@ that run and that wait, and a stopping worker waits for its jobs. A killed worke
 """
 
 import asyncio
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from functools import partial
 from logging import getLogger
+from time import monotonic
 from typing import Any, ParamSpec
 
 from app.core.http.problems import Unavailable
@@ -38,11 +40,16 @@ class Runner:
         self._settings: JobsSettings | None = None
         self._slots = asyncio.Semaphore()
         self._accepted: set[asyncio.Task[None]] = set()
+        # When each waiting job was accepted; the first starts first.
+        self._waiting: deque[float] = deque()
+        # Jobs by outcome: succeeded, failed, retried or refused.
+        self.counts: Counter[tuple[str]] = Counter()
 
     def open(self, settings: JobsSettings) -> None:
         """Accept jobs from now on."""
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.job_concurrency)
+        self._waiting.clear()
 
     async def enqueue(
         self, function: Callable[P, Job], /, *args: P.args, **kwargs: P.kwargs
@@ -60,6 +67,7 @@ class Runner:
         if self._settings is None:
             raise RuntimeError("Jobs need `async with lifecycle.resources(...)`.")
         if len(self._accepted) >= self._settings.job_concurrency + self._settings.job_backlog:
+            self.counts[("refused",)] += 1
             raise Unavailable(f"{function.__qualname__} is not run: too many jobs wait.")
         work = partial(function, *args, **kwargs)
         run = self._run(function.__qualname__, work, self._settings.job_time_limit_s)
@@ -70,6 +78,11 @@ class Runner:
         # The event loop keeps only weak references to tasks.
         self._accepted.add(task)
         task.add_done_callback(self._accepted.discard)
+        self._waiting.append(monotonic())
+
+    def backlog(self) -> tuple[int, float]:
+        """Return the number of jobs that wait, and the seconds that the oldest has waited."""
+        return len(self._waiting), monotonic() - self._waiting[0] if self._waiting else 0.0
 
     async def drain(self) -> None:
         """Wait for the accepted jobs; cancel the jobs that take longer than the drain timeout."""
@@ -83,6 +96,7 @@ class Runner:
         except TimeoutError:
             late = list(self._accepted)
             logger.error("%d jobs did not end in time and are cancelled", len(late))
+            self.counts[("failed",)] += len(late)
             for task in late:
                 task.cancel()
             await asyncio.wait(late, timeout=1)
@@ -95,14 +109,19 @@ class Runner:
     async def _run(self, name: str, work: Callable[[], Job], time_limit_s: float) -> None:
         try:
             async with self._slots, asyncio.timeout(time_limit_s):
+                self._waiting.popleft()
                 while True:
                     try:
-                        return await work()
+                        await work()
+                        self.counts[("succeeded",)] += 1
+                        return
                     except Unavailable as error:
+                        self.counts[("retried",)] += 1
                         # Requests come first when connections are short; a job can wait.
                         logger.warning("job %s runs again in %g s: %s", name, RETRY_AFTER_S, error)
                         await asyncio.sleep(RETRY_AFTER_S)
         except Exception:
+            self.counts[("failed",)] += 1
             logger.exception("job %s failed", name)
 
     async def checks(self) -> dict[str, str]:

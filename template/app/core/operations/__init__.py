@@ -1,1 +1,1 @@
-"""Operations: settings, capacity, start and stop, health, logs and metrics."""
+"""Operations: settings, capacity, start and stop, health, logs and telemetry."""

@@ -26,6 +26,13 @@ class ServingSettings(BaseSettings):
         description="Address to listen on; `0.0.0.0` in a container, `unix:/run/app.sock`.",
     )
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+    admin_host: str = Field(
+        "127.0.0.1",
+        description="Address of the admin port; in a container `0.0.0.0`, in a private network.",
+    )
+    admin_port: int = Field(
+        9464, ge=0, le=65535, description="Port of the pages for operators; 0 for none."
+    )
     trusted_proxies: tuple[Annotated[str, AfterValidator(check_proxy)], ...] = Field(
         (), description="Networks whose `X-Forwarded-For` and `-Proto` are true: `10.0.0.0/8,unix`."
     )

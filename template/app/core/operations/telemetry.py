@@ -1,6 +1,6 @@
 """Telemetry: one ASGI layer gives each request its id, and measures and reports it.
 
-Reports go to the observers (metrics), to the log of slow requests, to the access log and, if asked
+Reports go to the observers, to the log of slow requests, to the access log and, if asked
 for, to the client in `Server-Timing`.
 """
 
