@@ -8,7 +8,7 @@ from celery.signals import worker_process_init, worker_process_shutdown
 
 from app.core import jobs
 from app.core.jobs.celery import celery, job_loop
-from app.core.operations.jobs_settings import JOB_POOL_SIZE
+from app.core.operations.capacity import JOB_POOL_SIZE
 from app.core.operations.lifecycle import resources
 from app.core.operations.logs import configure_logging
 from app.core.operations.settings import CoreSettings

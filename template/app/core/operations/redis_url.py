@@ -1,9 +1,12 @@
-"""The URL of a server that speaks the Redis protocol, as a settings type."""
+"""The URL of a server that speaks the Redis protocol, as a settings type; and its facts."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, RedisDsn, SecretStr, TypeAdapter, ValidationError
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from app.core.operations.urls import ESCAPES, is_well_escaped
 
@@ -37,3 +40,13 @@ def _is_redis_url(value: SecretStr) -> SecretStr:
 
 
 RedisUrl = Annotated[SecretStr, AfterValidator(_is_redis_url)]
+
+
+def info(url: str, *, timeout_s: float) -> dict[str, Any]:
+    """Return the facts of INFO; raises RedisError or OSError."""
+    retry = Retry(NoBackoff(), 0)
+    with Redis.from_url(
+        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry
+    ) as client:
+        facts: Any = client.info()
+    return dict(facts)
