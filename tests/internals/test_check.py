@@ -176,7 +176,7 @@ def test_every_finding_has_a_case_a_condition_and_a_severity() -> None:
     "facts",
     [
         environment(DATABASE_URL="x", DATABASE_URL_FILE="", PATH="/bin", TEST_DATABASE_URL="x"),
-        environment(HOSTNAME="pod", HOME="/", PORTS="1", DATABASE_PASSWORD="x"),
+        environment(HOSTNAME="pod", HOME="/", DATABASE_NAME="x"),
         settings(cursor_secret=SecretStr("01234567890123456789012345678901")),
         settings(admin_host="0.0.0.0", admin_port=0),  # noqa: S104 - it is not listened to
         settings(admin_host="admin.internal"),
@@ -198,7 +198,7 @@ def database() -> Iterator[str]:
             f"CREATE ROLE {name} LOGIN PASSWORD 'x7Bq-random'",
             f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}",
         )
-        address = make_url(url).set(username=name, password="x7Bq-random")
+        address = make_url(url).set(username=name, password="x7Bq-random")  # noqa: S106
         yield address.render_as_string(hide_password=False)
         administer(url, f"DROP OWNED BY {name}", f"DROP ROLE {name}")
 

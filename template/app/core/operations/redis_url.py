@@ -1,12 +1,9 @@
-"""The URL of a server that speaks the Redis protocol, as a settings type; and its facts."""
+"""The URL of a server that speaks the Redis protocol, as a settings type."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, RedisDsn, SecretStr, TypeAdapter, ValidationError
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from app.core.operations.urls import ESCAPES, is_well_escaped
 
@@ -40,13 +37,3 @@ def _is_redis_url(value: SecretStr) -> SecretStr:
 
 
 RedisUrl = Annotated[SecretStr, AfterValidator(_is_redis_url)]
-
-
-def info(url: str, *, timeout_s: float) -> dict[str, Any]:
-    """Return the facts of INFO; raises RedisError or OSError."""
-    retry = Retry(NoBackoff(), 0)
-    with Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry
-    ) as client:
-        facts: Any = client.info()
-    return dict(facts)
