@@ -76,7 +76,7 @@ def server(name: str, **changed: Any) -> dict[str, Any]:
 
 
 def plan(**changed: Any) -> dict[str, Any]:
-    return {"plan": PLAN.__class__(**vars(PLAN) | changed)}
+    return {"plan": PLAN.__class__(**vars(PLAN) | {"workers": 1} | changed)}
 
 
 def environment(**variables: str) -> dict[str, Any]:
@@ -142,7 +142,7 @@ KNOWN = TEXTS["always"] | TEXTS["deploy"]
 
 def found(facts: Mapping[str, Any], *, deploy: bool = True) -> dict[str, str]:
     """Return the sentences by id."""
-    base: dict[str, Any] = plan(workers=1) | settings() | {"servers": SERVERS}
+    base: dict[str, Any] = plan() | settings() | {"servers": SERVERS}
     there = Facts(**base | facts)
     return {finding.id: finding.sentence for finding in findings(there, deploy=deploy)}
 
@@ -236,7 +236,7 @@ def test_a_broken_database(database: str) -> None:
     url = administrator.set(drivername="postgresql", database=address.database)
     administer(
         url.render_as_string(hide_password=False),
-        "DROP TABLE alembic_version",
+        "DROP TABLE IF EXISTS alembic_version",
         "CREATE TABLE test_shelves (id int PRIMARY KEY)",
         "CREATE TABLE test_books (shelf int CONSTRAINT on_shelf REFERENCES test_shelves)",
         "INSERT INTO test_shelves VALUES (1)",
