@@ -411,11 +411,6 @@ def capacity(rendered: Callable[[Answers], Path], tmp_path_factory: pytest.TempP
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    # Its module also has settings, whose imports are not installed here.
-    settings = (service / "app/core/jobs/settings.py").read_text(encoding="utf-8")
-    job_pool_size = re.search(r"^JOB_POOL_SIZE = (\d+)$", settings, re.MULTILINE)
-    assert job_pool_size
-    vars(module)["JOB_POOL_SIZE"] = int(job_pool_size[1])
     return module
 
 
@@ -437,8 +432,6 @@ def plan(capacity: ModuleType, load: tuple[int, float, int, str], connections: i
         ValueError: `CapacityError`, when the connections do not suffice.
     """
     cores, workers_per_core, instances, jobs = load
-    # One job process for each core, as app/core/settings has it.
-    job_processes = instances * cores if jobs == "celery" else 0
     return capacity.make_plan(
         capacity.Limits(
             cores=cores,
@@ -446,7 +439,7 @@ def plan(capacity: ModuleType, load: tuple[int, float, int, str], connections: i
             workers_per_core=workers_per_core,
             instances=instances,
             max_connections=connections,
-            job_connections=job_processes * capacity.JOB_POOL_SIZE,
+            jobs=0 if jobs == "celery" else None,
         )
     )
 

@@ -1,11 +1,16 @@
 """The service's own command says what it did, or in one line why not."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from app.core.operations.explain import shown
 from tests.internals.commands import ROOT, run, run_in
+
+SHOWN = {"DATABASE_URL", "PORT", "WEB_CONCURRENCY", "MAX_BODY_BYTES"}
 
 
 @pytest.fixture
@@ -24,12 +29,12 @@ def append(path: Path, text: str) -> int:
     return lines.count("\n") + 1
 
 
-def test_check_prints_the_plan_and_notes() -> None:
-    process = run("check", HOST="127.0.0.1", WEB_CONCURRENCY="2")
+def test_check_prints_findings_and_their_number() -> None:
+    process = run("check", HOST="127.0.0.1")
 
     assert (process.returncode, process.stderr) == (0, "")
-    assert process.stdout.startswith("2 workers, ")
-    assert "note: HOST is 127.0.0.1" in process.stdout
+    assert process.stdout.startswith("note: HOST is 127.0.0.1")
+    assert process.stdout.splitlines()[-1].endswith(" findings, 0 of them errors.")
 
 
 @pytest.mark.parametrize(
@@ -51,10 +56,18 @@ def test_check_fails_where_the_service_would_not_start(
 @pytest.mark.parametrize(
     ("path", "text", "message"),
     [
-        ("app/api.py", "from app.core.gone import x", "No module named 'app.core.gone'"),
-        ("app/api.py", "import gone", "No module named 'gone'"),
-        ("app/settings.py", "from app.core.jobs import gone", "cannot import name 'gone' from "),
-        ("app/api.py", "<<<<<<< before updating", "invalid syntax"),
+        (
+            "app/api.py",
+            "from app.core.gone import x",
+            "ModuleNotFoundError: No module named 'app.c",
+        ),
+        ("app/api.py", "import gone", "ModuleNotFoundError: No module named 'gone'"),
+        (
+            "app/settings.py",
+            "from app.core.jobs import gone",
+            "ImportError: cannot import name 'gone'",
+        ),
+        ("app/api.py", "<<<<<<< before updating", "SyntaxError: invalid syntax"),
         ("app/settings.py", r"raise RuntimeError('two\nlines')", "RuntimeError: two lines"),
     ],
 )
@@ -65,8 +78,8 @@ def test_check_names_the_line_that_fails(service: Path, path: str, text: str, me
     process = run_in(service, "check", DATABASE_URL="")
 
     assert process.returncode == 1
-    assert process.stdout == ""
-    assert process.stderr.startswith(f"{path}:{line}: {message}")
+    assert process.stdout == "1 findings, 1 of them errors.\n"
+    assert process.stderr.startswith(f"error: {path}:{line}: {message}")
     assert len(process.stderr.splitlines()) == 1
 
 
@@ -85,17 +98,64 @@ def test_a_caching_policy_that_cannot_hold_is_one_line(service: Path) -> None:
     # Its port is in nobody's way: it never listens.
     served = run_in(service, "serve", PORT="1")
 
-    assert (checked.returncode, checked.stderr) == (1, f"{line}\n")
+    assert (checked.returncode, checked.stderr) == (1, f"error: {line} [start.refused]\n")
     assert served.returncode == 1
     assert served.stderr.splitlines()[-1] == line
     assert "Listening" not in served.stderr
+
+
+def test_explain_shows_origins_and_no_secrets(tmp_path: Path) -> None:
+    (tmp_path / "port").write_text("7001")
+    url = "postgresql://app:hunter2@db.internal:5433/orders"
+    variables = {"DATABASE_URL": url, "PORT_FILE": str(tmp_path / "port"), "WEB_CONCURRENCY": ""}
+
+    process = run("explain", "--json", CPU_CORES="2", WORKERS_PER_CORE="1", **variables)
+
+    rows = {row["name"]: row for row in json.loads(process.stdout)}
+    assert {name: (rows[name]["value"], rows[name]["origin"]) for name in rows.keys() & SHOWN} == {
+        "DATABASE_URL": ("postgresql://***@db.internal:5433", "environment"),
+        "PORT": ("7001", f"file {tmp_path / 'port'}"),
+        "WEB_CONCURRENCY": ("2", "derived"),
+        "MAX_BODY_BYTES": ("1048576", "default"),
+    }
+    assert "hunter2" not in process.stdout
+    assert all(row["description"] for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        ("CURSOR_SECRET", SecretStr("hunter2"), "***"),
+        ("API_KEY", "hunter2", "***"),
+        (
+            "HOOK",
+            SecretStr("https://hooks.example.org/hunter2?t=hunter2"),
+            "https://hooks.example.org",
+        ),
+        ("BROKER", "redis://:hunter2/@host:1/0", "redis://***@host:1"),
+        ("SITE", "https://example.org/a", "https://example.org/a"),
+        ("NAMES", ("a", "b"), "('a', 'b')"),
+        ("OPTIONAL", None, "None"),
+    ],
+)
+def test_values_are_shown_without_secrets(variable: str, value: object, text: str) -> None:
+    assert shown(variable, value) == text
+
+
+def test_explain_of_one_setting_and_of_a_misspelt_one() -> None:
+    one = run("explain", "port", PORT="7001")
+    wrong = run("explain", "DATABASE_POOLSIZE")
+
+    assert one.stdout.splitlines() == ["PORT = 7001  (environment)", "    Port to listen on."]
+    assert wrong.returncode == 1
+    assert wrong.stderr == ("There is no setting DATABASE_POOLSIZE. Is it DATABASE_POOL_SIZE?\n")
 
 
 def test_help_lists_the_commands() -> None:
     process = run("--help")
 
     assert process.returncode == 0
-    assert {"serve", "migrate", "capacity", "check"} <= set(process.stdout.split())
+    assert {"serve", "migrate", "capacity", "check", "explain"} <= set(process.stdout.split())
 
 
 @pytest.mark.parametrize(

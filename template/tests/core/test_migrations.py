@@ -8,6 +8,7 @@ from pathlib import Path
 
 import asyncpg
 
+from app.core.operations.facts import UNINDEXED_FOREIGN_KEYS
 from tests.core.plugin import migrated_database
 
 ROOT = Path(__file__).parents[2]
@@ -23,19 +24,6 @@ command.check(config)
 command.downgrade(config, "base")
 command.upgrade(config, "heads")
 command.check(config)
-"""
-
-UNINDEXED_FOREIGN_KEYS = """
-SELECT format('%s: %s', conrelid::regclass, conname) AS name
-FROM pg_constraint
-WHERE contype = 'f' AND NOT EXISTS (
-    SELECT FROM pg_index
-    WHERE indrelid = conrelid AND indisvalid AND indpred IS NULL
-    AND indnkeyatts >= cardinality(conkey)
-    -- Its first columns are those of the key, in any order.
-    AND (indkey::int2[])[0:cardinality(conkey) - 1] @> conkey
-)
-ORDER BY name
 """
 
 

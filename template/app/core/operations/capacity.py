@@ -1,4 +1,4 @@
-"""Capacity: the numbers of workers and connections of this instance, from one model.
+"""Capacity: the workers, threads, connections and memory of this instance, from one model.
 
 `make_plan` is pure. `detect_cores` and `detect_memory` read the limits of this process; in a
 container they are lower than `os.cpu_count()` and the memory of the machine.
@@ -12,9 +12,13 @@ from pathlib import Path
 ADMINISTRATION = 5
 # A worker runs Python on one core: more connections only move the queue into the database.
 MAX_POOL_SIZE = 10
+# A process for jobs runs one at a time; the second connection serves a read beside its transaction.
+JOB_POOL_SIZE = 2
+# The size of anyio's limiter: `def` endpoints and blocking calls of one worker that run at once.
+THREADS = 40
 MIB = 1024**2
-# Of one worker, without its cache.
-WORKER_MEMORY_BYTES = 128 * MIB
+# Of one process without its cache: 57 to 86 MiB (PSS) were measured under load.
+PROCESS_BYTES = 96 * MIB
 
 
 class CapacityError(ValueError):
@@ -23,43 +27,73 @@ class CapacityError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of the plan; a `workers` or `pool_size` of 0 is derived.
+    """The limits of the plan; a `workers`, `pool_size` or `jobs` of 0 is derived.
 
-    The jobs of all instances together take `job_connections`; each worker takes `cache_bytes`.
+    `jobs` are the processes of the job worker of each instance, in a container of its own; None
+    without one. Each process takes `cache_bytes`, and each group of processes has a master.
     """
 
-    cores: int
+    cores: float
     memory_bytes: int | None
     workers_per_core: float = 1.0
     workers: int = 0
     instances: int = 1
     max_connections: int = 100
     pool_size: int = 0
-    job_connections: int = 0
+    jobs: int | None = None
     cache_bytes: int = 0
 
-    @property
-    def worker_bytes(self) -> int:
-        """Return the memory of one worker."""
-        return WORKER_MEMORY_BYTES + self.cache_bytes
+    def processes(self, per_core: float) -> int:
+        """Return the number of processes that cores and memory allow, at least 1."""
+        derived = int(self.cores * per_core)
+        if self.memory_bytes is not None:
+            free = self.memory_bytes - PROCESS_BYTES
+            derived = min(derived, free // (PROCESS_BYTES + self.cache_bytes))
+        return max(1, derived)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The sizes of one instance, and the connections that all instances take together."""
+    """The sizes of one instance, and the connections that all instances take together.
 
+    `pool_size` is of one worker. The job worker has `jobs` processes and a memory of its own.
+    """
+
+    cores: float
     workers: int
+    threads: int
+    jobs: int
     pool_size: int
     connections: int
+    max_connections: int
+    memory_bytes: int
+    job_memory_bytes: int
+    memory_limit_bytes: int | None
     arithmetic: str
     memory: str
 
+    @property
+    def fits(self) -> bool:
+        """Whether the memory limit suffices for the web workers, and for the job worker."""
+        needed = max(self.memory_bytes, self.job_memory_bytes)
+        return self.memory_limit_bytes is None or needed <= self.memory_limit_bytes
+
+    def line(self) -> str:
+        """Return the plan in one line, for the log."""
+        return "; ".join(f"{name}: {value}" for name, value in self._rows().items())
+
     def __str__(self) -> str:
-        return (
-            f"{self.workers} workers, {self.pool_size} database connections each\n"
-            f"database connections: {self.arithmetic}\n"
-            f"memory: {self.memory}"
-        )
+        return "\n".join(f"{name:<12} {value}" for name, value in self._rows().items())
+
+    def _rows(self) -> dict[str, str]:
+        jobs = {"job worker": f"{self.jobs} processes"} if self.jobs else {}
+        return {
+            "cores": f"{self.cores:g}",
+            "workers": f"{self.workers}, with {THREADS} threads each",
+            **jobs,
+            "connections": f"{self.arithmetic}, of {self.max_connections}",
+            "memory": self.memory,
+        }
 
 
 def make_plan(limits: Limits) -> Plan:
@@ -68,38 +102,56 @@ def make_plan(limits: Limits) -> Plan:
     Raises:
         CapacityError: when the plan needs more connections than the database allows.
     """
-    derived = max(1, int(limits.cores * limits.workers_per_core))
-    if limits.memory_bytes is not None:
-        derived = min(derived, max(1, limits.memory_bytes // limits.worker_bytes))
-    workers = limits.workers or derived
-    others = ADMINISTRATION + limits.job_connections
+    workers = limits.workers or limits.processes(limits.workers_per_core)
+    jobs = 0 if limits.jobs is None else limits.jobs or limits.processes(1)
+    job_connections = limits.instances * jobs * JOB_POOL_SIZE
+    others = ADMINISTRATION + job_connections
     free = limits.max_connections - others
     pool_size = limits.pool_size or max(1, min(MAX_POOL_SIZE, free // (limits.instances * workers)))
     connections = limits.instances * workers * pool_size + others
-    web = f"{limits.instances} instances x {workers} workers x {pool_size} connections"
-    jobs = f" + {limits.job_connections} for jobs" if limits.job_connections else ""
-    arithmetic = f"{web} + {ADMINISTRATION} for administration{jobs} = {connections}"
+    arithmetic = (
+        f"{limits.instances} instances x {workers} workers x {pool_size} connections"
+        f" + {ADMINISTRATION} for administration"
+        + (f" + {job_connections} for jobs" if jobs else "")
+        + f" = {connections}"
+    )
     if connections > limits.max_connections:
         raise CapacityError(
             f"DATABASE_MAX_CONNECTIONS is {limits.max_connections}, but {arithmetic}. "
             "Raise it if the server allows more, or lower INSTANCES, WEB_CONCURRENCY or "
             "DATABASE_POOL_SIZE."
         )
-    return Plan(workers, pool_size, connections, arithmetic, _memory(limits, workers))
+    memory_bytes, memory = _memory(workers, limits)
+    job_memory_bytes, job_memory = _memory(jobs, limits, ", for jobs ") if jobs else (0, "")
+    limit = limits.memory_bytes
+    if limit is None:
+        bound = "without a limit"
+    elif max(memory_bytes, job_memory_bytes) > limit:
+        bound = f"MORE than the limit of {_mib(limit)}"
+    else:
+        bound = f"of {_mib(limit)}"
+    return Plan(
+        cores=limits.cores,
+        workers=workers,
+        threads=workers * THREADS,
+        jobs=jobs,
+        pool_size=pool_size,
+        connections=connections,
+        max_connections=limits.max_connections,
+        memory_bytes=memory_bytes,
+        job_memory_bytes=job_memory_bytes,
+        memory_limit_bytes=limit,
+        arithmetic=arithmetic,
+        memory=f"{memory}{job_memory}, {bound}",
+    )
 
 
-def _memory(limits: Limits, workers: int) -> str:
-    """Return the memory of one instance as a sum, with its limit."""
-    worker = _mib(WORKER_MEMORY_BYTES)
-    if limits.cache_bytes:
-        worker = f"({worker} + {_mib(limits.cache_bytes)} for its cache)"
-    total = workers * limits.worker_bytes
-    arithmetic = f"{workers} workers x {worker} = {_mib(total)}"
-    if limits.memory_bytes is None:
-        return f"{arithmetic}, without a limit"
-    if total > limits.memory_bytes:
-        return f"{arithmetic}, more than the limit of {_mib(limits.memory_bytes)}"
-    return f"{arithmetic}, of {_mib(limits.memory_bytes)}"
+def _memory(processes: int, limits: Limits, label: str = "") -> tuple[int, str]:
+    """Return the memory of a master and its processes, in bytes and as a sum."""
+    total = (processes + 1) * PROCESS_BYTES + processes * limits.cache_bytes
+    caches = f" + {processes} caches x {_mib(limits.cache_bytes)}" if limits.cache_bytes else ""
+    each = _mib(PROCESS_BYTES)
+    return total, f"{label}{processes + 1} processes x {each}{caches} = {_mib(total)}"
 
 
 def _mib(size: int) -> str:
@@ -108,13 +160,13 @@ def _mib(size: int) -> str:
 
 def detect_cores(
     root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
-) -> int:
-    """Return the whole cores of this process: the least of CPU affinity and cgroup quotas."""
+) -> float:
+    """Return the cores of this process: the least of CPU affinity and cgroup quotas."""
     affinity = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     quotas = [quota for group in _groups(root, membership, "cpu") if (quota := _quota(group))]
-    return max(1, int(min([affinity, *quotas])))
+    return min([affinity, *quotas])
 
 
 def detect_memory(
