@@ -61,7 +61,7 @@ def proxy(*ports: int) -> Iterator[tuple[int, Path]]:
     """Run nginx in front of the instances on these ports; yields its port and its log."""
     program = find_nginx()
     compose = (ROOT / "compose.yaml").read_text()
-    options = re.findall(r"server web-\d:8000 resolve (.*;)", compose)
+    options = re.findall(r"server \S+:8000 (.*;)", compose)
     assert len(options) == 2
     instances = [
         f"server 127.0.0.1:{port} {each}" for port, each in zip(ports, options, strict=False)
