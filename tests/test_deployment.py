@@ -1,13 +1,13 @@
 """The answer `deployment`: each pair of its answers with those of other questions is rendered and validated.
 
-No Python file depends on it, so no variant is there for it. tests/internals/test_nginx.py runs two instances behind nginx.
+No Python file depends on it, so no variant is there for it. tests/internals/test_nginx.py runs two instances and nginx.
 """
 
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -222,12 +222,12 @@ def test_the_example_of_an_env_file_has_the_variables_of_compose(services: dict[
 
 
 @pytest.fixture
-def nginx() -> Iterator[str]:
+def nginx() -> str:
     """The program; the tests are skipped where there is none."""
     found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if not found:
         pytest.skip("NOT TESTED WITH NGINX: run `apt-get install nginx-light`")
-    yield found
+    return found
 
 
 def test_nginx_accepts_its_configuration(
