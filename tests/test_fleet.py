@@ -12,7 +12,7 @@ from tests.fleet import GUARDS, NOUNS, Member, Result, Suite, added_lines, comma
 from tests.history import OLDEST, VERSIONS
 from tests.ownership import CONFIG
 from tests.rendering import ROOT, render
-from tests.variants import DEFAULTS, HARDEST, QUESTIONS, VARIANTS
+from tests.variants import DEFAULTS, HARDEST, QUESTIONS, VARIANTS, WITHOUT_PYTHON
 
 MEMBER = Member("orders-1", "defaults", OLDEST, Domain("orders", "order"), edits_in_ours=2, seed=1)
 GREEN = Result(MEMBER, deletions=frozenset({"app/core/gone.py"}), suite="green", seconds=61.4)
@@ -41,7 +41,7 @@ def test_the_fleet_of_ci_is_of_the_oldest_version_and_has_every_answer_that_deci
     assert [(member.variant, member.version) for member in fleet] == [(name, OLDEST) for name in HARDEST]
     deciding = [question for question in QUESTIONS if any(question in entry for entry in CONFIG["_exclude"])]
     assert "read_replica" in deciding
-    for question in deciding:
+    for question in set(deciding).difference(WITHOUT_PYTHON):
         assert {(DEFAULTS | VARIANTS[name])[question] for name in HARDEST} == set(QUESTIONS[question])
 
 

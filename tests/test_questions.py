@@ -345,6 +345,8 @@ def test_a_person_answers_the_questionnaire(questionnaire: Questionnaire, tmp_pa
     questionnaire.presses("\r")
     questionnaire.sees("How many CPU cores has one instance?")
     questionnaire.writes("4")
+    questionnaire.sees("Where does the service run?")
+    questionnaire.presses(f"{DOWN}\r")
     questionnaire.sees("Which CI runs the checks")
     questionnaire.presses(f"{DOWN}\r")
     questionnaire.sees("Add an example domain?")
@@ -360,6 +362,7 @@ def test_a_person_answers_the_questionnaire(questionnaire: Questionnaire, tmp_pa
         "background_jobs": "celery",
         "pagination": "cursor",
         "cpu_cores": 4,
+        "deployment": "compose",
         "ci": "gitlab",
         "example": False,
         "project_slug": "orders",
@@ -390,6 +393,8 @@ def test_more_cores_than_the_database_can_serve_lose_no_answer(questionnaire: Qu
     questionnaire.presses("\r")
     questionnaire.sees("How many CPU cores has one instance?")
     questionnaire.writes("128")
+    questionnaire.sees("Where does the service run?")
+    questionnaire.presses("\r")
     questionnaire.sees("Which CI runs the checks")
     questionnaire.presses("\r")
     questionnaire.sees("Add an example domain?")
