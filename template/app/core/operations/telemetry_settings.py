@@ -12,7 +12,8 @@ LogFormat = Literal["json", "text"]
 class TelemetrySettings(BaseSettings):
     log_level: LogLevel = Field("INFO", description="Least severe level that is logged.")
     log_format: LogFormat = Field(
-        "json", description="Form of the log: `json`, an object for each line, or `text` for people."
+        "json",
+        description="Form of the log: `json`, an object for each line, or `text` for people.",
     )
     slow_request_ms: int = Field(
         1000,
