@@ -74,6 +74,10 @@ TESTS: dict[str, Needs] = {
     "test_edge.py": Needs(only=CACHED),
     "test_errors.py": Needs(by=("read_replica",)),
     "test_example.py": Needs(only=CACHED | {"example": (True,)}),
+    "test_expressions.py": Needs(
+        by=("background_jobs",),
+        only=CACHED | {"deployment": ("compose", "kubernetes"), "metrics": ("prometheus",)},
+    ),
     "test_forwarded.py": Needs(),
     "test_gate.py": Needs(),
     "test_guards.py": Needs(by=("cache_backend",)),
