@@ -83,7 +83,7 @@ async def load(port: int, seconds: int) -> None:
         async def send(request: dict[str, Any]) -> httpx2.Response:
             text = json.dumps([request["method"], request["path"], request.get("json")])
             for name, value in (names | {"random": uuid4().hex}).items():
-                text = text.replace(f"{{{name}}}", value)
+                text = text.replace("{" + name + "}", value)
             method, path, body = json.loads(text)
             return await client.request(method, path, json=body)
 
