@@ -25,7 +25,7 @@ from dev.processes import ServerUnavailable, serve, workspace
 
 ROOT = Path(__file__).parents[1]
 CLIENTS = 16
-SPY = (str(Path(sys.executable).with_name("py-spy")), "record", "--subprocesses")
+SPY = ("py-spy", "record", "--subprocesses")
 KINDS = {"cpu": SPY, "gil": (*SPY, "--gil"), "native": (*SPY, "--native"), "memory": ()}
 MEMRAY = (sys.executable, "-m", "memray")
 NOT_ALLOWED = """\
