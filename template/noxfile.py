@@ -24,3 +24,10 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Tests on real servers, which they start; arguments after `--` replace those for pytest."""
     session.run("pytest", *(session.posargs or ["--numprocesses=auto"]))
+
+
+@nox.session(default=False)
+def profile(session: nox.Session) -> None:
+    """Flame graph or memory under load: `nox -s profile -- cpu`, gil, native or memory."""
+    command = ("uv", "run", "--group=profile", "python", "-m", "dev", "run")
+    session.run(*command, "python", "-m", "dev.profiling", *session.posargs)

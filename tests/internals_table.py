@@ -15,7 +15,7 @@ from tests.variants import DEFAULTS, QUESTIONS, VARIANTS, Answer, Answers
 
 SOURCE = Path(__file__).parent / "internals"
 # Packages that only these tests import.
-PACKAGES = ("opentelemetry-sdk>=1.45",)
+PACKAGES = ("opentelemetry-sdk>=1.45", "py-spy>=0.4.3")
 
 CACHED: dict[str, tuple[Answer, ...]] = {"cache_backend": ("valkey", "memory")}
 VALKEY: dict[str, tuple[Answer, ...]] = {"cache_backend": ("valkey",)}
@@ -74,6 +74,10 @@ TESTS: dict[str, Needs] = {
     "test_edge.py": Needs(only=CACHED),
     "test_errors.py": Needs(by=("read_replica",)),
     "test_example.py": Needs(only=CACHED | {"example": (True,)}),
+    "test_expressions.py": Needs(
+        by=("background_jobs",),
+        only=CACHED | {"deployment": ("compose", "kubernetes"), "metrics": ("prometheus",)},
+    ),
     "test_forwarded.py": Needs(),
     "test_gate.py": Needs(),
     "test_guards.py": Needs(by=("cache_backend",)),
@@ -89,6 +93,7 @@ TESTS: dict[str, Needs] = {
     "test_pgbouncer.py": Needs(by=("read_replica",)),
     "test_prepared.py": Needs(by=("read_replica",)),
     "test_problems.py": Needs(by=("cache_backend",)),
+    "test_profiling.py": Needs(only={"example": (True,)}),
     "test_queries.py": Needs(by=("read_replica",)),
     "test_read_back.py": Needs(),
     "test_redis_url.py": Needs(only=VALKEY),

@@ -146,6 +146,8 @@ def test_the_servers_are_those_that_the_answers_need(composed: list[tuple[Answer
             expected |= {"cache"}
         if answers["background_jobs"] == "celery":
             expected |= {"worker", "broker"}
+        if answers["metrics"] == "prometheus":
+            expected |= {"prometheus", "grafana"}
         assert set(content["services"]) == expected
         used = set(re.findall(r"@?(\w+):(?:5432|6379)", str(content["x-environment"])))
         assert used == expected & {"postgres", "cache", "broker"}
@@ -161,10 +163,10 @@ def test_every_container_is_confined(composed: list[tuple[Answers, dict[str, Any
             # The service's own image has its user.
             assert "build" in container or container["user"] not in ("root", "0"), name
             assert not container["image"].endswith(":latest"), name
-            assert ("ports" in container) == (name == "nginx"), name
-            assert "data" in container["networks"] or name == "nginx", name
+            assert ("ports" in container) == (name in ("nginx", "grafana")), name
+            assert ("data" in container["networks"]) == (name not in ("nginx", "prometheus", "grafana")), name
         assert list(content["services"]["nginx"]["networks"]) == ["front"]
-        assert content["networks"]["data"] == content["networks"]["metrics"] == {"internal": True}
+        assert content["networks"]["data"] == content["networks"]["admin"] == {"internal": True}
 
 
 def test_no_secret_has_a_default(composed: list[tuple[Answers, dict[str, Any]]]) -> None:

@@ -406,3 +406,20 @@ def test_an_update_takes_the_examples_along(extended: Path, template: Path, tmp_
     assert git(service, "diff", "--name-only", "--diff-filter=U") == ""
     assert '  # Add your own below this line.\n  "python-multipart' in read(service / "pyproject.toml")
     assert "app.add_middleware(Release, " in read(service / "app/main.py")
+
+
+@pytest.mark.parametrize("deployment", ["compose", "kubernetes"])
+def test_the_page_for_operators_has_every_alert_and_the_present_variables(
+    rendered: Callable[[Answers], Path], deployment: str
+) -> None:
+    service = rendered({"deployment": deployment, "background_jobs": "celery"})
+    page = (service / "docs/operations.md").read_text(encoding="utf-8")
+    variables = re.findall(
+        r"^\| `([A-Z_]+)` \|", (service / "docs/configuration.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    rules = "".join(path.read_text(encoding="utf-8") for path in (service / "deploy").rglob("rules.y*ml"))
+    used = set(re.findall(r"`([A-Z]+_[A-Z_]+)(?:=\w+)?`", page))
+    alerts = re.findall(r"^\| (`[A-Z]\w+`(?:, `[A-Z]\w+`)*) \| \w+ .* \| .* \|$", page, re.MULTILINE)
+
+    assert used <= set(variables)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(alerts))) == sorted(re.findall(r"- alert: (\w+)", rules))

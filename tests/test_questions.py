@@ -146,7 +146,10 @@ def test_each_question_is_asked_or_for_experts_or_derived() -> None:
     asked = [name for name in CONFIGURED if name not in derived + expert]
     assert asked == ASKED
     assert expert == EXPERT
-    assert derived == ["planned_workers", "planned_connections", "planned_pool_size", "update_command"]
+    assert derived == [
+        *("planned_workers", "planned_cores", "planned_instances", "planned_connections", "planned_pool_size"),
+        "update_command",
+    ]
 
 
 def test_the_variants_know_every_question_with_its_choices_and_its_default() -> None:

@@ -74,7 +74,7 @@ VARIANTS: dict[str, Answers] = {
         "cache_backend": "memory",
         "background_jobs": "celery",
         "cpu_cores": 2,
-        "deployment": "compose",
+        "deployment": "kubernetes",
         "ci": "none",
         "read_replica": True,
         "static_files": True,
@@ -165,16 +165,25 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     # Not SQLAlchemy's CursorResult and before_cursor_execute.
     r"cursor(?!result|_execute)|keyset": lambda answers: answers["pagination"] == "cursor",
     r"offset": lambda answers: answers["pagination"] == "offset",
-    r"replica|lsn": lambda answers: bool(answers["read_replica"]),
+    # Not the numbers of pods in Kubernetes.
+    r"(?<!min)(?<!max)replica(?!s:)|lsn": lambda answers: bool(answers["read_replica"]),
     r"static_(files|url|directory)|servestatic|app/static": lambda answers: bool(answers["static_files"]),
     r"dockerfile|dockerignore|docker build": lambda answers: answers["deployment"] != "none",
     r"compose\.yaml|docker compose|deploy/nginx": lambda answers: answers["deployment"] == "compose",
-    r"prometheus|(?<!\")\bmetrics\b": lambda answers: answers["metrics"] == "prometheus",
+    r"deploy/kubernetes|kustomiz|kubectl": lambda answers: answers["deployment"] == "kubernetes",
+    r"grafana|promql|prometheus/|rules\.ya?ml": lambda answers: (
+        answers["metrics"] == "prometheus" and answers["deployment"] in ("compose", "kubernetes")
+    ),
+    # Not the metrics of CPU by which Kubernetes scales.
+    r"prometheus|(?<!\")\bmetrics\b(?!:$)": lambda answers: answers["metrics"] == "prometheus",
     r"opentelemetry[-.]|otlp|otel_|\btracing\b": lambda answers: bool(answers["tracing"]),
     r"github|\bgh\b|pull.request": lambda answers: answers["ci"] == "github",
     r"gitlab|merge.request": lambda answers: answers["ci"] == "gitlab",
     r"template.update": lambda answers: answers["ci"] != "none",
-    r"\bposts\b|postread|dashboard|welcome|app/users|app\.users|seed": lambda answers: bool(answers["example"]),
+    # Not the files and words of Grafana.
+    r"\bposts\b|postread|(?<!grafana_)dashboard(?!s)|welcome|app/users|app\.users|seed": lambda answers: bool(
+        answers["example"]
+    ),
 }
 
 

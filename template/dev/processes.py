@@ -106,6 +106,8 @@ def serve(
     is_ready: Callable[[int], bool],
     home: Path,
     account: Account = None,
+    *,
+    cwd: Path | None = None,
 ) -> Iterator[int]:
     """Run the server `command(port)` on a free port; yield the port once `is_ready(port)`.
 
@@ -115,7 +117,7 @@ def serve(
         for attempt in range(1, _ATTEMPTS + 1):
             port = free_port()
             program = command(port)
-            process = start(program, home, account)
+            process = start(program, home, account, cwd=cwd)
             running.callback(stop, process)
             deadline = time.monotonic() + _TIMEOUT_S
             try:

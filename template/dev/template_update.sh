@@ -5,7 +5,9 @@
 # came with this file in a reviewed update, so nobody can run another program with the tokens of this job.
 set -eu
 cd "$(dirname "$0")/.."
-answers=$(git grep --files-with-matches --all-match -e '^_src_path: ' -e '^project_slug: ' | head -n 1)
+# The answers file, whose name `copier copy -a` chooses: of several, the one of this directory.
+answers=$(git grep --files-with-matches --all-match -e '^_src_path: ' -e '^project_slug: ' |
+  awk -F / '{ print NF, $0 }' | sort -n | sed -n '1s/^[0-9]* //p')
 answer() { sed -n "s/^$1: *//p" "$answers" | tr -d "'\""; }
 url=$(answer _src_path | sed 's|^gh:|https://github.com/|; s|^gl:|https://gitlab.com/|; s|^git+||')
 clone=$(mktemp -d)

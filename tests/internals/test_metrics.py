@@ -234,8 +234,10 @@ def test_counts_of_the_dead_are_moved_when_no_scrape_reads(
 
     def files() -> dict[str, float]:
         read = Counts.read_all_values_from_file
-        return {file.name: next(read(file))[1] for file in tmp_path.glob("*.db")}
+        found = {file.name: file for file in tmp_path.glob("*.db") if file.stat().st_size}
+        return {name: next(read(file))[1] for name, file in found.items()}
 
+    (tmp_path / "counter_3.db").touch()
     write("counter_1.db", 3)
     write("counter_2.db", 4)
     write("counter_7.db", 5)
