@@ -170,6 +170,11 @@ def test_every_finding_has_a_case_a_condition_and_a_severity() -> None:
     assert {severity for severity, _, _ in KNOWN.values()} <= set(SEVERITIES)
 
 
+def test_the_judged_settings_exist() -> None:
+    names = {"host", "log_level", "server_timing", "docs", "allowed_hosts", "cors_origins"}
+    assert names | {"trusted_proxies", "admin_host"} <= CoreSettings.model_fields.keys()
+
+
 @pytest.mark.parametrize(
     "facts",
     [
