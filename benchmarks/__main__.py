@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
-from dev.processes import ServerUnavailable
-from dev.workspace import workspace
+from dev.processes import ServerUnavailable, workspace
 
 from benchmarks.harness import drivers, machine, output, report
 from benchmarks.harness.answers import AnswersDiffer

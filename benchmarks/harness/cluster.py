@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from dev.postgres import create_cluster, installation, serve_cluster
+from dev.postgres import create_cluster, programs, serve_cluster
 from dev.processes import ServerUnavailable
 
 _SETTINGS = {
@@ -41,20 +41,22 @@ def kept_cluster(workspace: Path, *, new: bool = False) -> Iterator[str]:
         ServerUnavailable: when PostgreSQL cannot be started.
     """
     runtime = Path(tempfile.mkdtemp(prefix="postgres-", dir=workspace))
-    programs = installation(runtime)
+    initdb, account = programs(runtime)
+    if account:
+        os.chown(runtime, account.pw_uid, account.pw_gid)
     with _kept_home() as home:
         password_file = home.with_name(f"{home.name}.password")
         if new or not password_file.exists():
             shutil.rmtree(home, ignore_errors=True)
             home.mkdir(mode=0o700)
             password = secrets.token_hex(16)
-            create_cluster(programs, home, password)
+            create_cluster(home, password)
             password_file.touch(mode=0o600)
             # Last, so that a cluster that was only half made is made again.
             password_file.write_text(password)
         # Of a server that was killed; nobody else runs one here.
         (home / "data" / "postmaster.pid").unlink(missing_ok=True)
-        with serve_cluster(programs, runtime, home / "data", _SETTINGS) as port:
+        with serve_cluster(initdb, account, runtime, home / "data", **_SETTINGS) as port:
             yield f"postgresql://postgres:{password_file.read_text()}@127.0.0.1:{port}/postgres"
 
 

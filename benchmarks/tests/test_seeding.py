@@ -7,7 +7,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from dev.postgres import postgres
-from dev.workspace import workspace
+from dev.processes import workspace
 
 from benchmarks.harness.environment import environment
 from benchmarks.harness.seeding import MARK, Size, UnusableServer, state

@@ -10,8 +10,7 @@ from typing import Any, cast
 
 import psutil
 import pytest
-from dev.processes import StartFailed
-from dev.workspace import workspace
+from dev.processes import StartFailed, workspace
 
 from benchmarks.harness import machine
 from benchmarks.harness.drivers import Driver, DriverError, Load

