@@ -89,7 +89,7 @@ ADDED_QUESTION = "read_replica"
 MOVED = ("app/core/limits.py", "app/core/http/body_limit.py")
 REMOVED = "app/core/removed.py"
 # Whose first or last line has changed since: a line that a team puts there is a conflict.
-CONTESTED = {"app/core/operations/capacity.py", "app/core/operations/logs.py", "app/main.py", "noxfile.py", *MOVED}
+CONTESTED = {"app/core/operations/capacity.py", "app/core/telemetry/logs.py", "app/main.py", "noxfile.py", *MOVED}
 # Files of the renamed choice alone. Copier also renders the newer `_exclude` with the older name of the choice, which
 # leaves these files out of the comparison: any edit there is a conflict.
 CHOSEN = re.compile(r"app/worker\.py|app/core/jobs/(celery|worker)\.py|tests/core/job_worker\.py")
@@ -116,7 +116,7 @@ def wire_otherwise(template: Path) -> None:
 def change_contents(template: Path) -> None:
     """In each class of ownership: changed, created and removed since."""
     append(source(template, "app/core/operations/capacity.py"), f"\n\n# {OLDER}\n")
-    substitute(source(template, "app/core/operations/logs.py"), r'^"""', '"""Older: ')
+    substitute(source(template, "app/core/telemetry/logs.py"), r'^"""', '"""Older: ')
     source(template, "app/core/operations/health.py").unlink()
     write(template / "template/app/core/unused.py", '"""Gone since."""\n')
     append(source(template, "app/settings.py"), f"\n\n# {OLDER}\n")

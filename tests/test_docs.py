@@ -234,7 +234,7 @@ def test_a_preset_leaves_database_connections_for_every_worker(preset: Path, tem
 def make_newer(template: Path) -> None:
     """Make the version to which the page updates, with a change of each kind."""
     edit(template / "template/app/core/http/body_limit.py", '"""Refuse ', '"""Newer. Refuse ')
-    (template / "template/app/core/operations/logs.py").unlink()
+    (template / "template/app/core/telemetry/logs.py").unlink()
     (template / "template/app/core/retries.py").write_text('"""New in 1.1."""\n')
     pyproject = template / "template/pyproject.toml.jinja"
     edit(pyproject, '  "uvloop', '  "aiohttp>=3.13",\n  "uvloop')
@@ -269,7 +269,7 @@ def worked_on(template: Path, tmp_path: Path) -> Path:
     service = render(source, tmp_path / "service", {}, "v1.0.0")
     commit(service, "Start from the template")
     edit(service / "app/core/http/body_limit.py", '"""Refuse ', '"""Ours. Refuse ')
-    edit(service / "app/core/operations/logs.py", "import logging\n", "import logging  # and our own edit\n")
+    edit(service / "app/core/telemetry/logs.py", "import logging\n", "import logging  # and our own edit\n")
     edit(service / "app/settings.py", "    pass", "    greeting: str")
     commit(service, "A year of work")
     release(source, "v1.1.0", make_newer)

@@ -161,7 +161,7 @@ def test_a_pod_has_the_time_to_drain(
 ) -> None:
     """A pod is killed at `terminationGracePeriodSeconds`: after its delay, its requests, its jobs and its lifespan."""
     objects = built(case, overlay)
-    source = (rendered(CASES[case]) / "app/core/operations/server.py").read_text(encoding="utf-8")
+    source = (rendered(CASES[case]) / "app/core/server/worker.py").read_text(encoding="utf-8")
     (graceful_s,) = re.findall(r"^GRACEFUL_TIMEOUT_S = (\d+)$", source, re.MULTILINE)
     delay_s = float(config(objects)["DRAIN_DELAY_S"])
     pod = web(objects)["spec"]["template"]["spec"]

@@ -116,7 +116,7 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
             "app/core/cache/store/connection.py",
             "app/core/cache/store/server.py",
             "app/core/cache/store/valkey.py",
-            "app/core/operations/redis_url.py",
+            "app/core/settings/redis_url.py",
             "dev/valkey.py",
         },
     )
@@ -132,8 +132,8 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
                 f"app/core/cache/store/{name}.py"
                 for name in ("__init__", "cache", "connection", "entry", "local", "server", "valkey")
             ),
-            "app/core/operations/cache_settings.py",
-            "app/core/operations/redis_url.py",
+            "app/core/settings/cache.py",
+            "app/core/settings/redis_url.py",
             "dev/valkey.py",
             "tests/users/test_users_cache.py",
         },
@@ -147,12 +147,12 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
         {
             "app/core/pagination/cursor.py",
             "app/core/pagination/keyset.py",
-            "app/core/operations/pagination_settings.py",
+            "app/core/settings/pagination.py",
         },
     )
     assert change("replica") == (
         {
-            "app/core/operations/replica_settings.py",
+            "app/core/settings/replica.py",
             *(f"app/core/database/replica/{name}.py" for name in ("__init__", "consistency", "decisions", "monitor")),
             "app/core/database/replica/router.py",
         },

@@ -244,7 +244,7 @@ def test_what_knows_only_the_seams_works_with_another_engine(template: Path, tmp
 def test_a_conflict_is_named_by_git_and_by_the_type_check(template: Path, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     service = render(template, repository / "services" / "orders", DEFAULTS)
-    path = "app/core/operations/settings.py"
+    path = "app/core/settings/__init__.py"
     text = read(service / path)
     (line,) = re.findall(r"^from app\.core\.pagination\.settings .*\n", text, re.MULTILINE)
     write(service / path, text.replace(line, line.replace("\n", "  # ours\n")))

@@ -201,7 +201,7 @@ def test_what_a_team_deleted_stays_deleted_except_what_the_template_imports(
     service = copy(oldest("defaults"), tmp_path / "service")
     delete_example(service)
     # The template has changed the last of them. `app/api.py` would import the example, which is deleted.
-    for path in ("README.md", "app/api.py", "app/core/operations/logs.py"):
+    for path in ("README.md", "app/api.py", "app/core/telemetry/logs.py"):
         (service / path).unlink()
     team = team_owned(service)
     (service / "app/settings.py").unlink()
@@ -212,7 +212,7 @@ def test_what_a_team_deleted_stays_deleted_except_what_the_template_imports(
     fresh = made("defaults", PRESENT)
     assert team_owned(service) == team | {"app/settings.py": read(fresh / "app/settings.py")}
     assert template_owned(fresh).items() - template_owned(service).items() == {
-        ("app/core/operations/logs.py", read(fresh / "app/core/operations/logs.py"))
+        ("app/core/telemetry/logs.py", read(fresh / "app/core/telemetry/logs.py"))
     }
 
 
@@ -446,13 +446,13 @@ def test_an_editor_that_writes_other_line_ends_causes_no_conflict(
     made: Made, oldest: Callable[[str], Path], tmp_path: Path
 ) -> None:
     service = copy(oldest("minimum"), tmp_path / "service")
-    path = service / "app/core/operations/logs.py"
+    path = service / "app/core/telemetry/logs.py"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + b"# Ours\r\n")
     commit(service)
     assert "i/crlf" not in git(service, "ls-files", "--eol")
     update(service, vcs_ref=after("changed files"))
-    assert not conflicts(service) & {"app/core/operations/logs.py"}
-    assert read(path) == read(made("minimum", PRESENT) / "app/core/operations/logs.py") + "# Ours\n"
+    assert not conflicts(service) & {"app/core/telemetry/logs.py"}
+    assert read(path) == read(made("minimum", PRESENT) / "app/core/telemetry/logs.py") + "# Ours\n"
 
 
 # --- A service that is older than a question ---

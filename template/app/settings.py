@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 
-from app.core.operations.settings import CoreSettings, load
+from app.core.settings import CoreSettings, load
 
 
 class Settings(CoreSettings):

@@ -10,7 +10,7 @@ from httpx2 import ASGITransport, AsyncClient
 from starlette.responses import PlainTextResponse
 
 from app.core.operations.admin import Admin
-from app.core.operations.settings import ConfigurationError, CoreSettings, load
+from app.core.settings import ConfigurationError, CoreSettings, load
 from dev.processes import free_port
 from tests.core.serving import serving
 

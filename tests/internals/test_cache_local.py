@@ -162,7 +162,7 @@ def test_another_version_is_none() -> None:
 def test_the_memory_of_each_worker_counts_in_the_capacity_plan(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("app.core.operations.settings.detect_memory", lambda: 1024 * MIB)
+    monkeypatch.setattr("app.core.settings.detect_memory", lambda: 1024 * MIB)
     settings = get_settings().model_copy(
         update={"cpu_cores": 8, "workers_per_core": 1.0, "web_concurrency": 0}
     )

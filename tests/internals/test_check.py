@@ -17,7 +17,7 @@ from sqlalchemy import make_url
 from app.core.database import revisions
 from app.core.operations.check import CONDITIONS, SEVERITIES, TEXTS, findings
 from app.core.operations.facts import Facts, gather
-from app.core.operations.settings import CoreSettings
+from app.core.settings import CoreSettings
 from app.settings import get_settings
 from tests.core.plugin import migrated_database
 from tests.internals.commands import run

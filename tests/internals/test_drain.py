@@ -15,10 +15,11 @@ import pytest
 from httpx2 import Client, TransportError
 from uvicorn import Config
 
-from app.core.operations import drain, server
-from app.core.operations.protocol import HttpTools
-from app.core.operations.server import DrainingServer
-from app.core.operations.server_settings import ServingSettings
+from app.core.server import drain
+from app.core.server import worker as server
+from app.core.server.protocol import HttpTools
+from app.core.server.worker import DrainingServer
+from app.core.settings.server import ServingSettings
 from tests.core.serving import serving
 from tests.internals.load import load
 

@@ -13,7 +13,7 @@ from app.core.application import create_app
 from app.core.cache import no_store, public
 from app.core.http.hosts import Hosts, host_name
 from app.core.http.problems import Unavailable
-from app.core.operations.settings import ConfigurationError, CoreSettings, load
+from app.core.settings import ConfigurationError, CoreSettings, load
 from app.settings import get_settings
 
 SECURITY = {

@@ -13,7 +13,7 @@ from app.core.application import create_app
 from app.core.cache import public
 from app.core.database import PreparedRead, ReadSessionDep
 from app.core.jobs import drain, enqueue, job
-from app.core.operations.metrics import exposition, sampling
+from app.core.telemetry.metrics import exposition, sampling
 from app.settings import get_settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

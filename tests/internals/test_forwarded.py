@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.core.http.forwarded import Forwarded
-from app.core.operations.settings import ConfigurationError, load
+from app.core.settings import ConfigurationError, load
 from app.settings import Settings
 
 PROXIES = ["10.0.0.0/8", "2001:db8:1::/48", "unix"]
@@ -119,7 +119,8 @@ async def test_the_scheme_is_http_or_https(values: list[str], kind: str, scheme:
 
 
 @pytest.mark.parametrize(
-    "value", ["*", "0.0.0.0/0", "::/0", "10.0.0.1/8", "proxy.internal", "10.0.0.0/8,*", "10.0.0.0/33"]
+    "value",
+    ["*", "0.0.0.0/0", "::/0", "10.0.0.1/8", "proxy.internal", "10.0.0.0/8,*", "10.0.0.0/33"],
 )
 def test_a_value_that_trusts_too_many_stops_the_start(
     value: str, monkeypatch: pytest.MonkeyPatch

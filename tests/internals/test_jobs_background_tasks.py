@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from app.core.http.problems import Unavailable
 from app.core.jobs import drain, enqueue, job
 from app.core.jobs.background_tasks import runner
-from app.core.operations import request_id
+from app.core.telemetry import request_id
 from app.settings import get_settings
 
 running = 0

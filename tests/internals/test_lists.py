@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, SecretStr, create_model
 
-from app.core.operations.settings import ConfigurationError, CoreSettings, load
+from app.core.settings import ConfigurationError, CoreSettings, load
 
 
 class Point(BaseModel):

@@ -11,8 +11,8 @@ from uuid import UUID
 import httpx2
 import pytest
 
-from app.core.operations.activity import Activity, current
-from app.core.operations.logs import MAX_LINE_BYTES, MAX_TEXT_CHARS, JsonFormatter, TextFormatter
+from app.core.telemetry.activity import Activity, current
+from app.core.telemetry.logs import MAX_LINE_BYTES, MAX_TEXT_CHARS, JsonFormatter, TextFormatter
 from dev.processes import free_port
 from tests.core.serving import program
 
@@ -171,7 +171,7 @@ def test_a_server_under_bad_requests_writes_json_alone(capsys: pytest.CaptureFix
 
 def test_an_uncaught_error_at_the_start_is_a_line() -> None:
     program = (
-        "from app.core.operations.logs import configure_logging;"
+        "from app.core.telemetry.logs import configure_logging;"
         "configure_logging('INFO', 'json'); raise LookupError('gone')"
     )
     process = subprocess.run(

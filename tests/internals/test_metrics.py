@@ -18,8 +18,8 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from app.core.database import database
-from app.core.operations import metrics
-from app.core.operations.metrics import Counts
+from app.core.telemetry import metrics
+from app.core.telemetry.metrics import Counts
 from dev.processes import free_port
 from tests.core.serving import serving
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.core.operations.settings import ConfigurationError, CoreSettings, load
+from app.core.settings import ConfigurationError, CoreSettings, load
 
 ROWS = [
     ("http://hunter2@cache", "expected redis://"),

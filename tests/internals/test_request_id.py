@@ -11,8 +11,8 @@ from httpx2 import ASGITransport, AsyncClient
 from app.core.application import create_app
 from app.core.cache import no_store
 from app.core.http.problems import Conflict
-from app.core.operations import request_id
-from app.core.operations.activity import log_fields
+from app.core.telemetry import request_id
+from app.core.telemetry.activity import log_fields
 from app.settings import get_settings
 
 MADE = re.compile("[0-9a-f]{32}").fullmatch

@@ -29,9 +29,9 @@ from app.core.cache.responses.middleware import ResponseCache
 from app.core.cache.store import Cache
 from app.core.cache.store.entry import Entry
 from app.core.http.problems import NotFound, Unavailable, install
-from app.core.operations import request_id
-from app.core.operations.activity import log_fields
-from app.core.operations.telemetry import Finished, Telemetry
+from app.core.telemetry import request_id
+from app.core.telemetry.activity import log_fields
+from app.core.telemetry.requests import Finished, Telemetry
 from app.settings import get_settings
 
 MISS = "app; fwd=miss; stored"

@@ -10,7 +10,7 @@ import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from app.core.operations.protocol import MAX_HEAD_BYTES, MIN_BODY_BYTES_PER_S, HttpTools
+from app.core.server.protocol import MAX_HEAD_BYTES, MIN_BODY_BYTES_PER_S, HttpTools
 
 LINE = b"GET / HTTP/1.1\r\nHost: test\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"

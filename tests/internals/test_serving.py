@@ -9,8 +9,8 @@ import psutil
 import pytest
 from httpx2 import Client, HTTPTransport, TransportError
 
-from app.core.operations.addresses import require_address
-from app.core.operations.protocol import MAX_HEAD_BYTES
+from app.core.server.addresses import require_address
+from app.core.server.protocol import MAX_HEAD_BYTES
 from dev.processes import free_port
 from tests.core.serving import program, serving
 from tests.internals.commands import run

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from app.core.database.address import asyncpg_url
-from app.core.operations.addresses import require_address
-from app.core.operations.settings import ConfigurationError, CoreSettings, load
+from app.core.server.addresses import require_address
+from app.core.settings import ConfigurationError, CoreSettings, load
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ from httpx2 import ASGITransport, AsyncClient
 from app.core.http import problems
 from app.core.http.hosts import Hosts
 from app.core.http.static_files import NoStaticFile, mount, publish, static_url
-from app.core.operations.settings import ConfigurationError
+from app.core.settings import ConfigurationError
 from tests.internals.commands import run
 
 CSS = "body { color: green }" * 100

@@ -18,10 +18,10 @@ from app.core.application import create_app
 from app.core.cache import no_store
 from app.core.database import PreparedRead, ReadSession, ReadSessionDep
 from app.core.database.gate import Gate
-from app.core.operations import telemetry
-from app.core.operations.activity import Activity, current
-from app.core.operations.telemetry import Finished, Telemetry
-from app.core.operations.telemetry_settings import TelemetrySettings
+from app.core.settings.telemetry import TelemetrySettings
+from app.core.telemetry import requests as telemetry
+from app.core.telemetry.activity import Activity, current
+from app.core.telemetry.requests import Finished, Telemetry
 from app.settings import get_settings
 
 ONE = PreparedRead(select(literal(1).label("one")))

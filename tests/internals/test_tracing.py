@@ -15,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from app.core.cache.store.cache import isolated
-from app.core.operations.tracing import LAST_EXPORT_S, _with_trace_id
+from app.core.telemetry.tracing import LAST_EXPORT_S, _with_trace_id
 from tests.core.serving import serving
 
 WAIT_S = 20

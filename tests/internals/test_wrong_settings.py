@@ -10,7 +10,7 @@ from typing import Literal, get_args, get_origin
 import pytest
 from pydantic.fields import FieldInfo
 
-from app.core.operations.settings import ConfigurationError, CoreSettings, load
+from app.core.settings import ConfigurationError, CoreSettings, load
 from tests.internals.commands import run
 
 ROOT = Path(__file__).parents[2]

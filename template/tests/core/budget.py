@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from app.core.operations.activity import Activity, current
+from app.core.telemetry.activity import Activity, current
 
 
 class Queries(Activity):

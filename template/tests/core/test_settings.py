@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-from app.core.operations.settings import CoreSettings
+from app.core.settings import CoreSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 

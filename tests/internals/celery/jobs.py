@@ -11,7 +11,7 @@ from app.core.database import ReadSession
 from app.core.http.problems import Unavailable
 from app.core.jobs import job
 from app.core.jobs.worker import create_worker
-from app.core.operations import request_id
+from app.core.telemetry import request_id
 from app.settings import get_settings
 
 celery = create_worker(get_settings())

@@ -19,7 +19,7 @@ import httpx2
 import pytest
 
 from app.core.jobs import enqueue
-from app.core.operations import request_id
+from app.core.telemetry import request_id
 from dev.processes import free_port
 from tests.core.job_worker import job_worker
 from tests.core.serving import program, serving
@@ -94,7 +94,7 @@ def enqueue_at(port: int) -> str:
     program = """
 import asyncio, uuid
 from app.core.jobs import enqueue
-from app.core.operations import request_id
+from app.core.telemetry import request_id
 from tests.internals.celery.jobs import mark
 try:
     asyncio.run(enqueue(mark, "nowhere", value=uuid.uuid4()))

@@ -29,7 +29,7 @@ from app.core.database import (
 from app.core.database.replica import fresh, monitor, replica
 from app.core.http.problems import Busy, Unavailable
 from app.core.operations import health
-from app.core.operations.settings import ConfigurationError, CoreSettings, load
+from app.core.settings import ConfigurationError, CoreSettings, load
 from app.settings import get_settings
 from dev.processes import free_port
 from tests.core.serving import serving

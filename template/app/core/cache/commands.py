@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from app.core.cache.store import cache
-from app.core.operations.cache_settings import CacheSettings
+from app.core.settings.cache import CacheSettings
 
 USAGE = "cache: use `show KEY` or `invalidate TAG...`."
 # The part of a body that is shown.

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import SecretStr
 from sqlalchemy import URL, make_url
 
-from app.core.operations.database_settings import check_postgres_url
+from app.core.settings.database import check_postgres_url
 
 
 def asyncpg_url(setting: SecretStr) -> URL:

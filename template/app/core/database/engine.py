@@ -29,8 +29,8 @@ from app.core.database.errors import (
 from app.core.database.gate import Gate
 from app.core.database.prepared import Prepared, Row
 from app.core.http.problems import Problem, Unavailable
-from app.core.operations.activity import add_statement
-from app.core.operations.database_settings import DatabaseSettings
+from app.core.settings.database import DatabaseSettings
+from app.core.telemetry.activity import add_statement
 
 Part = TypeVar("Part")
 # Awaits the rows of a statement that runs on the connection.

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from time import perf_counter
 
 from app.core.http.problems import Busy
-from app.core.operations.activity import add_pool_wait
+from app.core.telemetry.activity import add_pool_wait
 
 
 class Gate:

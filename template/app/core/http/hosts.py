@@ -6,7 +6,7 @@ from http import HTTPStatus
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.http.problems import problem_response
-from app.core.operations.edge_settings import host_name
+from app.core.settings.edge import host_name
 
 # An orchestrator names the address of the instance, and HAProxy nothing.
 _PROBES = frozenset(("/livez", "/readyz"))

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from app.core.operations import request_id
+from app.core.telemetry import request_id
 
 # Without a limit, a request of many unknown fields gets a larger response.
 MAX_FIELDS = 20

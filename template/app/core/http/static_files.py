@@ -19,7 +19,7 @@ from servestatic.cli import main as servestatic
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from app.core.operations.settings import ConfigurationError
+from app.core.settings import ConfigurationError
 
 SOURCE = Path(__file__).parents[2] / "static"
 URL = "/static"

@@ -13,8 +13,8 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from app.core.http.problems import Unavailable
-from app.core.operations import request_id
-from app.core.operations.jobs_settings import JobsSettings
+from app.core.settings.jobs import JobsSettings
+from app.core.telemetry import request_id
 
 P = ParamSpec("P")
 Job = Coroutine[Any, Any, None]

@@ -18,9 +18,9 @@ from sqlalchemy import Integer, Select, bindparam, inspect
 
 from app.core.database import PreparedRead, ReadSession, Row
 from app.core.http.problems import BadRequest
-from app.core.operations.pagination_settings import PaginationSettings
 from app.core.pagination.keyset import Keyset
 from app.core.pagination.page import DEFAULT_LIMIT, ListParams, OrderBy, Page
+from app.core.settings.pagination import PaginationSettings
 
 VERSION = 3
 SIGNATURE_BYTES = 16

@@ -22,7 +22,7 @@ from app.core.cache.responses.loading import KeyedRequest, ResponseLoader, Varia
 from app.core.cache.responses.rules import normalised
 from app.core.cache.store import Cache, Outcome, cache
 from app.core.cache.store.entry import Entry
-from app.core.operations.activity import set_cache_result
+from app.core.telemetry.activity import set_cache_result
 
 _READ_HERE = frozenset(
     (b"host", b"if-none-match", b"cache-control", b"content-length", b"transfer-encoding")

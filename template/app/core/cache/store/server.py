@@ -24,7 +24,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from app.core.cache.store.connection import Command, MultiplexedConnection, Refusal
 from app.core.cache.store.local import EVERYTHING, LocalCache
-from app.core.operations.cache_settings import CacheSettings
+from app.core.settings.cache import CacheSettings
 
 # Seconds between heartbeats, and seconds for which one answer is valid.
 HEARTBEAT_S = 0.5

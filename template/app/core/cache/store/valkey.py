@@ -17,7 +17,7 @@ from app.core.cache.store.connection import Command
 from app.core.cache.store.entry import Entry, Freshness, decode, encode
 from app.core.cache.store.local import EVERYTHING
 from app.core.cache.store.server import Server
-from app.core.operations.cache_settings import CacheSettings
+from app.core.settings.cache import CacheSettings
 
 # One worker loads an entry; after this time the others stop waiting and load it themselves.
 LEASE_S = 3.0

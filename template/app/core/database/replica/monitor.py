@@ -19,7 +19,7 @@ from app.core.database.engine import Database
 from app.core.database.prepared import PreparedRead
 from app.core.database.replica.decisions import Lag, problem_of
 from app.core.http.problems import Unavailable
-from app.core.operations.replica_settings import ReplicaSettings
+from app.core.settings.replica import ReplicaSettings
 
 logger = getLogger(__name__)
 

@@ -16,8 +16,8 @@ from app.core.database.replica.consistency import current, is_fresh
 from app.core.database.replica.decisions import Failure, Route, failure_of, goes_on, route
 from app.core.database.replica.monitor import Monitor
 from app.core.http.problems import Unavailable
-from app.core.operations.activity import add_statement
-from app.core.operations.replica_settings import ReplicaSettings
+from app.core.settings.replica import ReplicaSettings
+from app.core.telemetry.activity import add_statement
 
 Result = TypeVar("Result")
 

@@ -12,9 +12,9 @@ from zlib import crc32
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.operations import request_id
-from app.core.operations.activity import Activity, current
-from app.core.operations.telemetry_settings import TelemetrySettings
+from app.core.settings.telemetry import TelemetrySettings
+from app.core.telemetry import request_id
+from app.core.telemetry.activity import Activity, current
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 # nginx's status for a client that left before the response was complete.

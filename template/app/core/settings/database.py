@@ -6,8 +6,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
 
-from app.core.operations.durations import Seconds
-from app.core.operations.urls import ESCAPES, is_well_escaped
+from app.core.settings.durations import Seconds
+from app.core.settings.urls import ESCAPES, is_well_escaped
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 # As SQLAlchemy reads it, which costs a second to import.

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from app.core.operations.activity import log_fields
-from app.core.operations.telemetry_settings import LogFormat
+from app.core.settings.telemetry import LogFormat
+from app.core.telemetry.activity import log_fields
 
 # Collectors split or drop long lines: a longer text loses its middle.
 MAX_TEXT_CHARS = 8 * 1024

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, RedisDsn, SecretStr, TypeAdapter, ValidationError
 
-from app.core.operations.urls import ESCAPES, is_well_escaped
+from app.core.settings.urls import ESCAPES, is_well_escaped
 
 FORM = "expected redis://:password@host:6379/0, or rediss:// for TLS"
 CERTIFICATES = ("none", "optional", "required")

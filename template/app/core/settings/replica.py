@@ -3,8 +3,8 @@
 from pydantic import Field
 
 from app.core.operations.capacity import CapacityError, Plan
-from app.core.operations.database_settings import DatabaseSettings, PostgresUrl
-from app.core.operations.durations import Seconds
+from app.core.settings.database import DatabaseSettings, PostgresUrl
+from app.core.settings.durations import Seconds
 
 
 class ReplicaSettings(DatabaseSettings):

@@ -4,8 +4,8 @@ import os
 import re
 from collections.abc import Iterable
 
-from app.core.operations.activity import Activity
-from app.core.operations.activity import current as current_activity
+from app.core.telemetry.activity import Activity
+from app.core.telemetry.activity import current as current_activity
 
 HEADER = b"x-request-id"
 _is_well_formed = re.compile(rb"[A-Za-z0-9._-]{1,64}").fullmatch

@@ -22,8 +22,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from sqlalchemy import Engine, ExceptionContext, event
 from sqlalchemy.pool import Pool
 
-from app.core.operations.activity import current
 from app.core.operations.admin import is_admin
+from app.core.telemetry.activity import current
 
 # A collector that hangs delays the end of the process by this.
 LAST_EXPORT_S = 2.0

@@ -17,9 +17,9 @@ from uvicorn.loops.auto import auto_loop_factory
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
-from app.core.operations.drain import stopping
-from app.core.operations.protocol import MAX_HEAD_BYTES, PARSER, HttpTools, Protocol
-from app.core.operations.server_settings import ServingSettings
+from app.core.server.drain import stopping
+from app.core.server.protocol import MAX_HEAD_BYTES, PARSER, HttpTools, Protocol
+from app.core.settings.server import ServingSettings
 
 # Longest time that a stopping worker keeps idle connections open for a last request each.
 IDLE_DRAIN_S = 1

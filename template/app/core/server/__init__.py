@@ -1,0 +1,1 @@
+"""The server: gunicorn's worker, its protocol, addresses and the stop."""

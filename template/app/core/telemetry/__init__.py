@@ -1,0 +1,1 @@
+"""Telemetry: what requests do and cost, for logs, metrics and traces."""
