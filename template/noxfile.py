@@ -20,14 +20,14 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
 
 
-@nox.session
-def tests(session: nox.Session) -> None:
-    """Tests on real servers, which they start; arguments after `--` replace those for pytest."""
-    session.run("pytest", *(session.posargs or ["--numprocesses=auto"]))
-
-
 @nox.session(default=False)
 def profile(session: nox.Session) -> None:
     """Flame graph or memory under load: `nox -s profile -- cpu`, gil, native or memory."""
     command = ("uv", "run", "--group=profile", "python", "-m", "dev", "run")
     session.run(*command, "python", "-m", "dev.profiling", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Tests on real servers, which they start; arguments after `--` replace those for pytest."""
+    session.run("pytest", *(session.posargs or ["--numprocesses=auto"]))

@@ -32,8 +32,9 @@ def test_no_tag_is_left(service: Path, answers: Answers) -> None:
     # Texts of the user are not Jinja templates.
     own = str(answers.get("description", ""))
 
-    # `${{ }}` is GitHub's.
-    assert [name for name, text in files(service).items() if re.search(r"(?<!\$)\{[{%#]", text.replace(own, ""))] == []
+    # `${{ }}` is GitHub's, and `{{ $value }}` Prometheus's.
+    tag = re.compile(r"(?<!\$)\{[{%#](?! \$)")
+    assert [name for name, text in files(service).items() if tag.search(text.replace(own, ""))] == []
     assert [name for name in files(service) if "{" in name or name.endswith(".jinja")] == []
 
 
@@ -58,7 +59,7 @@ def test_every_file_parses(service: Path) -> None:
         elif name.endswith(".toml"):
             tomllib.loads(text)
         elif name.endswith((".yml", ".yaml")):
-            yaml.safe_load(text)
+            list(yaml.safe_load_all(text))
 
 
 def test_no_python_line_is_longer_than_the_formatter_allows(service: Path) -> None:
@@ -139,7 +140,11 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
         },
     )
     assert change("celery") == (
-        {"app/core/jobs/celery.py", "app/core/jobs/worker.py", "app/worker.py", "tests/core/job_worker.py"},
+        {
+            *(f"app/core/jobs/{name}.py" for name in ("broker", "celery", "worker")),
+            "app/worker.py",
+            "tests/core/job_worker.py",
+        },
         {"app/core/jobs/background_tasks.py"},
     )
     assert change("offset") == (

@@ -177,8 +177,9 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     # Not the metrics of CPU by which Kubernetes scales.
     r"prometheus|(?<!\")\bmetrics\b(?!:$)": lambda answers: answers["metrics"] == "prometheus",
     r"opentelemetry[-.]|otlp|otel_|\btracing\b": lambda answers: bool(answers["tracing"]),
-    r"github|\bgh\b|pull.request": lambda answers: answers["ci"] == "github",
-    r"gitlab|merge.request": lambda answers: answers["ci"] == "gitlab",
+    # The short forms of Copier are in dev/template_update.sh.
+    r"github(?!\.com/\|)|\bgh\b(?!:)|pull.request": lambda answers: answers["ci"] == "github",
+    r"gitlab(?!\.com/\|)|merge.request": lambda answers: answers["ci"] == "gitlab",
     r"template.update": lambda answers: answers["ci"] != "none",
     # Not the files and words of Grafana.
     r"\bposts\b|postread|(?<!grafana_)dashboard(?!s)|welcome|app/users|app\.users|seed": lambda answers: bool(
