@@ -1,1 +1,1 @@
-"""Telemetry: what requests do and cost, for logs, metrics and traces."""
+"""Telemetry: the id, the timing and the log of each request, and what else it reports."""
