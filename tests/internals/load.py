@@ -31,6 +31,7 @@ class Load:
             with suppress(ConnectionRefusedError):
                 if connection.sock is None:
                     connection.connect()
+                    assert connection.sock is not None
                     connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 began = time.monotonic()
                 try:

@@ -143,7 +143,7 @@ KNOWN = TEXTS["always"] | TEXTS["deploy"]
 def found(facts: Mapping[str, Any], *, deploy: bool = True) -> dict[str, str]:
     """Return the sentences by id."""
     base: dict[str, Any] = plan() | settings() | {"servers": SERVERS}
-    there = Facts(**base | facts)
+    there = Facts(**{**base, **facts})
     return {finding.id: finding.sentence for finding in findings(there, deploy=deploy)}
 
 

@@ -101,7 +101,8 @@ async def served(
     config = Config(
         with_lifespan, http=HttpTools, log_config=None, timeout_graceful_shutdown=1, ws="none"
     )
-    running = DrainingServer(config, ServingSettings.model_construct(**settings))
+    given: dict[str, Any] = dict(settings)
+    running = DrainingServer(config, ServingSettings.model_construct(**given))
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     # Not `serve`, which handles signals.

@@ -11,9 +11,10 @@ from httpx2 import ASGITransport, AsyncClient
 
 from app.core.application import create_app
 from app.core.cache import no_store, public
-from app.core.http.hosts import Hosts, host_name
+from app.core.http.hosts import Hosts
 from app.core.http.problems import Unavailable
 from app.core.settings import ConfigurationError, CoreSettings, load
+from app.core.settings.edge import host_name
 from app.settings import get_settings
 
 SECURITY = {

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from fcntl import LOCK_SH
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def test_the_counts_of_killed_and_replaced_workers_stay(
     assert counted() == 80
 
     before = workers()
-    before[0].parent().send_signal(signal.SIGHUP)  # type: ignore[union-attr]
+    before[0].parent().send_signal(signal.SIGHUP)
     until(lambda: not {*before} & {*workers()} and len(workers()) == 2)
     ask(service, 40)
     until(lambda: scrape().value("app_workers") == 2)
@@ -244,7 +245,7 @@ def test_counts_of_the_dead_are_moved_when_no_scrape_reads(
     write("gauge_livesum_1.db", 6)
     write("gauge_livesum_7.db", 7)
     before = files()
-    with metrics._locked(metrics.LOCK_SH):
+    with metrics._locked(LOCK_SH):
         metrics.compact({7})
     assert files() == before
 

@@ -12,8 +12,8 @@ from select import select
 import asyncpg
 import pytest
 
+from app.core.operations.facts import UNINDEXED_FOREIGN_KEYS
 from tests.core.plugin import migrated_database
-from tests.core.test_migrations import UNINDEXED_FOREIGN_KEYS
 
 ROOT = Path(__file__).parents[2]
 # What migrations/env.py says that it locks.

@@ -117,14 +117,16 @@ def test_a_blocked_worker_is_replaced_and_the_log_shows_the_call(
     port = str(free_port())
     command = ["gunicorn", "-c", "deploy/gunicorn.conf.py", "--timeout", "2", "blocking:app"]
     variables = {"PORT": port, "WEB_CONCURRENCY": "1", "PYTHONPATH": str(tmp_path)}
-    with Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-        with program(*command, is_ready=lambda _: answers(client), **variables):
-            with pytest.raises(TransportError):
-                client.get("/block")
-            deadline = time.monotonic() + 10
-            while not answers(client):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+    with (
+        Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client,
+        program(*command, is_ready=lambda _: answers(client), **variables),
+    ):
+        with pytest.raises(TransportError):
+            client.get("/block")
+        deadline = time.monotonic() + 10
+        while not answers(client):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
     log = capfd.readouterr().out
     assert "a call blocked its event loop for 2 s" in log

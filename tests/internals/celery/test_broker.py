@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -58,11 +59,12 @@ def test_jobs_are_counted_by_outcome_and_while_they_wait(tmp_path: Path) -> None
 
 
 def test_without_the_broker_there_is_nothing_and_no_error() -> None:
-    before = celery.conf.broker_url
-    celery.conf.broker_url = f"redis://127.0.0.1:{free_port()}/0"
-    celery.pool.force_close_all()
+    untyped: Any = celery
+    before = untyped.conf.broker_url
+    untyped.conf.broker_url = f"redis://127.0.0.1:{free_port()}/0"
+    untyped.pool.force_close_all()
     try:
         assert measured() == {}
     finally:
-        celery.conf.broker_url = before
-        celery.pool.force_close_all()
+        untyped.conf.broker_url = before
+        untyped.pool.force_close_all()
