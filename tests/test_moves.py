@@ -270,7 +270,9 @@ def test_the_tables_name_what_there_was_and_what_there_is(older: Path, updated: 
     for old, new in rows.items():
         for service, name in ((older, old), (updated, new)):
             assert knows(service, name), f"{name} is not in {service.name}"
-        assert not knows(updated, old) or old in {"app.core.concurrency", "app.core.server", "app.core.telemetry"}, f"{old} is still there"
+        assert not knows(updated, old) or old in {"app.core.concurrency", "app.core.server", "app.core.telemetry"}, (
+            f"{old} is still there"
+        )
 
 
 def knows(service: Path, name: str) -> bool:

@@ -171,5 +171,5 @@ def test_the_memory_of_each_worker_counts_in_the_capacity_plan(
         settings.model_copy(update={"cache_max_bytes": size}).plan() for size in (1024, 128 * MIB)
     ]
 
-    assert [plan.workers for plan in plans] == [7, 4]
-    assert plans[1].memory.startswith("4 workers x (128 MiB + 128 MiB for its cache) = 1024 MiB")
+    assert [plan.workers for plan in plans] == [8, 4]
+    assert plans[1].memory.startswith("5 processes x 96 MiB + 4 caches x 128 MiB = 992 MiB")

@@ -74,8 +74,7 @@ def test_check_fails_where_the_service_would_not_start(
 def test_check_names_the_line_that_fails(service: Path, path: str, text: str, message: str) -> None:
     line = append(service / path, f"{text}\n")
 
-    # Without any variable: imports come first.
-    process = run_in(service, "check", DATABASE_URL="")
+    process = run_in(service, "check")
 
     assert process.returncode == 1
     assert process.stdout == "1 findings, 1 of them errors.\n"

@@ -3,7 +3,9 @@
 import re
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
@@ -47,9 +49,18 @@ def started(log: str) -> bool:
     return "Application startup complete" in log
 
 
+@pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """The path of a socket has at most 103 bytes on macOS; pytest's own directories are longer."""
+    with TemporaryDirectory(dir="/tmp") as path:
+        yield Path(path)
+
+
 @pytest.mark.timeout(90)
-def test_a_unix_socket_that_a_killed_service_left_behind_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "app.sock"
+def test_a_unix_socket_that_a_killed_service_left_behind_is_replaced(
+    short_directory: Path,
+) -> None:
+    path = short_directory / "app.sock"
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(path))
     variables = {"HOST": f"unix:{path}", "WEB_CONCURRENCY": "1", "TRUSTED_PROXIES": "unix"}
@@ -68,7 +79,7 @@ def test_a_unix_socket_that_a_killed_service_left_behind_is_replaced(tmp_path: P
     assert not path.exists()
 
 
-@pytest.mark.parametrize("host", ["unix:app.sock", "unix:/gone/app.sock", f"unix:{__file__}"])
+@pytest.mark.parametrize("host", ["unix:app.sock", "unix:/gone/app.sock", f"unix:{__file__}", f"unix:/{'a' * 110}"])
 def test_a_wrong_path_of_a_socket_is_one_sentence(host: str) -> None:
     with pytest.raises(SystemExit, match=re.escape(f"HOST: cannot listen on '{host}': ")):
         require_address(host)

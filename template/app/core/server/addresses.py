@@ -7,6 +7,8 @@ from pathlib import Path
 from socket import AF_INET, AF_INET6, AF_UNIX, create_server, socket
 
 _UNIX = "unix:"
+# On macOS; Linux allows four more.
+MAX_SOCKET_PATH = 103
 
 
 def bind(host: str, port: int) -> str:
@@ -23,6 +25,8 @@ def require_address(host: str, variable: str = "HOST") -> None:
         path = Path(host.removeprefix(_UNIX))
         if not path.is_absolute() or not path.parent.is_dir():
             sys.exit(f"{sentence}: expected an absolute path in a directory that exists")
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+            sys.exit(f"{sentence}: the path has more than {MAX_SOCKET_PATH} bytes")
         if path.exists() and not path.is_socket():
             sys.exit(f"{sentence}: the file exists and is no socket")
         return
