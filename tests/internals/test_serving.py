@@ -79,7 +79,9 @@ def test_a_unix_socket_that_a_killed_service_left_behind_is_replaced(
     assert not path.exists()
 
 
-@pytest.mark.parametrize("host", ["unix:app.sock", "unix:/gone/app.sock", f"unix:{__file__}", f"unix:/{'a' * 110}"])
+@pytest.mark.parametrize(
+    "host", ["unix:app.sock", "unix:/gone/app.sock", f"unix:{__file__}", f"unix:/{'a' * 110}"]
+)
 def test_a_wrong_path_of_a_socket_is_one_sentence(host: str) -> None:
     with pytest.raises(SystemExit, match=re.escape(f"HOST: cannot listen on '{host}': ")):
         require_address(host)
