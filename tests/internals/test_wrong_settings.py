@@ -195,7 +195,7 @@ def test_a_command_that_refuses_settings_shows_no_secret(command: str) -> None:
 
     assert process.returncode == 1
     for name in (*POSTGRES_URLS, *REDIS_URLS):
-        assert f"  {name}: expected " in process.stderr
+        assert f" {name}: expected " in process.stderr
     assert CANARY not in process.stdout + process.stderr
 
 
