@@ -156,6 +156,13 @@ def bench(session: nox.Session) -> None:
     )
 
 
+@nox.session(name="bench-operations", python=interpreters.newest())
+def bench_operations(session: nox.Session) -> None:
+    """Measure telemetry, start-up, memory and restarts of the rendered service, and print one table."""
+    install_benchmark(session)
+    session.run("python", "-m", "benchmarks.operations", env={"TMPDIR": os.environ.get("TMPDIR")})
+
+
 @nox.session(name="bench-tests", python=interpreters.newest())
 def bench_tests(session: nox.Session) -> None:
     """The tests of the benchmark, on real servers and with few rows. Arguments after `--` go to pytest."""

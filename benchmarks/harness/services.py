@@ -234,6 +234,9 @@ def running(
     home = Path(mkdtemp(prefix=f"{service.name}-", dir=workspace))
     port = free_port()
     environment = {
+        # Several run at once, and no load balancer has to notice a stop.
+        "ADMIN_PORT": "0",
+        "DRAIN_DELAY_S": "0",
         **variables,
         "CACHED": "1" if cached else "0",
         "PORT": str(port),

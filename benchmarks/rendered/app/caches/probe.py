@@ -2,6 +2,7 @@
 
 - `middleware_us`: CPU time that the caching middleware adds to a request of a route that is not
   cached; each value is the difference of two series, one after the other.
+- `telemetry_us`, `edge_us`: the same for the telemetry with its metrics, and for the whole edge.
 - `entries_bytes`: memory of ENTRIES responses in the local cache, as Python's allocators count it.
 """
 
@@ -10,13 +11,16 @@ import gc
 import json
 import sys
 import tracemalloc
+from collections.abc import Callable
 from time import process_time
 from typing import Any
 
 import uvloop
 from app.core.cache import cache
 from app.core.cache.responses.middleware import ResponseCache
+from app.core.telemetry.requests import Telemetry
 from app.main import app
+from starlette.middleware import Middleware
 
 # Short and many: what else the machine does meets a few of them.
 REPETITIONS = 40
@@ -81,17 +85,26 @@ async def cpu_us(application: Any) -> float:
     return (process_time() - started) / REQUESTS * 1e6
 
 
-async def middleware_us() -> list[float]:
-    cached, bare = stack(caching=True), stack(caching=False)
-    await cpu_us(cached)
+def edged(keeps: Callable[[Middleware], bool]) -> Any:
+    """The application with that part of its edge."""
+    every = app.edge
+    app.edge = [one for one in every if keeps(one)]
+    try:
+        return app.build_middleware_stack()
+    finally:
+        app.edge = every
+
+
+async def difference_us(full: Any, bare: Any) -> list[float]:
+    await cpu_us(full)
     await cpu_us(bare)
     found = []
     for number in range(REPETITIONS):
         if number % 2:
-            without, with_caching = await cpu_us(bare), await cpu_us(cached)
+            less, more = await cpu_us(bare), await cpu_us(full)
         else:
-            with_caching, without = await cpu_us(cached), await cpu_us(bare)
-        found.append(with_caching - without)
+            more, less = await cpu_us(full), await cpu_us(bare)
+        found.append(more - less)
     return found
 
 
@@ -113,10 +126,14 @@ async def entries_bytes() -> int:
 
 
 async def main() -> None:
-    json.dump(
-        {"middleware_us": await middleware_us(), "entries_bytes": await entries_bytes()},
-        sys.stdout,
-    )
+    full = stack(caching=True)
+    found = {
+        "middleware_us": await difference_us(full, stack(caching=False)),
+        "telemetry_us": await difference_us(full, edged(lambda one: one.cls is not Telemetry)),
+        "edge_us": await difference_us(full, edged(lambda one: False)),
+        "entries_bytes": await entries_bytes(),
+    }
+    json.dump(found, sys.stdout)
 
 
 if __name__ == "__main__":

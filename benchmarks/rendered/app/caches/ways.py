@@ -12,7 +12,7 @@ from app.core.cache.store.local import LocalCache
 from app.core.database import ReadSession
 from app.core.http.problems import NotFound
 from app.core.settings import load as load_settings
-from app.core.cache.settings import CacheSettings
+from app.core.settings.cache import CacheSettings
 from fastapi import FastAPI
 from redis.asyncio import Redis
 
