@@ -87,9 +87,6 @@ class DrainingServer(Server):
         queues = [each.dup() for each in sockets]
         for server in self.servers:
             server.close()
-        for each in sockets:
-            with suppress(OSError):  # uvloop has closed it.
-                each.close()
         accepted = []
         for queue in queues:
             with suppress(BlockingIOError):
