@@ -1,9 +1,14 @@
-"""Runs the service's own command, `python -m app`."""
+"""Runs the service's own command, `python -m app`, and finds its server."""
 
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,3 +29,19 @@ def run_in(directory: Path, *arguments: str, **variables: str) -> subprocess.Com
     )
     assert "Traceback" not in process.stderr
     return process
+
+
+def until(is_done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_done():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def master_of(port: int | None) -> psutil.Process:
+    """Return the gunicorn that this test has started on the port."""
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):
+            if str(port) == process.environ().get("PORT"):
+                return process
+    raise AssertionError("no gunicorn")

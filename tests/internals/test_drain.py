@@ -3,14 +3,12 @@
 import asyncio
 import signal
 import socket
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, Mock
 
 import orjson
-import psutil
 import pytest
 from httpx2 import Client, TransportError
 from uvicorn import Config
@@ -20,36 +18,23 @@ from app.core.server import worker as server
 from app.core.server.protocol import HttpTools
 from app.core.server.worker import DrainingServer
 from app.core.settings.server import ServingSettings
+from app.core.settings.telemetry import TelemetrySettings
+from app.core.telemetry.requests import Telemetry
 from tests.core.serving import serving
+from tests.internals.commands import master_of, until
 from tests.internals.load import load
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 
 
-def until(is_done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not is_done():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def master_of(client: Client) -> psutil.Process:
-    """Return the gunicorn that listens on the port of the client."""
-    for process in psutil.Process().children():
-        with suppress(psutil.Error):
-            if str(client.base_url.port) == process.environ().get("PORT"):
-                return process
-    raise AssertionError("no gunicorn")
-
-
 @pytest.mark.timeout(120)
-def test_reloads_new_workers_and_stops_lose_no_request() -> None:
+def test_reloads_new_workers_and_stops_lose_no_request(capsys: pytest.CaptureFixture[str]) -> None:
     # The workers of the first end after some requests; the second is reloaded, then stopped.
     with (
         serving(WEB_CONCURRENCY="2", MAX_REQUESTS="100") as one,
         serving(WEB_CONCURRENCY="2", DRAIN_DELAY_S="60") as other,
     ):
-        replaced, reloaded = master_of(one), master_of(other)
+        replaced, reloaded = (master_of(client.base_url.port) for client in (one, other))
         first, before = set(replaced.children()), set(reloaded.children())
         ports = [client.base_url.port or 0 for client in (one, other)]
         with load(*ports, clients=16) as requests:
@@ -69,6 +54,9 @@ def test_reloads_new_workers_and_stops_lose_no_request() -> None:
             until(lambda: requests.answered > answered + 50)
 
     assert requests.lost == []
+    log = capsys.readouterr().out
+    assert log.count("Stops in 60 s; readiness fails from now on") == 1
+    assert "Error" not in log
 
 
 def drained(client: Client) -> bool:
@@ -128,14 +116,16 @@ async def test_a_hung_request_is_refused_before_the_lifespan_ends(
     ended: list[str] = []
     hangs = asyncio.Event()
 
-    async def hang(scope: Any, receive: Any, send: Any) -> None:
+    async def hang(_scope: Any, _receive: Any, _send: Any) -> None:
         hangs.set()
         try:
             await asyncio.Event().wait()
         finally:
             ended.append("cancelled")
 
-    async with served(hang, ended) as (_, listener):
+    observer = Mock()
+    application = Telemetry(hang, settings=TelemetrySettings(), observers=[observer])
+    async with served(application, ended) as (_, listener):
         reader, writer = await asyncio.open_connection(*listener.getsockname())
         writer.write(GET)
         await hangs.wait()
@@ -145,6 +135,7 @@ async def test_a_hung_request_is_refused_before_the_lifespan_ends(
     assert b"\r\nretry-after: 1" in head
     assert orjson.loads(body)["status"] == 503
     assert ended == ["startup", "cancelled", "shutdown"]
+    assert observer.finished.call_args.args[0].status == 503
     writer.close()
 
 

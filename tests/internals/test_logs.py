@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from app.core.telemetry.activity import Activity, current
 from app.core.telemetry.logs import MAX_LINE_BYTES, MAX_TEXT_CHARS, JsonFormatter, TextFormatter
 from dev.processes import free_port
 from tests.core.serving import program
+from tests.internals.commands import master_of, until
 
 
 class Broken:
@@ -116,7 +118,10 @@ def test_a_line_names_its_request_without_its_query(formatter: logging.Formatter
     assert len(line) < 1000
 
 
-def test_a_server_under_bad_requests_writes_json_alone(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.timeout(90)
+def test_a_server_under_bad_requests_and_reloads_writes_json_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     port = free_port()
     command = ("gunicorn", "--config", "deploy/gunicorn.conf.py", "tests.internals.logged:app")
     variables = {"PORT": str(port), "LOG_FORMAT": "json", "ACCESS_LOG_SAMPLE": "1"}
@@ -140,13 +145,22 @@ def test_a_server_under_bad_requests_writes_json_alone(capsys: pytest.CaptureFix
         send(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", b"431")
         # A client that leaves in the middle of a response.
         send(b"GET /endless HTTP/1.1\r\nHost: a\r\nX-Request-ID: left\r\n\r\n", b"200 OK")
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+            master = master_of(port)
+            for _ in range(2):
+                before = set(master.children())
+                master.send_signal(signal.SIGHUP)
+                until(lambda: before.isdisjoint(master.children()))  # noqa: B023 - called at once
+            client.get("/fail/8", headers={"X-Request-ID": "reloaded"})
 
     output = capsys.readouterr().out
     assert "secret" not in output
     lines = [json.loads(line) for line in output.splitlines() if line]
     assert all(line.keys() >= {"timestamp", "level", "logger", "message"} for line in lines)
     starts = [line for line in lines if line["message"].startswith(("Booting", "Started server"))]
-    assert len(starts) == 4
+    assert len(starts) == 3 * 4
+    reloads = [line["logger"] for line in lines if line["message"].startswith("Handling signal: h")]
+    assert reloads == ["gunicorn.error"] * 2
     assert any("2 workers" in line["message"] for line in lines)
 
     def of(request: str) -> list[tuple[str, str, str, str | None, int | None]]:
@@ -163,7 +177,12 @@ def test_a_server_under_bad_requests_writes_json_alone(capsys: pytest.CaptureFix
     assert (status, logger, level, route) == (500, "uvicorn.error", "ERROR", "/fail/{number}")
     assert traceback is not None
     assert traceback.endswith("LookupError: no\nINFO forged 7")
+    messages = [line["message"] for line in lines if line.get("request_id") == "fail"]
+    cause = r"LookupError('no\nINFO forged 7')"
+    assert messages[1] == f"Exception in ASGI application: {cause}"
+    assert [line[0] for line in of("reloaded")] == ["app.access", "uvicorn.error"]
     assert of("post") == [(*access, "/unavailable", None, 405)]
+    assert "Come back later." in [line["message"] for line in lines]
     assert [line[0] for line in of("unavailable")] == ["app.core.http.problems", "app.access"]
     assert [line[0] for line in of("warn")] == ["py.warnings", "app.access"]
     assert of("left") == [(*access, "/endless", None, 499)]

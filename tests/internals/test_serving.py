@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
-from httpx2 import Client, HTTPTransport, TransportError
+from httpx2 import Client, HTTPTransport, TransportError, get
 
 from app.core.server.addresses import require_address
 from app.core.server.protocol import MAX_HEAD_BYTES
@@ -63,15 +63,19 @@ def test_a_unix_socket_that_a_killed_service_left_behind_is_replaced(
     path = short_directory / "app.sock"
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(path))
+    port = str(free_port())
     variables = {"HOST": f"unix:{path}", "WEB_CONCURRENCY": "1", "TRUSTED_PROXIES": "unix"}
+    variables["ADMIN_PORT"] = port
     client = Client(transport=HTTPTransport(uds=str(path)), base_url="http://test")
     with client, program("app", "serve", is_ready=started, **variables):
         headers = {"X-Forwarded-For": "1.2.3.4, unknown", "X-Forwarded-Proto": "ws"}
         # The peer has no address.
         for sent in ({}, headers):
-            client.get("/readyz", headers=sent).raise_for_status()
+            public = client.get("/readyz", headers=sent).raise_for_status()
+        admin = get(f"http://127.0.0.1:{port}/readyz").raise_for_status()
         checked, served = run("check", **variables), run("serve", **variables)
 
+        assert admin.json().keys() > public.json().keys()
         assert checked.returncode == 0
         assert "only this machine" not in checked.stdout
         assert served.returncode == 1

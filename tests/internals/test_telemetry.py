@@ -167,6 +167,7 @@ async def test_slow_requests_are_logged_with_a_bound(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
+    caplog.set_level(logging.INFO, "app.access")
     monkeypatch.setattr(telemetry, "perf_counter", lambda: now)
 
     async def slow(_scope: Any, _receive: Any, send: Any) -> None:
@@ -177,7 +178,7 @@ async def test_slow_requests_are_logged_with_a_bound(
         now += 0.01
         await whole(None, None, send)
 
-    application, _ = measured(slow, slow_request_ms=10)
+    application, _ = measured(slow, slow_request_ms=10, access_log_sample=1)
     for _ in range(15):
         await call(application)
     now = 102.0
@@ -188,6 +189,7 @@ async def test_slow_requests_are_logged_with_a_bound(
     assert found[0].getMessage() == "GET unmatched 201 in 10 ms"
     assert found[-2].getMessage() == "5 more slow requests were not logged"
     assert len(found) == telemetry.MAX_SLOW_LINES + 2
+    assert len(lines(caplog, "app.access")) == 16
 
 
 async def test_a_stream_that_begins_in_time_is_not_slow(
@@ -238,7 +240,7 @@ async def test_the_wait_for_a_connection_belongs_to_the_request_that_waits() -> 
             return activity.pool_wait_s
 
     waiting = asyncio.create_task(waits())
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.02)
     gate.release()
 
     assert await waiting >= 0.01

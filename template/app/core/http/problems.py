@@ -117,7 +117,8 @@ async def _problem(_: Request, error: Exception) -> Response:
     """Answer a `Problem`, and log it when it is the fault of the service."""
     assert isinstance(error, Problem)
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.warning("%s (%r)", error.detail, error.__cause__)
+        cause = f" ({error.__cause__!r})" if error.__cause__ else ""
+        logger.warning("%s%s", error.detail, cause)
     return problem_response(error.status, error.detail, headers=error.headers)
 
 

@@ -29,6 +29,7 @@ def delay_stop(arbiter: Any, delay_s: float) -> None:
         # After SIGUSR2 another master has the same sockets, and stays ready.
         if delay_s and not stopping() and not arbiter.reexec_pid:
             signal.setitimer(signal.ITIMER_REAL, delay_s)
+            arbiter.log.info("Stops in %g s; readiness fails from now on", delay_s)
         else:
             arbiter.signal(signal.SIGTERM, frame)
         announce(not arbiter.reexec_pid)

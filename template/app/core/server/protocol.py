@@ -51,6 +51,9 @@ class Protocol(_Base):
 
     def refuse(self, status: HTTPStatus, detail: str | None = None, **headers: str) -> None:
         """Answer in place of the application, and close the connection."""
+        if self.cycle is not None:
+            # Telemetry reads it.
+            self.cycle.refused = status  # type: ignore[attr-defined]
         headers["Connection"] = "close"
         response = problem_response(status, detail, headers=headers)
         lines = [b"HTTP/1.1 %d %b" % (status, status.phrase.encode())]

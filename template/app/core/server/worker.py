@@ -13,7 +13,6 @@ from types import FrameType
 from typing import Any, ClassVar
 
 from uvicorn.config import STARTUP_FAILURE, Config
-from uvicorn.loops.auto import auto_loop_factory
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
@@ -28,12 +27,6 @@ REQUEST_DRAIN_S = 15
 # Time from the SIGTERM of a worker until gunicorn kills it; jobs drain after the requests.
 GRACEFUL_TIMEOUT_S = 30
 _CLOSE = (b"connection", b"close")
-
-
-def implementation() -> tuple[str, str]:
-    """Return the event loop and the HTTP parser in use: the fast ones, or the defaults."""
-    loop, _, _ = auto_loop_factory().__module__.partition(".")
-    return loop, PARSER
 
 
 class DrainingServer(Server):
@@ -91,13 +84,9 @@ class DrainingServer(Server):
 
     async def _stop_listening(self, sockets: Sequence[socket.socket]) -> None:
         """Close the sockets, and take the connections that wait in them if no worker is left."""
-        # The sockets of gunicorn are wrappers.
         queues = [each.dup() for each in sockets]
         for server in self.servers:
             server.close()
-        for each in sockets:
-            with suppress(OSError):  # uvloop has closed it.
-                each.close()
         accepted = []
         for queue in queues:
             with suppress(BlockingIOError):
@@ -140,6 +129,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no type
     settings: ClassVar[ServingSettings]
     CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - as the base class does
         "http": HttpTools if PARSER == "httptools" else Protocol,
+        # gunicorn counts its `timeout` from the last notification; every half of it is the default.
+        "timeout_notify": 1,
         "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
         "timeout_graceful_shutdown": REQUEST_DRAIN_S,
         # `Forwarded` trusts TRUSTED_PROXIES alone.
@@ -159,6 +150,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no type
         # gunicorn sends it for Ctrl-C, and uvicorn does not handle it.
         quit_ = signal.SIGQUIT
         asyncio.get_running_loop().add_signal_handler(quit_, server.handle_exit, quit_, None)
-        await server.serve(sockets=self.sockets)
+        # gunicorn's wrappers log an error when their socket has been closed by its event loop.
+        await server.serve(sockets=[each.sock for each in self.sockets])
         if not server.started:
             sys.exit(STARTUP_FAILURE)

@@ -67,6 +67,9 @@ class JsonFormatter(logging.Formatter):
         """Return the fields of the record and of its request, and those of `extra`."""
         try:
             message = record.getMessage().strip()
+            if record.name == "uvicorn.error" and record.exc_info:
+                # uvicorn has one message for all errors of the application.
+                message = f"{message}: {record.exc_info[1]!r}"
         except Exception as error:
             # A record whose arguments do not fit must not be lost.
             message = f"{_text(record.msg)} % {_text(record.args)}: {error!r}"

@@ -32,7 +32,8 @@ class Finished(NamedTuple):
     Attributes:
         method: one of `METHODS`, or `_OTHER`.
         route: the template of the route, or `unmatched`.
-        status: `CLIENT_LEFT` if the client did not wait; 500 if the response is incomplete.
+        status: `CLIENT_LEFT` if the client did not wait; 500 if the response is incomplete; that of
+            the server if it answered in place of the application.
         duration_s: until the last byte of the response.
         pool_wait_s: the time that tasks of the request waited for connections.
         cache: how the response cache answered: hit, stale, miss, collapsed, error or bypass; empty
@@ -91,12 +92,12 @@ class Telemetry:
         current.reset(token)
 
     def report(self, request: Finished, identifier: str, waited_s: float) -> None:
-        """Tell the observers, and log the request if it was slow or is in the sample."""
+        """Tell the observers, and log the request if it was slow, and if it is in the sample."""
         for observer in self.observers:
             observer.finished(request)
         if waited_s >= self._slow_s:
             self._report_slow(request)
-        elif self._sampled and crc32(identifier.encode()) < self._sampled:
+        if self._sampled and crc32(identifier.encode()) < self._sampled:
             _log(access_log.info, request)
 
     def _report_slow(self, request: Finished) -> None:
@@ -154,7 +155,7 @@ class _Measured(Activity):
         # uvicorn drops the rest of a response silently. An error of the service stays one.
         cycle = getattr(self._send, "__self__", None)
         if self._status < 500 and getattr(cycle, "disconnected", False):
-            status = CLIENT_LEFT
+            status = getattr(cycle, "refused", CLIENT_LEFT)
         method = self.scope["method"]
         if method not in METHODS:
             method = "_OTHER"
