@@ -6,7 +6,6 @@ uvicorn has neither. httptools parses the requests; where it is not installed, h
 from contextlib import suppress
 from fcntl import ioctl
 from http import HTTPStatus
-from itertools import chain
 from math import inf
 from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, Any
@@ -126,7 +125,9 @@ class HttpTools(Protocol):
         self.is_in_head = True
 
     def on_headers_complete(self) -> None:
-        self._limit_fields()
+        if self._has_refused_fields():
+            # Ends the parser.
+            raise ValueError
         self.is_in_head = False
         super().on_headers_complete()
         # uvicorn would add the fields after the body (trailers) to the headers, past a proxy that
@@ -138,14 +139,14 @@ class HttpTools(Protocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if len(self.headers) > len(self.scope["headers"]):
-            self._limit_fields()
+        if self.headers != self.scope["headers"] and self._has_refused_fields():
+            return
         self.head_start = self.received_bytes
         super().on_message_complete()
 
-    def _limit_fields(self) -> None:
-        """Refuse fields that are too large, and end the parser, which has them all at once."""
-        size = len(self.url) + 4 * len(self.headers) + sum(map(len, chain(*self.headers)))
+    def _has_refused_fields(self) -> bool:
+        """Refuse fields that are too large, even if they have arrived at once."""
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > MAX_HEAD_BYTES:
             self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-            raise ValueError
+        return size > MAX_HEAD_BYTES
