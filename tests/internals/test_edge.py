@@ -95,8 +95,24 @@ HOSTS = {
     "127.0.0.1:80": "127.0.0.1",
     "[::1]:65535": "[::1]",
     "[2001:DB8::1]": "[2001:db8::1]",
+    # RFC 9110, section 5.5, and RFC 3986, section 3.2.3.
+    " test\t": "test",
+    "test:": "test",
 }
-NO_HOSTS = ["", "a b", "<a>", "a/b", "a@b", "a:b", "a:65536", "a:0", "test:", "a,b", "\xe4"]
+NO_HOSTS = [
+    "",
+    "a b",
+    "<a>",
+    "a/b",
+    "a@b",
+    "a:b",
+    "a:65536",
+    "a:0",
+    "a:00001",
+    "a::",
+    "a,b",
+    "\xe4",
+]
 NO_HOSTS += [
     "[::1",
     "[::x]",
@@ -195,7 +211,9 @@ async def test_a_host_of_strangers_makes_no_entry_of_the_cache(edge: Edge) -> No
             assert (await client.get("/cached", headers=headers)).status_code == 400
         assert len(cache.local._entries) == before
         assert (await client.get("/cached")).headers["cache-status"] == "app; fwd=miss; stored"
-        assert (await client.get("/cached")).headers["cache-status"].startswith("app; hit")
+        for host in (HOST, HOST.upper(), f"{HOST}.", f"{HOST}:", f" {HOST} "):
+            response = await client.get("/cached", headers={"Host": host})
+            assert response.headers["cache-status"].startswith("app; hit")
 
 
 async def test_an_unknown_host_gets_no_socket() -> None:
@@ -375,6 +393,7 @@ async def test_a_cached_response_is_for_each_origin_and_for_none(edge: Edge) -> 
         ({"CORS_ORIGINS": f"{SITE}/"}, "CORS_ORIGINS: item 1"),
         ({"CORS_ORIGINS": f"{SITE}:443"}, "CORS_ORIGINS: item 1"),
         ({"CORS_ORIGINS": "http://a.example:80"}, "CORS_ORIGINS: item 1"),
+        ({"CORS_ORIGINS": "http://a.example:"}, "CORS_ORIGINS: item 1"),
         ({"CORS_ORIGINS": "http://a.example:65536"}, "CORS_ORIGINS: item 1"),
         ({"CORS_ORIGINS": "https://App.example.org"}, "CORS_ORIGINS: item 1"),
         ({"CORS_ORIGINS": "https://*.example.org"}, "CORS_ORIGINS: item 1"),

@@ -50,6 +50,8 @@ def for_(*values: str) -> list[tuple[str, str]]:
         (["1.2.3.4", "203.0.113.7, 10.9.9.9, ::ffff:10.1.1.1"], CLIENT),
         (["10.9.9.9, 203.0.113.7"], CLIENT),
         ([", ".join(["1.2.3.4"] * 1000) + ", 203.0.113.7"], CLIENT),
+        # More proxies than a service has: the list ends.
+        (["203.0.113.7" + ", 10.3.3.3" * 20], ("10.3.3.3", 0)),
         # All are proxies: the outermost has made the request.
         (["10.2.2.2, 10.1.1.1"], ("10.2.2.2", 0)),
         # Junk ends the list: what is before it may be anybody's.
@@ -120,7 +122,18 @@ async def test_the_scheme_is_http_or_https(values: list[str], kind: str, scheme:
 
 @pytest.mark.parametrize(
     "value",
-    ["*", "0.0.0.0/0", "::/0", "10.0.0.1/8", "proxy.internal", "10.0.0.0/8,*", "10.0.0.0/33"],
+    [
+        "*",
+        "0.0.0.0/0",
+        "0.0.0.0/1,128.0.0.0/1",
+        "10.0.0.0/7",
+        "fc00::/6",
+        "::/0",
+        "10.0.0.1/8",
+        "proxy.internal",
+        "10.0.0.0/8,*",
+        "10.0.0.0/33",
+    ],
 )
 def test_a_value_that_trusts_too_many_stops_the_start(
     value: str, monkeypatch: pytest.MonkeyPatch
@@ -131,6 +144,6 @@ def test_a_value_that_trusts_too_many_stops_the_start(
 
 
 def test_networks_addresses_and_unix_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRUSTED_PROXIES", "10.0.0.0/8, 192.0.2.1,2001:db8::/32,unix")
-    expected = ("10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32", "unix")
+    monkeypatch.setenv("TRUSTED_PROXIES", "10.0.0.0/8, 192.0.2.1,2001:db8::/32,fc00::/7,unix")
+    expected = ("10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32", "fc00::/7", "unix")
     assert Settings().trusted_proxies == expected

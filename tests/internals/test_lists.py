@@ -20,6 +20,8 @@ CASES: list[tuple[Any, str, object]] = [
     (list[str], " a , b ,,", ["a", "b"]),
     (list[str], '["a", "b,c"]', ["a", "b,c"]),
     (list[str], "[]", []),
+    (list[str], "[::1]", ["[::1]"]),
+    (list[str], "[::1], a", ["[::1]", "a"]),
     (list[str], "a", ["a"]),
     (list[int], "1,2", [1, 2]),
     (list[int] | None, "1", [1]),

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextvars import Context
 
 import pytest
 from fastapi import APIRouter, FastAPI
@@ -52,7 +53,10 @@ async def client(app: FastAPI, own: FastAPI) -> AsyncIterator[AsyncClient]:
         (("x" * 65,), False),
         (("",), False),
         (("a b",), False),
-        (("a\t",), False),
+        # Blanks around a value are no part of it (RFC 9110, section 5.5).
+        (("a\t",), True),
+        ((" a ",), True),
+        (("a\tb",), False),
         (("é",), False),
         (("a,b",), False),
         (("{}",), False),
@@ -67,7 +71,17 @@ async def test_only_a_single_well_formed_id_is_accepted(
 
     identifier = response.headers["x-request-id"]
     assert response.json() == identifier
-    assert identifier == sent[0] if is_accepted else MADE(identifier)
+    assert identifier == sent[0].strip() if is_accepted else MADE(identifier)
+
+
+@pytest.mark.parametrize("sent", ["x" * 100_000, "a b", "\udc80", "é", ["a"], {}, None, 1, b"a"])
+def test_a_job_of_another_program_has_no_malformed_id(sent: object) -> None:
+    context = Context()
+    context.run(request_id.begin, sent)
+
+    assert context.run(request_id.current) == ""
+    context.run(request_id.begin, "a")
+    assert context.run(request_id.current) == "a"
 
 
 async def test_a_problem_has_the_id(client: AsyncClient) -> None:

@@ -1,6 +1,7 @@
 """The size of a request's head and the time of its transfer have bounds, which uvicorn lacks."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -115,6 +116,26 @@ async def test_an_endless_trailer_or_chunk_extension_is_refused(start: bytes) ->
             sent += 1000
 
 
+@pytest.mark.parametrize("size", [MAX_HEAD_BYTES - 100, MAX_HEAD_BYTES + 100, 2 * MAX_HEAD_BYTES])
+@pytest.mark.parametrize("start", [LINE, CHUNKED + b"0\r\n"], ids=["head", "trailers"])
+async def test_fields_that_arrive_at_once_have_the_same_limit(start: bytes, size: int) -> None:
+    begun = []
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        begun.append(scope["method"])
+        await body_size(scope, receive, send)
+
+    async with connection(answer) as (protocol, transport):
+        protocol.data_received(start + b"X: " + fill(size - len(start) - 10) + b"\r\n\r\n")
+        await asyncio.gather(*protocol.tasks)
+        protocol.transport.close()
+
+    is_refused = size > MAX_HEAD_BYTES
+    assert transport.written.count(b"HTTP/1.1 ") == 1
+    assert transport.written.startswith(b"HTTP/1.1 431 " if is_refused else b"HTTP/1.1 200 ")
+    assert begun == ["GET"] * (not is_refused) if start == LINE else begun == ["POST"]
+
+
 async def test_trailers_are_no_headers() -> None:
     seen = []
 
@@ -211,6 +232,38 @@ async def test_a_client_that_reads_nothing_is_closed() -> None:
         await asyncio.gather(*protocol.tasks)
         transport.unsent = 1000
         assert seconds_until_closed(protocol, transport, b"") == BODY_S + 1
+
+
+async def test_a_client_that_reads_slowly_is_not_closed() -> None:
+    ours, its = socket.socketpair()
+    ours.setblocking(False)
+    with ours, its:
+        async with connection() as (protocol, transport):
+            transport._extra["socket"] = ours  # type: ignore[attr-defined]
+            protocol.data_received(LINE + b"\r\n")
+            await asyncio.gather(*protocol.tasks)
+            # The kernel takes nothing from the transport until it has sent much.
+            transport.unsent = 1000
+            for second in range(2 * BODY_S):
+                if second % (BODY_S // 2) == 0:
+                    ours.send(fill(1000))
+                protocol.close_if_slow(second, head_s=HEAD_S, body_s=BODY_S)
+                assert not transport.is_closed
+            protocol.transport.close()
+
+
+async def test_a_head_behind_a_request_that_runs_is_not_idle() -> None:
+    answer = asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await answer.wait()
+        await body_size(scope, receive, send)
+
+    async with connection(slow) as (protocol, transport):
+        protocol.data_received(LINE + b"\r\nGET /liv")
+        answer.set()
+        await asyncio.gather(*protocol.tasks)
+        assert seconds_until_closed(protocol, transport, b"") == HEAD_S + 1
 
 
 async def test_idle_connections_and_slow_applications_have_no_time_out_here() -> None:

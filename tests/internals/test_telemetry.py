@@ -8,7 +8,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import StreamingResponse
 from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import literal, select
@@ -247,7 +247,30 @@ async def test_the_wait_for_a_connection_belongs_to_the_request_that_waits() -> 
     assert await asyncio.create_task(waits()) == 0
 
 
+async def test_a_pipelined_request_is_no_part_of_the_one_before_it() -> None:
+    application, _ = measured(whole)
+    outer: list[Activity | None] = []
+
+    async def start_next(_message: Any) -> None:
+        activity = current.get()
+        assert activity is not None
+        outer.append(activity.outer)
+        if len(outer) < 5:
+            # uvicorn starts the next request at the end of a response, in its context.
+            await asyncio.create_task(call(application, send=start_next))
+
+    await call(application, send=start_next)
+
+    assert len(outer) >= 5
+    assert set(outer) == {None}
+
+
 router = APIRouter(prefix="/measured")
+
+
+@router.post("/body")
+async def read_body(request: Request) -> None:
+    await request.body()
 
 
 @router.get("/queries/{number}")
@@ -303,6 +326,26 @@ async def test_a_request_has_the_label_of_its_route_and_its_statements(
     timing = response.headers["server-timing"]
     assert timing.startswith('db;desc="' if path.endswith("stream") else f'db;desc="{queries} ')
     assert float(response.headers["x-process-time"]) > 0
+
+
+async def test_a_client_that_leaves_while_it_sends_is_no_error(own: tuple[FastAPI, Seen]) -> None:
+    app, seen = own
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/measured/body",
+        "query_string": b"",
+        "headers": [(b"host", b"test"), (b"content-length", b"9")],
+    }
+
+    async def leave() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    await app(scope, leave, Cycle().send)
+
+    assert [request.status for request in seen.requests] == [499]
 
 
 async def test_by_default_clients_see_no_timing(app: FastAPI) -> None:

@@ -66,13 +66,14 @@ WRONG: dict[str, list[str]] = {
     "database_replica_url": _POSTGRES,
     "database_url": _POSTGRES,
     "job_queue": _NAMES,
+    "admin_host": ["unix:/run/admin.sock"],
     # In test_edge.py.
     "allowed_hosts": ["*", "[", "a b"],
     "cors_origins": ["app.example.org", "[", f"https://user:{CANARY}@a.example"],
     "root_path": ["shop", "/", " /shop"],
 }
 # Read where the address is bound, or the directory is opened: tests of these.
-ELSEWHERE = {"host", "admin_host", "static_directory", "trusted_proxies"}
+ELSEWHERE = {"host", "static_directory", "trusted_proxies"}
 
 
 def wrong_values(name: str, field: FieldInfo) -> list[str]:

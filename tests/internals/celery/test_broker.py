@@ -58,6 +58,20 @@ def test_jobs_are_counted_by_outcome_and_while_they_wait(tmp_path: Path) -> None
     assert ended["jobs_waiting"] == ended["jobs_oldest_age_seconds"] == 0
 
 
+@pytest.mark.usefixtures("queue")
+def test_junk_of_other_programs_fails_no_scrape() -> None:
+    name = celery.conf.task_default_queue
+    with celery.connection_or_acquire() as connection:
+        broker = connection.default_channel.client
+        for junk in ("junk", "[]", "null", '{"headers":null}', '{"headers":{"sent_at":[]}}'):
+            broker.rpush(name, junk)
+            assert measured()["jobs_oldest_age_seconds"] == 0
+        assert measured()["jobs_waiting"] == 5
+        broker.hset(f"{name}:outcomes", "succeeded", "NaN")
+        assert measured() == {}
+        broker.delete(name, f"{name}:outcomes")
+
+
 def test_without_the_broker_there_is_nothing_and_no_error() -> None:
     untyped: Any = celery
     before = untyped.conf.broker_url, untyped.pool

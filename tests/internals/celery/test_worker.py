@@ -23,7 +23,7 @@ from app.core.telemetry import request_id
 from dev.processes import free_port
 from tests.core.job_worker import job_worker
 from tests.core.serving import program, serving
-from tests.internals.celery.jobs import mark, need, survive
+from tests.internals.celery.jobs import celery, mark, need, survive
 
 TIMEOUT_S = 30
 
@@ -51,6 +51,7 @@ def worker() -> Iterator[None]:
         "succeeded"
     ]
     assert "0123456789ab" not in log.getvalue()
+    assert "Received unregistered task of type 'nowhere.gone'" in log.getvalue()
 
 
 def content(path: Path, expected: str) -> str:
@@ -65,6 +66,8 @@ def content(path: Path, expected: str) -> str:
 @pytest.mark.usefixtures("worker")
 def test_a_job_gets_its_arguments_the_database_and_the_id_of_its_request(tmp_path: Path) -> None:
     value = UUID("00000000-0000-0000-0000-0123456789ab")
+    # The worker drops it, and logs that.
+    celery.send_task("nowhere.gone", [str(value)], headers={"request_id": ["a"]})
     context = Context()
     context.run(request_id.begin, "the-id")
     context.run(asyncio.run, enqueue(mark, str(tmp_path / "mark"), value=value))

@@ -18,6 +18,8 @@ _HOP = re.compile(
     r"([\d.]+)(?::\d+)?|\[([\da-f:.]+)\](?::\d+)?|([\da-f:.]+)", re.ASCII | re.IGNORECASE
 )
 _MAX_HOP_LENGTH = 60
+# More proxies than a service has.
+_MAX_HOPS = 20
 
 
 class Forwarded:
@@ -53,7 +55,7 @@ class Forwarded:
                 hops += value.split(b",")
             elif name == b"x-forwarded-proto":
                 scheme = value.rpartition(b",")[2].strip().lower()
-        for text in reversed(hops):
+        for text in reversed(hops[-_MAX_HOPS:]):
             address, is_proxy = self.hop(text.strip()[:_MAX_HOP_LENGTH].decode("latin-1"))
             if address:
                 scope["client"] = (address, 0)

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.http.problems import problem_response
-from app.core.settings.edge import host_name
+from app.core.settings.edge import parse_host
 
 # An orchestrator names the address of the instance, and HAProxy nothing.
 _PROBES = frozenset(("/livez", "/readyz"))
@@ -36,12 +36,17 @@ class Hosts:
         if scope["type"] != "lifespan":
             sent = b",".join([value for name, value in scope["headers"] if name == b"host"])
             # HTTP/1.0 has no such header.
-            name = host_name(sent) if sent or scope.get("http_version") != "1.0" else ""
-            if name is None or not (self._allows(name) or scope["path"] in _PROBES):
-                reason = "missing or malformed" if name is None else "unknown"
+            is_missing = not sent and scope.get("http_version") == "1.0"
+            host = ("", b"") if is_missing else parse_host(sent)
+            if host is None or not (self._allows(host[0]) or scope["path"] in _PROBES):
+                reason = "missing or malformed" if host is None else "unknown"
                 response = problem_response(HTTPStatus.BAD_REQUEST, f"The header Host is {reason}.")
                 await response(scope, receive, send)
                 return
+            if host[1] != sent:
+                # One host has one entry of the cache.
+                headers = [(k, host[1] if k == b"host" else v) for k, v in scope["headers"]]
+                scope["headers"] = headers
             if self.root_path:
                 # In place: telemetry, further outside, finds the route in the same scope.
                 scope["root_path"] = self.root_path

@@ -11,6 +11,7 @@ from fastapi.routing import iter_route_contexts
 from fastapi.utils import is_body_allowed_for_status_code
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from app.core.telemetry import request_id
@@ -109,6 +110,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(ClientDisconnect, _left)
     # For errors of the team's middleware; `create_app` handles those further inside.
     app.add_exception_handler(Exception, unexpected)
 
@@ -153,6 +155,11 @@ async def _invalid(_: Request, error: Exception) -> Response:
     ]
     names = ", ".join(dict.fromkeys(item["field"] for item in fields))
     return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, f"Not valid: {names}.", errors=fields)
+
+
+async def _left(_: Request, _error: Exception) -> Response:
+    """Answer no one: the client left, or was too slow, while an endpoint read the body."""
+    return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
 async def unexpected(_: Request, error: Exception) -> Response:

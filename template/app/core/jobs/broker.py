@@ -37,21 +37,13 @@ async def families() -> list[Metric]:
     """Return counts of jobs, and length and age of the queue; nothing if the broker is late."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            counts, length, age_s = await asyncio.to_thread(_ask)
+            return await asyncio.to_thread(_ask)
     except Exception as error:
         logger.warning("metrics: the broker does not answer: %s", type(error).__name__)
         return []
-    jobs = CounterMetricFamily("jobs", "Jobs that ended, or began again.", labels=["outcome"])
-    for outcome in OUTCOMES.values():
-        jobs.add_metric([outcome], int(counts.get(outcome.encode(), 0)))
-    return [
-        jobs,
-        GaugeMetricFamily("jobs_waiting", "Jobs that no worker has.", length),
-        GaugeMetricFamily("jobs_oldest_age_seconds", "Wait of the oldest.", age_s),
-    ]
 
 
-def _ask() -> tuple[dict[bytes, bytes], int, float]:
+def _ask() -> list[Metric]:
     with celery.connection_or_acquire() as connection:
         pipeline = connection.default_channel.client.pipeline(transaction=False)
         # Messages enter on the left.
@@ -62,7 +54,14 @@ def _ask() -> tuple[dict[bytes, bytes], int, float]:
     # Other programs may put messages without this form into the queue.
     with suppress(ValueError, KeyError, TypeError):
         sent_at = float(orjson.loads(oldest)["headers"][SENT])
-    return counts, length, max(0, now - sent_at)
+    jobs = CounterMetricFamily("jobs", "Jobs that ended, or began again.", labels=["outcome"])
+    for outcome in OUTCOMES.values():
+        jobs.add_metric([outcome], int(counts.get(outcome.encode(), 0)))
+    return [
+        jobs,
+        GaugeMetricFamily("jobs_waiting", "Jobs that no worker has.", length),
+        GaugeMetricFamily("jobs_oldest_age_seconds", "Wait of the oldest.", max(0, now - sent_at)),
+    ]
 
 
 def _queue() -> str:

@@ -3,8 +3,11 @@
 uvicorn has neither. httptools parses the requests; where it is not installed, h11 does.
 """
 
+from contextlib import suppress
+from fcntl import ioctl
 from http import HTTPStatus
 from math import inf
+from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, Any
 
 from app.core.http.problems import problem_response
@@ -15,8 +18,8 @@ else:
     from uvicorn.protocols.http.auto import AutoHTTPProtocol as _Base
 
 PARSER = "httptools" if _Base.__name__ == "HttpToolsProtocol" else "h11"
-# The most bytes of request line and headers together, and of trailers; nginx passes as many by
-# default.
+# The most bytes of request line, headers and trailers together; nginx passes as many by default.
+# h11 accepts twice as many if they arrive at once.
 MAX_HEAD_BYTES = 32 * 1024
 # As in Apache's mod_reqtimeout, a body that arrives at this rate is never too late.
 MIN_BODY_BYTES_PER_S = 1024
@@ -28,6 +31,7 @@ class Protocol(_Base):
     received_bytes = 0
     # The `received_bytes` at the last part of a body or end of a request. h11 has a limit itself.
     head_start: float = inf
+    is_in_head = False
     # The phase that `close_if_slow` saw last, since when, and the `received_bytes` of that time.
     _seen: tuple[Any, ...] = ()
     _since = 0.0
@@ -47,7 +51,8 @@ class Protocol(_Base):
 
     def send_400_response(self, msg: str) -> None:
         """Answer malformed HTTP, for which uvicorn calls this."""
-        self.refuse(HTTPStatus.BAD_REQUEST, msg)
+        if not self.transport.is_closing():
+            self.refuse(HTTPStatus.BAD_REQUEST, msg)
 
     def refuse(self, status: HTTPStatus, detail: str | None = None, **headers: str) -> None:
         """Answer in place of the application, and close the connection."""
@@ -94,13 +99,23 @@ class Protocol(_Base):
     def _phase(self) -> tuple[str, Any]:
         """Return the thing that the service expects of the client, and what shows progress."""
         if unread := self.transport.get_write_buffer_size():
-            return "response", unread
+            return "response", (unread, self._in_kernel())
         if self.cycle is None or self.cycle.response_complete:
             # uvicorn has a timer for a connection that is idle between two requests.
-            return ("idle" if self.timeout_keep_alive_task else "head"), self.cycle
+            is_idle = self.timeout_keep_alive_task and not self.is_in_head
+            return ("idle" if is_idle else "head"), self.cycle
         # If reading is paused, the application is the slow one.
         is_sending = self.cycle.more_body and not self.cycle.waiting_for_100_continue
         return ("body" if is_sending and not self.flow.read_paused else "idle"), self.cycle
+
+    def _in_kernel(self) -> bytes:
+        """Return the number of bytes that the client has not acknowledged, where Linux tells it.
+
+        The kernel takes more from the transport only when a third of its megabytes are free.
+        """
+        with suppress(OSError, TypeError):
+            return ioctl(self.transport.get_extra_info("socket"), TIOCOUTQ, bytes(4))
+        return b""
 
 
 class HttpTools(Protocol):
@@ -108,7 +123,15 @@ class HttpTools(Protocol):
 
     head_start = 0
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.is_in_head = True
+
     def on_headers_complete(self) -> None:
+        if self._has_refused_fields():
+            # Ends the parser.
+            raise ValueError
+        self.is_in_head = False
         super().on_headers_complete()
         # uvicorn would add the fields after the body (trailers) to the headers, past a proxy that
         # removes some of them. RFC 9110, section 6.5.1, forbids that.
@@ -119,5 +142,14 @@ class HttpTools(Protocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.headers != self.scope["headers"] and self._has_refused_fields():
+            return
         self.head_start = self.received_bytes
         super().on_message_complete()
+
+    def _has_refused_fields(self) -> bool:
+        """Refuse fields that are too large, even if they have arrived at once."""
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > MAX_HEAD_BYTES:
+            self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        return size > MAX_HEAD_BYTES

@@ -8,22 +8,36 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
 
-_HOST = re.compile(r"(?!.{260})(\[[0-9a-f:.]+\]|[\w-]+(?:\.[\w-]+)*\.?)(:\d+)?", re.ASCII)
+_HOST = re.compile(
+    r"(?!.{260})(\[[0-9a-f:.]+\]|[\w-]+(?:\.[\w-]+)*\.?)(?::(?:[1-9]\d{0,4})?)?", re.ASCII
+)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 # A service has few hosts, and a lookup is ten times as fast.
 @lru_cache(maxsize=64)
-def host_name(value: bytes) -> str | None:
-    """Return the name or address in a `Host` header, in lower case; None when it is malformed."""
-    text = value.decode("latin-1").lower()
+def parse_host(value: bytes) -> tuple[str, bytes] | None:
+    """Return the name or address in a `Host` header, and the header, both in one form.
+
+    The form is in lower case, without blanks around it, a last dot or an empty port. None when the
+    header is malformed.
+    """
+    text = value.decode("latin-1").strip(" \t").lower()
     match = _HOST.fullmatch(text)
     try:
-        if match is None or urlsplit(f"//{text}").port == 0:
-            return None
+        port = urlsplit(f"//{text}").port
     except ValueError:
         return None
-    return match[1].removesuffix(".")
+    if match is None:
+        return None
+    name = match[1].removesuffix(".")
+    return name, (f"{name}:{port}" if port else name).encode()
+
+
+def host_name(value: bytes) -> str | None:
+    """Return the name or address in a `Host` header, in lower case; None when it is malformed."""
+    host = parse_host(value)
+    return host and host[0]
 
 
 def _host(value: str) -> str:
@@ -35,7 +49,7 @@ def _host(value: str) -> str:
 
 def _origin(value: str) -> str:
     scheme, _, authority = value.partition("://")
-    is_default = authority.endswith(_DEFAULT_PORTS.get(scheme, "://"))
+    is_default = authority.endswith((":", _DEFAULT_PORTS.get(scheme, "://")))
     if value != "*" and (is_default or not value.islower() or not host_name(authority.encode())):
         raise ValueError("expected `https://app.example.org`, as browsers send it, or `*`")
     return value

@@ -1,12 +1,15 @@
 """Lists and other values of several parts in a variable of the environment."""
 
 import json
+import re
 from typing import Any
 
 from pydantic import ValidationError, ValidatorFunctionWrapHandler
 
 # Errors of Pydantic for text where a list, set, tuple or sequence is expected.
 _EXPECTED_LIST = {"list_type", "set_type", "frozen_set_type", "tuple_type", "sequence_str"}
+# An IPv6 address at the start of `a,b`, which is no JSON.
+_ADDRESS = re.compile(r"\[[\da-fA-F]*:[\da-fA-F:.]*\]")
 
 
 def decoded(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -21,7 +24,7 @@ def decoded(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
         if not isinstance(value, str):
             raise
         is_list = not _EXPECTED_LIST.isdisjoint(problem["type"] for problem in error.errors())
-        if value.lstrip().startswith(("[", "{")):
+        if value.lstrip().startswith(("[", "{")) and not _ADDRESS.match(value.strip()):
             try:
                 parts = json.loads(value)
             except ValueError:

@@ -8,6 +8,8 @@ from pydantic_settings import BaseSettings
 
 # In TRUSTED_PROXIES: every peer on a UNIX socket.
 UNIX = "unix"
+# By version of IP: the largest private networks.
+_MIN_PREFIX = {4: 8, 6: 7}
 
 
 def check_proxy(text: str) -> str:
@@ -15,9 +17,15 @@ def check_proxy(text: str) -> str:
     if text == UNIX:
         return text
     network = ip_network(text)
-    if network.prefixlen == 0:
-        raise ValueError(f"{text} trusts every client")
+    if network.prefixlen < _MIN_PREFIX[network.version]:
+        raise ValueError(f"{text} trusts too many clients; the largest are 10.0.0.0/8 and fc00::/7")
     return str(network)
+
+
+def _is_no_socket(host: str) -> str:
+    if host.startswith("unix:"):
+        raise ValueError("expected an address, such as 127.0.0.1: only HOST may be a socket")
+    return host
 
 
 class ServingSettings(BaseSettings):
@@ -26,7 +34,7 @@ class ServingSettings(BaseSettings):
         description="Address to listen on; `0.0.0.0` in a container, `unix:/run/app.sock`.",
     )
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
-    admin_host: str = Field(
+    admin_host: Annotated[str, AfterValidator(_is_no_socket)] = Field(
         "127.0.0.1",
         description="Address of the admin port; in a container `0.0.0.0`, in a private network.",
     )

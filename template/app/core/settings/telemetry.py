@@ -21,7 +21,11 @@ class TelemetrySettings(BaseSettings):
         description="A request whose response starts later than this is logged; 0 logs none.",
     )
     access_log_sample: float = Field(
-        0, ge=0, le=1, description="Share of the requests that are logged, chosen by their id."
+        0,
+        ge=0,
+        le=1,
+        description="Share of the requests that are logged, chosen by their id, "
+        "which is the client's own if it sends one.",
     )
     server_timing: bool = Field(
         False, description="Whether responses have `Server-Timing` and `X-Process-Time`."

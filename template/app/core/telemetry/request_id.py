@@ -20,14 +20,19 @@ def current() -> str:
     return "" if activity is None else activity.request_id
 
 
-def begin(identifier: str) -> None:
-    """Begin a job of the request with this id, in the current context."""
+def begin(identifier: object) -> None:
+    """Begin a job of the request with this id, in the current context.
+
+    Other programs send jobs as well: anything but a well-formed id counts as none.
+    """
+    if not isinstance(identifier, str) or not _is_well_formed(identifier.encode(errors="replace")):
+        identifier = ""
     current_activity.set(Activity(identifier))
 
 
 def of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """Return the well-formed id of a single `X-Request-ID`, or a new id of 32 hex digits."""
-    sent = [value for name, value in headers if name == HEADER]
+    sent = [value.strip(b" \t") for name, value in headers if name == HEADER]
     if len(sent) == 1 and _is_well_formed(sent[0]):
         return sent[0].decode()
     # Not from a generator with a state, which forked workers would share.
