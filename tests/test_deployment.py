@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,25 @@ def test_every_container_is_confined(composed: list[tuple[Answers, dict[str, Any
         assert content["networks"]["data"] == content["networks"]["admin"] == {"internal": True}
 
 
+def test_no_variable_of_a_developer_moves_the_ports(services: dict[str, Path]) -> None:
+    """.env may have HOST and PORT; compose.yaml sets those of the image again."""
+    for service in of(services, "compose"):
+        (line,) = re.findall(r"^ENV (HOST=.*)", (service / "Dockerfile").read_text("utf-8"), re.MULTILINE)
+        image = dict(part.split("=") for part in line.split())
+        environment = yaml.safe_load((service / "compose.yaml").read_text("utf-8"))["x-environment"]
+        assert image | {"ADMIN_PORT": "9464"} == {name: environment[name] for name in (*image, "ADMIN_PORT")}
+
+
+def test_no_container_takes_a_fixed_address(composed: list[tuple[Answers, dict[str, Any]]]) -> None:
+    for _, content in composed:
+        addresses = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(content["networks"]["front"]))
+        subnet, given = map(ip_network, re.findall(r"[\d.]+/\d+", addresses))
+        fixed = re.findall(r"'ipv4_address': '\$\{\w+:-([\d.]+)\}([.\d]+)'", str(content["services"]))
+        assert len(fixed) == 3
+        assert given.subnet_of(subnet)
+        assert not any(ip_address("".join(address)) in given for address in fixed)
+
+
 def test_no_secret_has_a_default(composed: list[tuple[Answers, dict[str, Any]]]) -> None:
     for _, content in composed:
         text = yaml.safe_dump(content, width=1000)
@@ -250,7 +270,13 @@ def test_nginx_accepts_its_configuration(
     filled = re.sub(r"\$\{(\w+)\}", lambda match: str(variables[match[1]]), text)
     (tmp_path / "nginx.conf").write_text(filled, encoding="utf-8")
     process = subprocess.run(
-        [nginx, "-t", "-c", tmp_path / "nginx.conf"], capture_output=True, text=True, timeout=10, check=False
+        # With the limit of most hosts, which is less than its connections need.
+        ["sh", "-c", 'ulimit -Sn 1024; exec "$0" -t -c nginx.conf -p .', nginx],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
     )
 
     assert process.returncode == 0, process.stderr

@@ -26,7 +26,7 @@ CASES: dict[str, Answers] = {
     "defaults": KUBERNETES,
     "full": KUBERNETES
     | {"background_jobs": "celery", "cpu_cores": 2, "workers_per_core": 1.5, "read_replica": True}
-    | {"instances": 30, "db_max_connections": 400, "project_slug": LONG},
+    | {"instances": 30, "db_max_connections": 400, "project_slug": LONG, "tracing": True},
     "least": KUBERNETES | {"cache_backend": "none", "metrics": "none", "pagination": "offset"},
 }
 OVERLAYS = ("production", "staging")
@@ -154,6 +154,17 @@ def test_only_the_public_port_is_public(built: Build, case: str) -> None:
     assert sources == {"http": "ingress"} | monitored
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_pod_reaches_the_servers_that_it_needs(built: Build, case: str) -> None:
+    (policy,) = [
+        each["spec"]
+        for each in of_kind(built(case, "production"), "NetworkPolicy")
+        if "Egress" in each["spec"]["policyTypes"]
+    ]
+    ports = {"defaults": [5432, 6379], "full": [5432, 6379, 4318], "least": [5432]}
+    assert [port["port"] for port in policy["egress"][1]["ports"]] == ports[case]
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize("case", CASES)
 def test_a_pod_has_the_time_to_drain(
@@ -180,10 +191,14 @@ def test_the_database_has_connections_for_all_pods(
     instances = int(config(objects)["INSTANCES"])
     scaler = one(objects, "HorizontalPodAutoscaler")["spec"]
     assert scaler["scaleTargetRef"]["name"] == web(objects)["metadata"]["name"]
-    assert scaler["maxReplicas"] + web(objects)["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == instances
+    # One more starts, and the next one stops only when the last has ended.
+    assert scaler["maxReplicas"] + web(objects)["spec"]["strategy"]["rollingUpdate"]["maxSurge"] + 1 == instances
+    for each in of_kind(objects, "Deployment"):
+        pod = each["spec"]["template"]["spec"]
+        assert each["spec"]["minReadySeconds"] >= pod["terminationGracePeriodSeconds"]
     assert "replicas" not in web(objects)["spec"]
     for scaled in of_kind(objects, "ScaledObject"):
-        assert scaled["spec"]["maxReplicaCount"] == instances
+        assert scaled["spec"]["maxReplicaCount"] + 1 < instances
         worker = one(objects, "Deployment", "-worker")
         assert scaled["spec"]["scaleTargetRef"]["name"] == worker["metadata"]["name"]
         assert worker["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
@@ -191,8 +206,8 @@ def test_the_database_has_connections_for_all_pods(
     # Also in a panel, whose expressions tests/internals/test_expressions.py finds in a live scrape.
     assert named == ([] if case == "least" else ["http_server_active_requests"])
     if overlay == "production":
-        assert instances == max(3, int(CASES[case].get("instances", 1)))
-        assert scaler["minReplicas"] >= 2
+        assert instances == max(5, int(CASES[case].get("instances", 1)))
+        assert 2 <= scaler["minReplicas"] < scaler["maxReplicas"]
 
 
 @pytest.mark.parametrize("case", CASES)

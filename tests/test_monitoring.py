@@ -26,7 +26,8 @@ Rendered = Callable[[Answers], Path]
 Series = dict[str, str]
 
 REQUESTS = "http_server_request_duration_seconds"
-UP = {"up{instance='a'}": "1x5000"}
+ALIVE = {"up{instance='a'}": "1x5000"}
+UP = ALIVE | {"jobs_waiting{instance='a'}": "0x5000"}
 
 
 def requests(good: str, bad: str) -> Series:
@@ -52,15 +53,25 @@ SITUATIONS: dict[str, tuple[Series, str, set[str]]] = {
     "and ten minutes later": (UP | requests("0+100x360 36098+98x59 41980+100x9", "0x360 2+2x59 120x9"), "7h10m", set()),
     "0.7 % fail for six hours": (UP | requests("0+993x360", "0+7x360"), "6h", {"RequestsFail", "RequestsFailForDays"}),
     "0.2 % fail for three days": (UP | requests("0+998x4320", "0+2x4320"), "3d", {"RequestsFailForDays"}),
+    "one of 40 requests in an hour fails": (UP | requests("0+1x360 361+1x30", "0x360 1x30"), "6h30m", set()),
+    "all of 40 requests in an hour fail": (
+        UP | requests("0+1x360 360x30", "0x360 1+1x30"),
+        "6h30m",
+        {"RequestsFail"},
+    ),
+    "9 of 4,000 in three days fail": (UP | requests("0+1x4320", "0x1000 3x1000 6x1000 9x1320"), "3d", set()),
     "20 % are slow for an hour": (UP | slow("0+100x420", "0+100x360 36080+80x59"), "7h", {"RequestsSlow"}),
     "2 % are slow for three days": (UP | slow("0+100x4320", "0+98x4320"), "3d", {"RequestsSlowForDays"}),
     "0.5 % are slow": (UP | slow("0+1000x420", "0+995x420"), "7h", set()),
     "no instance": ({"up{instance='a'}": "0x9"}, "3m", {"ServiceDown"}),
+    "no instance for long": ({"up{instance='a'}": "0x9"}, "7m", {"ServiceDown", "InstanceDown"}),
     "one of two instances": (UP | {"up{instance='b'}": "0x9"}, "7m", {"InstanceDown"}),
     "a restart": (UP | {"up{instance='b'}": "1 1 0 0 1x9"}, "7m", set()),
     "a pool that is full": (UP | gauge("db_pool_waiting", "1x9"), "7m", {"PoolExhausted"}),
     "a pool that is full at times": (UP | gauge("db_pool_waiting", "1 1 0 1 1 1 0 1"), "7m", set()),
-    "a blocked event loop": (UP | gauge("event_loop_lag_seconds", "0.01 0.01 0.6 0.01x9"), "5m", {"EventLoopBlocked"}),
+    "a pool that is full in the first sample": (UP | gauge("db_pool_waiting", "_ _ _ 1"), "3m", set()),
+    "a blocked event loop": (UP | gauge("event_loop_lag_seconds", "0.01 0.01 0.6x9"), "8m", {"EventLoopBlocked"}),
+    "an event loop that was blocked once": (UP | gauge("event_loop_lag_seconds", "0.01 0.6 0.6 0.01x9"), "3m", set()),
     "a busy event loop": (UP | gauge("event_loop_lag_seconds", "0.3x9"), "5m", set()),
     "workers that end at once": (
         UP | gauge("app_workers", "2x20") | gauge("app_worker_starts_total", "2+1x20"),
@@ -74,8 +85,14 @@ SITUATIONS: dict[str, tuple[Series, str, set[str]]] = {
     ),
     "no cache": (UP | gauge("cache_server_up", "0x9"), "7m", {"CacheDown"}),
     "a restart of the cache": (UP | gauge("cache_server_up", "0 0 1x9"), "7m", set()),
-    "jobs that wait": (UP | gauge("jobs_oldest_age_seconds", "301x9"), "7m", {"JobsWait"}),
+    "jobs that wait": (
+        UP | gauge("jobs_oldest_age_seconds", "301x9") | {"jobs_oldest_age_seconds{instance='b'}": "301x9"},
+        "1m",
+        {"JobsWait"},
+    ),
     "jobs that run": (UP | gauge("jobs_oldest_age_seconds", "0 100 200 300 0x9"), "7m", set()),
+    "no broker": (ALIVE | {"up{instance='b'}": "1x9"}, "7m", {"BrokerDown"}),
+    "a restart of the broker": (ALIVE | gauge("jobs_waiting", "0 0 _ _ 0x9"), "7m", set()),
 }
 
 
@@ -99,7 +116,7 @@ def promtool(directory: Path, *arguments: str) -> None:
 
 
 def test_each_alert_fires_when_it_should_and_only_then(rendered: Rendered, tmp_path: Path) -> None:
-    service = rendered(COMPOSE)
+    service = rendered(FULL)
     alerts = {rule["alert"] for rule in rules(service) if "alert" in rule}
     assert alerts == set().union(*(firing for _, _, firing in SITUATIONS.values()))
     shutil.copy(service / "deploy/prometheus/rules.yml", tmp_path)
@@ -170,6 +187,26 @@ def test_each_alert_says_what_is_wrong_and_what_to_do(rendered: Rendered) -> Non
             assert rule["labels"]["severity"] in ("page", "ticket")
             assert rule["annotations"].keys() == {"summary", "description"}
             assert all(text.endswith(".") for text in rule["annotations"].values())
+
+
+@pytest.mark.parametrize(("answers", "aggregation"), [(COMPOSE, "sum"), (FULL, "max")])
+def test_jobs_of_a_shared_queue_count_once(rendered: Rendered, answers: Answers, aggregation: str) -> None:
+    """With Celery, each instance has the numbers of the one queue."""
+    text = (rendered(answers) / "deploy/grafana/dashboards/service.json").read_text(encoding="utf-8")
+    assert f'"{aggregation} by (outcome) (rate(jobs_total{{' in text
+    assert f'"{aggregation}(jobs_waiting{{' in text
+
+
+def test_prometheus_asks_each_instance_by_its_name(rendered: Rendered) -> None:
+    """An instance that is down has no address in DNS, so its name alone keeps `up` at 0."""
+    service = rendered(COMPOSE)
+    (scraped,) = yaml.safe_load((service / "deploy/prometheus/prometheus.yml").read_text("utf-8"))["scrape_configs"]
+    content = yaml.safe_load((service / "compose.yaml").read_text("utf-8"))
+    port = content["x-environment"]["ADMIN_PORT"]
+    web = [name for name in content["services"] if name.startswith("web-")]
+    assert scraped["static_configs"] == [{"targets": [f"{name}:{port}" for name in web]}]
+    for name in ("prometheus", *web):
+        assert "admin" in content["services"][name]["networks"]
 
 
 @pytest.mark.parametrize("answers", [COMPOSE, LEAST])
