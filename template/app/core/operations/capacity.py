@@ -57,6 +57,7 @@ class Plan:
     """The sizes of one instance, and the connections that all instances take together.
 
     `pool_size` is of one worker. The job worker has `jobs` processes and a memory of its own.
+    `arithmetic` and `memory` are the sums of connections and of memory, as text.
     """
 
     cores: float
