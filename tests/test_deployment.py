@@ -208,6 +208,9 @@ def test_a_release_starts_after_its_migrations_and_stops_after_its_requests(
             waits = container["depends_on"]
             if name != "migrate":
                 assert waits["migrate"] == {"condition": "service_completed_successfully"}
+            if name.startswith("web-"):
+                # `up --wait` of a rolling deploy waits for it.
+                assert "/readyz" in str(container["healthcheck"]["test"])
 
 
 def test_the_cache_may_forget_and_the_broker_may_not(composed: list[tuple[Answers, dict[str, Any]]]) -> None:

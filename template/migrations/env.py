@@ -22,7 +22,17 @@ from app.settings import get_settings
 LOCK = int.from_bytes(b"alembic", "big")
 LOCK_TIMEOUT = "55P03"
 
-OPTIONS: Any = {"target_metadata": Base.metadata, "transaction_per_migration": True}
+
+def record(*, step: Any, **_: Any) -> None:
+    """Tell the command which revision was applied."""
+    context.config.attributes.setdefault("applied", []).append(step.up_revision_id)
+
+
+OPTIONS: Any = {
+    "target_metadata": Base.metadata,
+    "transaction_per_migration": True,
+    "on_version_apply": record,
+}
 
 
 def run(connection: Connection) -> None:

@@ -55,6 +55,11 @@ async def test_the_admin_port_serves_its_pages_only(
         assert response.headers["content-type"] == "application/problem+json"
 
 
+async def test_the_docs_send_no_requests_to_the_admin_port(app: FastAPI) -> None:
+    async with client_of(app, PORT) as client:
+        assert '"supportedSubmitMethods": []' in (await client.get("/docs")).text
+
+
 @pytest.mark.parametrize("port", [8000, None])
 @pytest.mark.parametrize(
     "headers",

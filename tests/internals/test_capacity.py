@@ -67,15 +67,15 @@ def test_plan(limits: Limits, workers: int, pool_size: int, connections: int) ->
     [
         (
             Limits(4, None, instances=30),
-            "30 instances x 4 workers x 1 connections + 5 for administration = 125",
+            "30 instances x 4 workers x 1 connection + 5 for administration = 125",
         ),
         (
             Limits(4, None, pool_size=30),
-            "1 instances x 4 workers x 30 connections + 5 for administration = 125",
+            "1 instance x 4 workers x 30 connections + 5 for administration = 125",
         ),
         (
             Limits(1, None, instances=20, jobs=2),
-            "20 instances x 1 workers x 1 connections + 5 for administration + 80 for jobs = 105",
+            "20 instances x 1 worker x 1 connection + 5 for administration + 80 for jobs = 105",
         ),
     ],
 )
@@ -94,7 +94,7 @@ def test_what_does_not_fit_says_why(limits: Limits, arithmetic: str) -> None:
         (
             Limits(0.5, 256 * MIB, cache_bytes=32 * MIB),
             True,
-            "2 processes x 96 MiB + 1 caches x 32 MiB = 224 MiB, of 256 MiB",
+            "2 processes x 96 MiB + 1 cache x 32 MiB = 224 MiB, of 256 MiB",
         ),
         (
             Limits(1, 256 * MIB, jobs=1),

@@ -305,3 +305,4 @@ def test_the_command_reports_servers_that_are_down() -> None:
     assert rows["database.unavailable"]["severity"] == "error"
     assert rows["database.unavailable"]["remedy"].startswith("Correct DATABASE_URL")
     assert "hunter2" not in process.stdout
+    assert ".." not in process.stdout

@@ -111,8 +111,9 @@ def test_explain_shows_origins_and_no_secrets(tmp_path: Path) -> None:
     process = run("explain", "--json", CPU_CORES="2", WORKERS_PER_CORE="1", **variables)
 
     rows = {row["name"]: row for row in json.loads(process.stdout)}
+    assert list(rows)[:2] == ["HOST", "PORT"]
     assert {name: (rows[name]["value"], rows[name]["origin"]) for name in rows.keys() & SHOWN} == {
-        "DATABASE_URL": ("postgresql://***@db.internal:5433", "environment"),
+        "DATABASE_URL": ("postgresql://***@db.internal:5433/orders", "environment"),
         "PORT": ("7001", f"file {tmp_path / 'port'}"),
         "WEB_CONCURRENCY": ("2", "derived"),
         "MAX_BODY_BYTES": ("1048576", "default"),
@@ -131,7 +132,7 @@ def test_explain_shows_origins_and_no_secrets(tmp_path: Path) -> None:
             SecretStr("https://hooks.example.org/hunter2?t=hunter2"),
             "https://hooks.example.org",
         ),
-        ("BROKER", "redis://:hunter2/@host:1/0", "redis://***@host:1"),
+        ("BROKER", "redis://:hunter2/@host:1/0", "redis://***@host:1/0"),
         ("SITE", "https://example.org/a", "https://example.org/a"),
         ("NAMES", ("a", "b"), "('a', 'b')"),
         ("OPTIONAL", None, "None"),
@@ -148,6 +149,22 @@ def test_explain_of_one_setting_and_of_a_misspelt_one() -> None:
     assert one.stdout.splitlines() == ["PORT = 7001  (environment)", "    Port to listen on."]
     assert wrong.returncode == 1
     assert wrong.stderr == ("There is no setting DATABASE_POOLSIZE. Is it DATABASE_POOL_SIZE?\n")
+
+
+def test_explain_works_when_the_plan_does_not_fit() -> None:
+    process = run("explain", "DATABASE_POOL_SIZE", WEB_CONCURRENCY="4", DATABASE_POOL_SIZE="30")
+
+    assert process.returncode == 0
+    assert process.stdout.startswith("DATABASE_POOL_SIZE = 30  (environment)")
+    assert "4 workers x 30 connections" in process.stderr
+
+
+@pytest.mark.parametrize("variable", ["HOST", "ADMIN_HOST"])
+def test_check_refuses_an_address_that_serve_refuses(variable: str) -> None:
+    process = run("check", **{"ADMIN_PORT": "9464", variable: "192.0.2.1"})
+
+    assert process.returncode == 1
+    assert process.stderr.startswith(f"error: {variable}: cannot listen on '192.0.2.1'")
 
 
 def test_help_lists_the_commands() -> None:

@@ -17,7 +17,7 @@ from app.core.server import drain
 from app.core.server import worker as server
 from app.core.server.protocol import HttpTools
 from app.core.server.worker import DrainingServer
-from app.core.settings.server import ServingSettings
+from app.core.settings.server import ServerSettings
 from app.core.settings.telemetry import TelemetrySettings
 from app.core.telemetry.requests import Telemetry
 from tests.core.serving import serving
@@ -90,7 +90,7 @@ async def served(
         with_lifespan, http=HttpTools, log_config=None, timeout_graceful_shutdown=1, ws="none"
     )
     given: dict[str, Any] = dict(settings)
-    running = DrainingServer(config, ServingSettings.model_construct(**given))
+    running = DrainingServer(config, ServerSettings.model_construct(**given))
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     # Not `serve`, which handles signals.

@@ -135,8 +135,9 @@ async def test_a_job_that_outlasts_the_drain_is_cancelled(
 ) -> None:
     hasty = get_settings().model_copy(update={"job_drain_timeout_s": 0.05})
     monkeypatch.setattr(runner, "_settings", hasty)
+    request_id.begin("9f2c")
     await enqueue(work, 1, seconds=60)
     await drain()
 
     assert done == []
-    assert "1 jobs did not end in time" in caplog.text
+    assert "did not end in time: work 9f2c" in caplog.text

@@ -155,6 +155,22 @@ def test_a_migration_may_use_a_value_that_the_one_before_adds_to_an_enum(project
     assert [row["state"] for row in states] == ["old"]
 
 
+def test_the_command_says_what_it_applied_and_accepts_a_newer_database(project: Path) -> None:
+    plant(project, "one", "pass")
+    plant(project, "two", "pass", "one")
+
+    with new_to_migrations() as url:
+        ends = [ended(migrate(project, url)), ended(migrate(project, url))]
+        (project / "migrations" / "versions" / "two.py").unlink()
+        ends.append(ended(migrate(project, url)))
+
+    assert ends == [
+        (0, "Applied: one, two.\n"),
+        (0, "The database is up to date.\n"),
+        (0, "The database has newer migrations: nothing to do.\n"),
+    ]
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """This project without its migrations."""
@@ -174,19 +190,20 @@ def migrate(project: Path, url: str, **variables: str) -> subprocess.Popen[str]:
         [sys.executable, "-m", "app", "migrate"],
         cwd=project,
         env=os.environ | {"DATABASE_URL": url} | variables,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """The exit code, and what was said that nobody read yet."""
+    """The exit code, and the output that nobody read yet."""
     with process:
         try:
-            _, output = process.communicate(timeout=TIMEOUT_S)
+            stdout, stderr = process.communicate(timeout=TIMEOUT_S)
         finally:
             process.kill()
-    return process.returncode, output
+    return process.returncode, stderr + stdout
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Background jobs in the web process, after the response.
 
 Unlike FastAPI's `BackgroundTasks`, `enqueue` works outside of a request, limits the numbers of jobs
-that run and that wait, and a stopping worker waits for its jobs. A killed worker loses its jobs.
+that run and that wait, and a stopping worker waits for its jobs, for a limited time. A killed
+worker loses its jobs.
 """
 
 import asyncio
@@ -74,7 +75,8 @@ class Runner:
         # The job is no part of the request, and has nothing of it but its id.
         context = Context()
         context.run(request_id.begin, request_id.current())
-        task = asyncio.create_task(run, context=context)
+        name = f"{function.__qualname__} {request_id.current()}".rstrip()
+        task = asyncio.create_task(run, name=name, context=context)
         # The event loop keeps only weak references to tasks.
         self._accepted.add(task)
         task.add_done_callback(self._accepted.discard)
@@ -95,7 +97,8 @@ class Runner:
                     await asyncio.wait(self._accepted)
         except TimeoutError:
             late = list(self._accepted)
-            logger.error("%d jobs did not end in time and are cancelled", len(late))
+            names = ", ".join(task.get_name() for task in late)
+            logger.error("Cancelled, because they did not end in time: %s", names)
             self.counts[("failed",)] += len(late)
             for task in late:
                 task.cancel()

@@ -51,7 +51,12 @@ class Admin:
             if page := self._pages.get(path):
                 return await page()
             if path == "/docs":
-                return get_swagger_ui_html(openapi_url="openapi.json", title=app.title)
+                return get_swagger_ui_html(
+                    openapi_url="openapi.json",
+                    title=app.title,
+                    # Without "Execute", which would ask this port.
+                    swagger_ui_parameters={"supportedSubmitMethods": []},
+                )
             if path == "/openapi.json":
                 return JSONResponse(await asyncio.to_thread(app.openapi))
         return problem_response(HTTPStatus.NOT_FOUND)

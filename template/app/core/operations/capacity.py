@@ -57,6 +57,7 @@ class Plan:
     """The sizes of one instance, and the connections that all instances take together.
 
     `pool_size` is of one worker. The job worker has `jobs` processes and a memory of its own.
+    `arithmetic` and `memory` are the sums of connections and of memory, as text.
     """
 
     cores: float
@@ -86,7 +87,7 @@ class Plan:
         return "\n".join(f"{name:<12} {value}" for name, value in self._rows().items())
 
     def _rows(self) -> dict[str, str]:
-        jobs = {"job worker": f"{self.jobs} processes"} if self.jobs else {}
+        jobs = {"job worker": _count(self.jobs, "process", "es")} if self.jobs else {}
         return {
             "cores": f"{self.cores:g}",
             "workers": f"{self.workers}, with {THREADS} threads each",
@@ -110,7 +111,8 @@ def make_plan(limits: Limits) -> Plan:
     pool_size = limits.pool_size or max(1, min(MAX_POOL_SIZE, free // (limits.instances * workers)))
     connections = limits.instances * workers * pool_size + others
     arithmetic = (
-        f"{limits.instances} instances x {workers} workers x {pool_size} connections"
+        f"{_count(limits.instances, 'instance')} x {_count(workers, 'worker')}"
+        f" x {_count(pool_size, 'connection')}"
         f" + {ADMINISTRATION} for administration"
         + (f" + {job_connections} for jobs" if jobs else "")
         + f" = {connections}"
@@ -149,9 +151,14 @@ def make_plan(limits: Limits) -> Plan:
 def _memory(processes: int, limits: Limits, label: str = "") -> tuple[int, str]:
     """Return the memory of a master and its processes, in bytes and as a sum."""
     total = (processes + 1) * PROCESS_BYTES + processes * limits.cache_bytes
-    caches = f" + {processes} caches x {_mib(limits.cache_bytes)}" if limits.cache_bytes else ""
+    cache_sum = f" + {_count(processes, 'cache')} x {_mib(limits.cache_bytes)}"
+    caches = cache_sum if limits.cache_bytes else ""
     each = _mib(PROCESS_BYTES)
     return total, f"{label}{processes + 1} processes x {each}{caches} = {_mib(total)}"
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{plural if number != 1 else ''}"
 
 
 def _mib(size: int) -> str:

@@ -33,7 +33,7 @@ def report(find: Callable[[], list[Finding]], *, as_json: bool) -> None:
     except SystemExit as refusal:
         found = [Finding("start.refused", "error", str(refusal.code), "")]
     except Exception as error:
-        found = [Finding("start.code", "error", _sentence(error), "")]
+        found = [Finding("start.code", "error", _located(error), "")]
     errors = [finding for finding in found if finding.severity == "error"]
     if as_json:
         print(json.dumps([finding._asdict() for finding in found], indent=2))
@@ -45,8 +45,8 @@ def report(find: Callable[[], list[Finding]], *, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _sentence(error: Exception) -> str:
-    """Return the last file and line of this service that led to the error, and the error itself."""
+def _located(error: Exception) -> str:
+    """Return an error after the last file and line of this service that led to it."""
     if isinstance(error, SyntaxError):
         path, line = error.filename, error.lineno
     else:

@@ -18,7 +18,7 @@ from uvicorn_worker import UvicornWorker
 
 from app.core.server.drain import stopping
 from app.core.server.protocol import MAX_HEAD_BYTES, PARSER, HttpTools, Protocol
-from app.core.settings.server import ServingSettings
+from app.core.settings.server import ServerSettings
 
 # Longest time that a stopping worker keeps idle connections open for a last request each.
 IDLE_DRAIN_S = 1
@@ -38,7 +38,7 @@ class DrainingServer(Server):
 
     ends_at_once = False
 
-    def __init__(self, config: Config, settings: ServingSettings) -> None:
+    def __init__(self, config: Config, settings: ServerSettings) -> None:
         super().__init__(config)
         self.settings = settings
 
@@ -126,7 +126,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no type
     shutdown of the lifespan would not run.
     """
 
-    settings: ClassVar[ServingSettings]
+    settings: ClassVar[ServerSettings]
     CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - as the base class does
         "http": HttpTools if PARSER == "httptools" else Protocol,
         # gunicorn counts its `timeout` from the last notification; every half of it is the default.

@@ -82,7 +82,7 @@ class EdgeSettings(BaseSettings):
         0,
         ge=0,
         le=10**8,
-        description="How long browsers use HTTPS alone, sent over HTTPS; 0 does not send it.",
+        description="Seconds of Strict-Transport-Security, sent only over HTTPS; 0 sends none.",
     )
     docs: bool = Field(
         False, description="Whether `/docs`, `/redoc` and `/openapi.json` are served."

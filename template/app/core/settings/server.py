@@ -1,9 +1,9 @@
-"""Settings of the server: addresses, proxies, time-outs and the stop."""
+"""Settings of the server: addresses, proxies, limits on requests, time-outs and the stop."""
 
 from ipaddress import ip_network
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
 
 # In TRUSTED_PROXIES: every peer on a UNIX socket.
@@ -28,7 +28,7 @@ def _is_no_socket(host: str) -> str:
     return host
 
 
-class ServingSettings(BaseSettings):
+class ServerSettings(BaseSettings):
     host: str = Field(
         "127.0.0.1",
         description="Address to listen on; `0.0.0.0` in a container, `unix:/run/app.sock`.",
@@ -48,14 +48,34 @@ class ServingSettings(BaseSettings):
         5.0,
         ge=0,
         le=600,
-        description="Time from SIGTERM, when readiness fails, until the service stops to listen.",
+        description="Time from SIGTERM, when readiness fails, until the service stops listening.",
     )
     max_requests: int = Field(
-        0, ge=0, description="Requests until a worker is replaced, up to half more; 0 never."
+        0,
+        ge=0,
+        description="A worker is replaced after this many requests plus a random 0-50 %. It limits "
+        "memory leaks; 0 turns it off.",
     )
     header_timeout_s: float = Field(
         20.0, gt=0, description="Longest time that a client may take to send the head of a request."
     )
     body_timeout_s: float = Field(
-        20.0, gt=0, description="The same for a body, plus a second for each KiB; then it is 408."
+        20.0,
+        gt=0,
+        description="Time limit for a request body; each KiB adds a second. Then the client gets "
+        "408. A client that stops reading the response is disconnected after the same time.",
     )
+    max_body_bytes: int = Field(
+        1024**2, ge=1024, description="Largest request body; a larger one is answered with 413."
+    )
+    max_json_values: int = Field(
+        10_000, ge=1, description="Most values in a JSON body; one with more is answered with 413."
+    )
+
+    @field_validator("admin_port")
+    @classmethod
+    def _differs(cls, value: int, info: ValidationInfo) -> int:
+        is_socket = str(info.data.get("host")).startswith("unix:")
+        if value == info.data.get("port") and not is_socket:
+            raise ValueError("is the same as PORT, which is public; choose another one, or 0")
+        return value
