@@ -61,6 +61,7 @@ def ruff(service: Path, *arguments: str) -> None:
 
 # How a comment is written, by suffix or, where a file has none, by name.
 COMMENTS = {
+    ".dockerignore": "# {}",
     ".editorconfig": "# {}",
     ".example": "# {}",
     ".gitattributes": "# {}",
@@ -68,9 +69,12 @@ COMMENTS = {
     ".mako": "## {}",
     ".md": "<!-- {} -->",
     ".py": "# {}",
+    ".sh": "# {}",
+    ".template": "# {}",
     ".toml": "# {}",
     ".yaml": "# {}",
     ".yml": "# {}",
+    "Dockerfile": "# {}",
 }
 UNMARKED = {".copier-answers.yml": "Copier writes it anew each time, and says so in its first line."}
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,7 @@ def test_no_variable_of_a_developer_moves_the_ports(services: dict[str, Path]) -
 def test_no_container_takes_a_fixed_address(composed: list[tuple[Answers, dict[str, Any]]]) -> None:
     for _, content in composed:
         addresses = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(content["networks"]["front"]))
-        subnet, given = map(ip_network, re.findall(r"[\d.]+/\d+", addresses))
+        subnet, given = map(IPv4Network, re.findall(r"[\d.]+/\d+", addresses))
         fixed = re.findall(r"'ipv4_address': '\$\{\w+:-([\d.]+)\}([.\d]+)'", str(content["services"]))
         assert len(fixed) == 3
         assert given.subnet_of(subnet)

@@ -246,7 +246,7 @@ def test_a_conflict_is_named_by_git_and_by_the_type_check(template: Path, tmp_pa
     service = render(template, repository / "services" / "orders", DEFAULTS)
     path = "app/core/settings/__init__.py"
     text = read(service / path)
-    (line,) = re.findall(r"^from app\.core\.pagination\.settings .*\n", text, re.MULTILINE)
+    (line,) = re.findall(r"^from app\.core\.settings\.pagination .*\n", text, re.MULTILINE)
     write(service / path, text.replace(line, line.replace("\n", "  # ours\n")))
     commit(repository)
 

@@ -55,10 +55,13 @@ OTHER_ANSWERS: Answers = {
     "cache_backend": "memory",
     "background_jobs": "celery",
     "pagination": "offset",
+    "deployment": "kubernetes",
     "ci": "gitlab",
     "example": False,
     "read_replica": True,
     "static_files": True,
+    "metrics": "none",
+    "tracing": True,
 }
 CI = ".github/workflows/ci.yml"
 # The command that leads back to the last commit, as an update and the hooks print it.
@@ -183,7 +186,8 @@ def test_edits_in_files_of_the_template_merge_or_conflict_visibly(
 def test_every_kind_of_file_can_be_marked_or_says_why_not(made: Made) -> None:
     paths = {path for variant in ("everything", "defaults") for path in files(made(variant, PRESENT))}
     kinds = {Path(path).suffix or Path(path).name for path in paths if path not in UNMARKED}
-    assert kinds <= set(COMMENTS)
+    # JSON has no comments.
+    assert kinds <= {*COMMENTS, ".json"}
     assert set(UNMARKED) <= paths
 
 
@@ -309,17 +313,17 @@ def test_a_new_file_of_the_template_and_the_teams_own_of_that_name_are_a_conflic
     template: Path, tmp_path: Path, tally: Tally
 ) -> None:
     template = releases(template, tmp_path / "template", lambda template: append(template / "README.md", "Older.\n"))
-    write(template / "template/compose.yaml", "services:\n  web:\n    build: .\n")
+    write(template / "template/stack.yaml", "services:\n  web:\n    build: .\n")
     commit(template, "Bring servers")
     git(template, "tag", "v1.2.0")
     service = start(template, tmp_path / "service", {}, "v1.1.0")
-    write(service / "compose.yaml", "services:\n  mail:\n    image: mail\n")
-    marks = mark(service, ["compose.yaml"])
+    write(service / "stack.yaml", "services:\n  mail:\n    image: mail\n")
+    marks = mark(service, ["stack.yaml"])
     commit(service)
     update(service)
     assert not tally.count(service, marks)
-    assert conflicts(service) == {"compose.yaml"}
-    text = read(service / "compose.yaml")
+    assert conflicts(service) == {"stack.yaml"}
+    text = read(service / "stack.yaml")
     assert "image: mail" in text
     assert "build: ." in text
 
