@@ -428,7 +428,8 @@ def _lose_and_restart() -> None:
         # Nobody sends a POST again that the killed instance had received: it may have been
         # carried out. Its client gets a 502.
         assert [each for each in lost if not re.match("POST .*: 502 ", each)] == []
-        assert len(lost) <= CLIENTS
+        # Or it waited in the queue of the listening socket, which ends a moment after the worker.
+        assert len(lost) <= 2 * CLIENTS
         assert load.failed[len(lost) :] == []
         _write_and_read(port)
 
