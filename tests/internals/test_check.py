@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from app.core.database import revisions
+from app.core.operations import facts
 from app.core.operations.check import CONDITIONS, SEVERITIES, TEXTS, findings
 from app.core.operations.facts import Facts, gather
 from app.core.settings import CoreSettings
@@ -220,8 +222,8 @@ def administer(url: str, *statements: str) -> None:
 
 def live(**changed: Any) -> dict[str, str]:
     """Return the findings about the servers of the tests, which lose data when they stop."""
-    facts = gather(get_settings().model_copy(update=changed), deploy=True)
-    sentences = {finding.id: finding.sentence for finding in findings(facts, deploy=True)}
+    found = gather(get_settings().model_copy(update=changed), deploy=True)
+    sentences = {finding.id: finding.sentence for finding in findings(found, deploy=True)}
     servers = ("database.", "cache.", "broker.")
     ours = {"database.durability", "broker.persistence", "cache.version", "cache.workers"}
     return {
@@ -288,6 +290,25 @@ def test_a_server_that_hangs_is_a_finding() -> None:
         "database.unavailable": "The database does not answer: TimeoutError: no answer in time."
     }
     assert "hunter2" not in str(sentences)
+
+
+@pytest.mark.skipif("cache_url" not in CoreSettings.model_fields, reason="has no cache server")
+def test_a_server_that_drips_is_a_finding(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "TIMEOUT_S", 0.5)
+    ended = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        with suppress(OSError), server.accept()[0] as connection:
+            while not ended.wait(0.1):
+                connection.send(b"+")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=drip, args=[server], daemon=True).start()
+        url = SecretStr(f"redis://127.0.0.1:{server.getsockname()[1]}/0")
+        sentences = live(database_url=SecretStr(database), cache_url=url)
+        ended.set()
+
+    assert "no answer within 0.5 s" in sentences["cache.unavailable"]
 
 
 def test_the_command_reports_servers_that_are_down() -> None:
