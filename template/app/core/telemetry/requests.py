@@ -117,8 +117,9 @@ class _Measured(Activity):
 
     def __init__(self, telemetry: Telemetry, scope: Scope, send: Send) -> None:
         super().__init__(request_id.of(scope["headers"]), scope)
-        # uvicorn starts a pipelined request in the context of the one before it.
-        self.outer = None
+        # uvicorn starts a pipelined request in the task of the one before: a chain would grow.
+        if isinstance(self.outer, _Measured):
+            self.outer = self.outer.outer
         # None when the request has been reported.
         self.telemetry: Telemetry | None = telemetry
         self._send = send
