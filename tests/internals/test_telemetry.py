@@ -262,7 +262,8 @@ async def test_a_pipelined_request_is_no_part_of_the_one_before_it() -> None:
     await call(application, send=start_next)
 
     assert len(outer) >= 5
-    assert set(outer) == {None}
+    # Of all, it is that of this test.
+    assert len(set(outer)) == 1
 
 
 router = APIRouter(prefix="/measured")

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from contextlib import closing
 from threading import Timer
 
-import psutil
 import pytest
 from redis import Redis
 
 from tests.core.serving import serving
+from tests.internals.commands import master_of
 from tests.internals.valkey_server import own_server
 
 # Of a message from one worker to another; these machines may be busy.
@@ -71,7 +71,7 @@ def _write_while_the_cache_hangs() -> None:
                 os.kill(valkey, signal.SIGCONT)
 
         with serving(CACHE_URL=url, CACHE_RETRY_AFTER_S="0.2", WEB_CONCURRENCY="1") as client:
-            (gunicorn,) = psutil.Process().children()[-1:]
+            gunicorn = master_of(client.base_url.port)
             (worker,) = gunicorn.children()
             path = f"/users/{client.post('/users', json=ada).json()['id']}"
             generation = f"{os.environ['CACHE_PREFIX']}:tag:user:{path.rpartition('/')[2]}"
