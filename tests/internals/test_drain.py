@@ -3,6 +3,8 @@
 import asyncio
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -183,3 +185,22 @@ async def test_slow_clients_are_closed() -> None:
     ]
     for _, writer in streams:
         writer.close()
+
+
+FORKED = """
+import os, signal, sys
+from types import SimpleNamespace
+from app.core.server import drain
+drain.delay_stop(SimpleNamespace(pid=os.getpid(), signal=lambda *_: None, reexec_pid=0), 0)
+if not os.fork():
+    signal.raise_signal(int(sys.argv[1]))
+    os._exit(7)
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_worker_that_has_not_started_ends_at_a_signal(number: signal.Signals) -> None:
+    process = subprocess.run([sys.executable, "-c", FORKED, str(int(number))], check=False)
+
+    assert process.returncode == 0

@@ -1,9 +1,13 @@
 """Whether this instance stops. gunicorn's master sets the flag, and its workers share it."""
 
 import mmap
+import os
 import signal
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
+
+Handler = Callable[[int, FrameType | None], None]
 
 # Workers inherit the mapping, so a write in the master is seen by all of them.
 _flag = mmap.mmap(-1, 1)
@@ -34,5 +38,17 @@ def delay_stop(arbiter: Any, delay_s: float) -> None:
             arbiter.signal(signal.SIGTERM, frame)
         announce(not arbiter.reexec_pid)
 
-    signal.signal(signal.SIGTERM, terminate)
+    def of_master(handle: Handler) -> Handler:
+        def handle_or_end(number: int, frame: FrameType | None) -> None:
+            # A worker has the handlers of the master until it starts. It serves nothing by then,
+            # and gunicorn sends the signal once: it would wait for the worker in vain.
+            if os.getpid() != arbiter.pid:
+                os._exit(0)
+            handle(number, frame)
+
+        return handle_or_end
+
+    signal.signal(signal.SIGTERM, of_master(terminate))
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, of_master(arbiter.signal))
     signal.signal(signal.SIGALRM, lambda number, frame: arbiter.signal(signal.SIGTERM, frame))
