@@ -1,6 +1,6 @@
 """Measures the operation of the rendered service: telemetry, start-up, memory and restarts, in one table.
 
-`nox -s bench-operations`, two minutes. Both sides of a comparison take turns, and the client is a process of its own.
+`nox -s bench-operations`, five minutes. Both sides of a comparison take turns, and the client is a process of its own.
 """
 
 import dataclasses
@@ -147,7 +147,8 @@ def restart_in_turn(bench: Bench, stack: ExitStack, services: list[Running]) -> 
 
 @contextmanager
 def again(bench: Bench, variables: Mapping[str, str]) -> Iterator[psutil.Popen]:
-    environment = {**os.environ, **bench.variables, "CURSOR_SECRET": CURSOR_SECRET, "WEB_CONCURRENCY": "2", **variables}
+    settings = {"ADMIN_PORT": "0", "CURSOR_SECRET": CURSOR_SECRET, "WEB_CONCURRENCY": "2"}
+    environment = {**os.environ, **bench.variables, **settings, **variables}
     process = psutil.Popen(
         [sys.executable, "-m", "app", "serve"],
         cwd=bench.directory,
