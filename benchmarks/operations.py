@@ -15,10 +15,10 @@ from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection, HTTPException
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import median
 
-import psutil
 from dev.postgres import postgres
 from dev.processes import workspace
 from dev.valkey import valkey
@@ -46,7 +46,7 @@ class Bench:
         self.home, self.directory, self.variables = home, directory, variables
 
     @contextmanager
-    def service(self, kind: str, workers: int) -> Iterator[Running]:
+    def service(self, kind: str, workers: int, *, port: int | None = None) -> Iterator[Running]:
         service = {"gunicorn": RENDERED, "uvicorn": WITHOUT_GUNICORN}[kind]
         started = running(
             service,
@@ -55,6 +55,7 @@ class Bench:
             directory=self.directory,
             variables=self.variables,
             workspace=self.home,
+            port=port,
         )
         with started as one:
             one.wait_until_ready()
@@ -138,43 +139,10 @@ def restart_in_turn(bench: Bench, stack: ExitStack, services: list[Running]) -> 
     for each in services:
         each.process.terminate()
         each.process.wait(timeout=60)
-        port = {"PORT": str(each.port)}
-        process = stack.enter_context(again(bench, port))
-        while answers(each.port) != 200:
-            assert process.poll() is None
-            time.sleep(0.1)
+        stack.enter_context(bench.service("gunicorn", 2, port=each.port))
 
 
-@contextmanager
-def again(bench: Bench, variables: Mapping[str, str]) -> Iterator[psutil.Popen]:
-    settings = {"ADMIN_PORT": "0", "CURSOR_SECRET": CURSOR_SECRET, "WEB_CONCURRENCY": "2"}
-    environment = {**os.environ, **bench.variables, **settings, **variables}
-    process = psutil.Popen(
-        [sys.executable, "-m", "app", "serve"],
-        cwd=bench.directory,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-
-
-def answers(port: int) -> int | None:
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/livez")
-        return connection.getresponse().status
-    except OSError:
-        return None
-    finally:
-        connection.close()
-
-
-def client(ports: list[int], number: int, stopped: "signal.Event", results: "Queue[tuple[int, int]]") -> None:  # type: ignore[name-defined]
+def client(ports: list[int], number: int, stopped: Event, results: "Queue[tuple[int, int]]") -> None:
     """Send GET and POST in turn, over kept or over fresh connections; a refused client goes to the next port."""
     answered = lost = at = 0
     connection = HTTPConnection("127.0.0.1", ports[number % len(ports)], timeout=30)

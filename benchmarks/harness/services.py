@@ -228,11 +228,18 @@ def render_services(workspace: Path) -> dict[bool, Path]:
 
 @contextmanager
 def running(
-    service: Service, *, workers: int, cached: bool, directory: Path, variables: Mapping[str, str], workspace: Path
+    service: Service,
+    *,
+    workers: int,
+    cached: bool,
+    directory: Path,
+    variables: Mapping[str, str],
+    workspace: Path,
+    port: int | None = None,
 ) -> Iterator[Running]:
-    """Start a service in `directory`; stop it at the end."""
+    """Start a service in `directory`, on a free port unless one is named; stop it at the end."""
     home = Path(mkdtemp(prefix=f"{service.name}-", dir=workspace))
-    port = free_port()
+    port = port or free_port()
     environment = {
         # Several run at once, and no load balancer has to notice a stop.
         "ADMIN_PORT": "0",

@@ -1,1 +1,1 @@
-"""Operations: settings, capacity, start and stop, health, logs and telemetry."""
+"""Operations: capacity, the resources of a process, health, the admin port and checks."""
