@@ -57,7 +57,7 @@ class Protocol(_Base):
     def refuse(self, status: HTTPStatus, detail: str | None = None, **headers: str) -> None:
         """Answer in place of the application, and close the connection."""
         if self.cycle is not None:
-            # Telemetry reads it.
+            # Telemetry reads it; uvicorn's type does not have it.
             self.cycle.refused = status  # type: ignore[attr-defined]
         headers["Connection"] = "close"
         response = problem_response(status, detail, headers=headers)

@@ -93,6 +93,7 @@ class DrainingServer(Server):
                 while stopping():
                     accepted.append(queue.accept()[0])
             queue.close()
+        # uvicorn declares the class as a plain asyncio.Protocol, which takes no arguments.
         protocol: Callable[[], asyncio.Protocol] = partial(  # type: ignore[call-arg]
             self.config.http_protocol_class,
             config=self.config,
