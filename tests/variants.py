@@ -12,7 +12,7 @@ Answers = dict[str, Answer]
 # Every answer of a question with choices, and for a number its default and one other.
 QUESTIONS: dict[str, tuple[Answer, ...]] = {
     "cache_backend": ("valkey", "memory", "none"),
-    "background_jobs": ("background_tasks", "celery"),
+    "background_jobs": ("postgres", "background_tasks", "celery", "rq"),
     "pagination": ("cursor", "offset"),
     "cpu_cores": (0, 2),
     "deployment": ("docker", "compose", "kubernetes", "none"),
@@ -25,7 +25,11 @@ QUESTIONS: dict[str, tuple[Answer, ...]] = {
     "static_files": (False, True),
     "metrics": ("prometheus", "none"),
     "tracing": (False, True),
+    "http_client": (True, False),
+    "outbox": (True, False),
 }
+# Engines that send jobs to a broker; only they have the question `outbox`.
+WITH_BROKER = ("celery", "rq")
 # No Python file depends on these: tests/test_deployment.py renders each pair of their answers with those of others, and
 # no variant is there for them.
 WITHOUT_PYTHON = ("deployment",)
@@ -39,11 +43,13 @@ VARIANTS: dict[str, Answers] = {
     "defaults": {},
     "minimum": {
         "cache_backend": "none",
+        "background_jobs": "background_tasks",
         "pagination": "offset",
         "deployment": "none",
         "ci": "none",
         "example": False,
         "tracing": True,
+        "http_client": False,
     },
     "everything": {
         "project_name": "Every Thing 2.0",
@@ -62,70 +68,112 @@ VARIANTS: dict[str, Answers] = {
     "memory-celery": {
         "cache_backend": "memory",
         "background_jobs": "celery",
-        "deployment": "kubernetes",
-        "example": False,
-        "db_max_connections": 400,
-        "instances": 30,
-        "metrics": "none",
-    },
-    "memory-celery-replica": {
-        # Also the name of a package on which the service depends.
-        "project_slug": "celery",
-        "cache_backend": "memory",
-        "background_jobs": "celery",
         "cpu_cores": 2,
         "deployment": "kubernetes",
         "ci": "none",
-        "read_replica": True,
+        "example": False,
+        "instances": 30,
         "static_files": True,
-        "tracing": True,
+        "metrics": "none",
+        "outbox": False,
     },
-    "memory-offset": {
-        "cache_backend": "memory",
+    "none-rq": {
+        "cache_backend": "none",
+        "background_jobs": "rq",
         "pagination": "offset",
         "cpu_cores": 2,
         "deployment": "compose",
         "ci": "gitlab",
-        "example": False,
         "workers_per_core": 1.5,
-        "read_replica": True,
+        "static_files": True,
+        "metrics": "none",
+        "outbox": False,
     },
     "none-celery": {
-        "cache_backend": "none",
-        "background_jobs": "celery",
-        "deployment": "kubernetes",
-        "ci": "gitlab",
-        "example": False,
-        "db_max_connections": 400,
-        "metrics": "none",
-    },
-    "none-celery-offset": {
+        # Also the name of a package on which the service depends.
+        "project_slug": "celery",
         "cache_backend": "none",
         "background_jobs": "celery",
         "pagination": "offset",
+        "deployment": "kubernetes",
+        "read_replica": True,
+        "tracing": True,
+        "http_client": False,
+        "outbox": False,
+    },
+    "rq": {
+        "project_slug": "rq",
+        "background_jobs": "rq",
+        "pagination": "offset",
         "cpu_cores": 2,
         "deployment": "compose",
+        "ci": "none",
         "workers_per_core": 1.5,
+        "db_max_connections": 400,
         "instances": 30,
         "read_replica": True,
         "static_files": True,
         "metrics": "none",
         "tracing": True,
+        "http_client": False,
+        "outbox": False,
+    },
+    "memory-background": {
+        "cache_backend": "memory",
+        "background_jobs": "background_tasks",
+        "cpu_cores": 2,
+        "deployment": "compose",
+        "workers_per_core": 1.5,
+        "db_max_connections": 400,
+        "instances": 30,
+        "read_replica": True,
+        "static_files": True,
+        "metrics": "none",
+    },
+    "memory-rq": {
+        "cache_backend": "memory",
+        "background_jobs": "rq",
+        "deployment": "kubernetes",
+        "example": False,
+        "instances": 30,
+        "read_replica": True,
+    },
+    "memory-postgres": {
+        "cache_backend": "memory",
+        "pagination": "offset",
+        "deployment": "compose",
+        "ci": "gitlab",
+        "example": False,
+        "workers_per_core": 1.5,
+        "db_max_connections": 400,
+        "read_replica": True,
+        "metrics": "none",
+        "tracing": True,
+        "http_client": False,
+    },
+    "none-postgres": {
+        "cache_backend": "none",
+        "cpu_cores": 2,
+        "deployment": "kubernetes",
+        "ci": "none",
+        "db_max_connections": 400,
+        "instances": 30,
+        "static_files": True,
+        "http_client": False,
     },
     "grown": {
         "project_name": "The Orders of All Shops in Every Country of Europe",
         "description": "Orders’ service – 3 × “fast”, 注文サービス、それは速い。注文サービス、それは速い。注文",
         "project_slug": "the-orders-of-all-shops-in-every-country-of-europe",
+        "background_jobs": "background_tasks",
         "pagination": "offset",
         "cpu_cores": 2,
         "deployment": "kubernetes",
-        "ci": "none",
+        "ci": "gitlab",
         "example": False,
-        "workers_per_core": 1.5,
         "db_max_connections": 400,
         "instances": 30,
-        "static_files": True,
-        "metrics": "none",
+        "read_replica": True,
     },
 }
 
@@ -146,7 +194,9 @@ HARDEST = ("everything", "minimum", "memory-celery")
 # The words that only some answers may bring into the rendered files and their names: a pattern (case does not
 # matter), and the answers with which it may, and must, occur.
 TRACES: dict[str, Callable[[Answers], bool]] = {
-    r"redis|valkey": lambda answers: answers["cache_backend"] == "valkey" or answers["background_jobs"] == "celery",
+    r"redis|valkey": lambda answers: (
+        answers["cache_backend"] == "valkey" or answers["background_jobs"] in WITH_BROKER
+    ),
     r"cache_url|cache_prefix|sharedcache|allkeys-lfu`|cache/valkey": lambda answers: (
         answers["cache_backend"] == "valkey"
     ),
@@ -158,7 +208,10 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     r"cachesettings|responsecache|(?<!py)test_(response_)?cache|\bttl_s\b": lambda answers: (
         answers["cache_backend"] != "none"
     ),
-    r"celery|broker|kombu|job_queue|job_process|job_worker": lambda answers: answers["background_jobs"] == "celery",
+    r"celery|kombu": lambda answers: answers["background_jobs"] == "celery",
+    r"\brq\b": lambda answers: answers["background_jobs"] == "rq",
+    r"broker|job_queue|job_process": lambda answers: answers["background_jobs"] in WITH_BROKER,
+    r"job_worker|app/worker": lambda answers: answers["background_jobs"] != "background_tasks",
     r"background_tasks|backgroundtasks|job_concurrency|job_drain": lambda answers: (
         answers["background_jobs"] == "background_tasks"
     ),
@@ -177,6 +230,7 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     # Not the metrics of CPU by which Kubernetes scales.
     r"prometheus|(?<!\")\bmetrics\b(?!:$)": lambda answers: answers["metrics"] == "prometheus",
     r"opentelemetry[-.]|otlp|otel_|\btracing\b": lambda answers: bool(answers["tracing"]),
+    r"aiohttp|http_client": lambda answers: bool(answers["http_client"]),
     # The short forms of Copier are in dev/template_update.sh.
     r"github(?!\.com/\|)|\bgh\b(?!:)|pull.request": lambda answers: answers["ci"] == "github",
     r"gitlab(?!\.com/\|)|merge.request": lambda answers: answers["ci"] == "gitlab",
@@ -196,10 +250,12 @@ def pairs(answers: Answers) -> set[frozenset[tuple[str, Answer]]]:
 
 
 def all_pairs() -> set[frozenset[tuple[str, Answer]]]:
-    """All pairs of answers that shape Python and may occur together; no answer rules out another."""
-    return {
+    """All pairs of answers that shape Python and may occur together."""
+    every = {
         frozenset({(one, answer), (other, other_answer)})
         for one, other in combinations([key for key in QUESTIONS if key not in WITHOUT_PYTHON], 2)
         for answer in QUESTIONS[one]
         for other_answer in QUESTIONS[other]
     }
+    engines = set(QUESTIONS["background_jobs"]) - set(WITH_BROKER)
+    return every - {frozenset({("outbox", False), ("background_jobs", engine)}) for engine in engines}

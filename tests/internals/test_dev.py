@@ -14,13 +14,14 @@ from dev.guardian import runs
 from dev.processes import free_port
 
 ROOT = Path(__file__).parents[2]
-# Servers, a program of tests, and one on the terminal.
+# Servers, a program of tests, and one on the terminal. It sleeps first, because `attached` names it to
+# the guardian after its start.
 PROGRAM = """
 from dev.__main__ import attached
 from dev.servers import servers
 from tests.core.serving import serving
 with servers({}), serving():
-    attached(["/bin/sh", "-c", "echo ready; exec sleep 600"])
+    attached(["/bin/sh", "-c", "sleep 1; echo ready; exec sleep 600"])
 """
 
 
