@@ -194,9 +194,7 @@ HARDEST = ("everything", "minimum", "memory-celery")
 # The words that only some answers may bring into the rendered files and their names: a pattern (case does not
 # matter), and the answers with which it may, and must, occur.
 TRACES: dict[str, Callable[[Answers], bool]] = {
-    r"redis|valkey": lambda answers: (
-        answers["cache_backend"] == "valkey" or answers["background_jobs"] in WITH_BROKER
-    ),
+    r"redis|valkey": lambda answers: answers["cache_backend"] == "valkey" or answers["background_jobs"] in WITH_BROKER,
     r"cache_url|cache_prefix|sharedcache|allkeys-lfu`|cache/valkey": lambda answers: (
         answers["cache_backend"] == "valkey"
     ),
