@@ -1,4 +1,8 @@
-"""Run the migrations with the settings of the service, one process at a time."""
+"""Run the migrations with the settings of the service, one process at a time.
+
+Alembic's commands compare and migrate the models of the team; `python -m app migrate` also the
+tables of core, with a version table of their own.
+"""
 
 import asyncio
 import math
@@ -13,9 +17,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 # The routers import every model, for `--autogenerate`.
-import app.api  # noqa: F401
-from app.core.database import Base
+import app.api
+import app.core.jobs.table  # noqa: F401
 from app.core.database.address import asyncpg_url
+from app.core.database.models import Base, core_metadata
 from app.settings import get_settings
 
 # The key of the advisory lock of this database: the letters of "alembic".
@@ -28,8 +33,11 @@ def record(*, step: Any, **_: Any) -> None:
     context.config.attributes.setdefault("applied", []).append(step.up_revision_id)
 
 
+CORE = context.config.attributes.get("line") == "core"
+TABLES_OF_CORE = {"alembic_version_core", *core_metadata.tables}
 OPTIONS: Any = {
-    "target_metadata": Base.metadata,
+    "target_metadata": core_metadata if CORE else Base.metadata,
+    "version_table": "alembic_version_core" if CORE else "alembic_version",
     "transaction_per_migration": True,
     "on_version_apply": record,
 }
@@ -41,14 +49,18 @@ def run(connection: Connection) -> None:
     So a migration may use a value that the one before has added to an enum.
     """
     event.listen(connection, "begin", limit_waits)
-    context.configure(connection=connection, include_schemas=True, include_name=is_ours, **OPTIONS)
+    context.configure(
+        connection=connection, include_schemas=True, include_name=is_compared, **OPTIONS
+    )
     with context.begin_transaction():
         context.run_migrations()
 
 
-def is_ours(name: str | None, kind: str, _: object) -> bool:
-    """Compare the default schema, which is None, and those of the models."""
-    return kind != "schema" or name in {None, *(t.schema for t in Base.metadata.tables.values())}
+def is_compared(name: str | None, kind: str, parents: Any) -> bool:
+    """Compare the default schema, which is None, those of the models, and tables of the line."""
+    if kind == "schema":
+        return name in {None, *(t.schema for t in Base.metadata.tables.values())}
+    return (parents["schema_qualified_table_name"] in TABLES_OF_CORE) == CORE
 
 
 def limit_waits(connection: Connection) -> None:

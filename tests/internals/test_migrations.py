@@ -175,7 +175,7 @@ def test_the_command_says_what_it_applied_and_accepts_a_newer_database(project: 
 def project(tmp_path: Path) -> Path:
     """This project without its migrations."""
     (tmp_path / "migrations" / "versions").mkdir(parents=True)
-    for name in ("app", "pyproject.toml", "migrations/env.py"):
+    for name in ("app", "pyproject.toml", "migrations/env.py", "migrations/core"):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
 

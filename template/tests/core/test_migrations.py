@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import asyncpg
+import pytest
 
 from app.core.operations.facts import UNINDEXED_FOREIGN_KEYS
 from tests.core.plugin import migrated_database
@@ -16,10 +17,12 @@ TIMEOUT_S = 60
 
 # Raises when it finds a difference between the models and the database.
 THERE_AND_BACK = """
-from alembic import command
-from alembic.config import Config
+import sys
 
-config = Config(toml_file="pyproject.toml")
+from alembic import command
+from app.core.database.migrations import configuration
+
+config = configuration(sys.argv[1])
 command.check(config)
 command.downgrade(config, "base")
 command.upgrade(config, "heads")
@@ -27,10 +30,11 @@ command.check(config)
 """
 
 
-def test_the_migrations_go_both_ways_and_make_what_the_models_say() -> None:
+@pytest.mark.parametrize("line", ["core", "versions"])
+def test_the_migrations_go_both_ways_and_make_what_the_models_say(line: str) -> None:
     with migrated_database() as url:
         process = subprocess.run(
-            [sys.executable, "-c", THERE_AND_BACK],
+            [sys.executable, "-c", THERE_AND_BACK, line],
             cwd=ROOT,
             env=os.environ | {"DATABASE_URL": url},
             capture_output=True,

@@ -1,6 +1,6 @@
-"""The base class of all models, with a naming convention for constraints.
+"""The base class of all models, and the tables of core, with a naming convention for constraints.
 
-Migrations and `violated_constraint` rely on these names.
+Migrations and `violated_constraint` rely on these names. The two have migrations of their own.
 """
 
 from sqlalchemy import MetaData
@@ -17,3 +17,6 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
+
+
+core_metadata = MetaData(naming_convention=Base.metadata.naming_convention)

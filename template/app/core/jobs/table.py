@@ -1,0 +1,34 @@
+"""The tables of background jobs."""
+
+from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, Table, Text, Uuid, func, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.schema import UniqueConstraint
+
+from app.core.database.models import core_metadata
+
+background_job = Table(
+    "background_job",
+    core_metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("arguments", JSONB, nullable=False),
+    Column("key", Text),
+    Column("request_id", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("due_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("deliveries", Integer, nullable=False, server_default="0"),
+    Column("state", Text, nullable=False, server_default="waiting"),
+    Column("error", Text),
+    Column("keep_until", DateTime(timezone=True)),
+    UniqueConstraint("name", "key"),
+    Index(None, "due_at", postgresql_where=text("state = 'waiting'")),
+)
+
+background_job_count = Table(
+    "background_job_count",
+    core_metadata,
+    Column("outcome", Text, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+)
