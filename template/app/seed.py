@@ -7,6 +7,7 @@ from app.core.operations.lifecycle import resources
 from app.core.pagination import PageParams
 from app.posts import service as posts
 from app.posts.schemas import PostCreate
+from app.resources import RESOURCES
 from app.settings import get_settings
 from app.users import service as users
 from app.users.schemas import UserCreate
@@ -20,7 +21,7 @@ PEOPLE = {
 
 async def seed() -> None:
     """Add the users with one post each, unless the database has users already."""
-    async with resources(get_settings(), pool_size=1):
+    async with resources(get_settings(), RESOURCES, pool_size=1):
         if (await users.list_users(ReadSession(), PageParams(limit=1))).items:
             return
         async with WriteSession() as session:

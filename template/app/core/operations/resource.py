@@ -1,0 +1,78 @@
+"""A resource of the team: each process opens it at its start, and closes it at its end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from inspect import isasyncgenfunction
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+# A resource that does not close in time must not keep the others open.
+CLOSE_TIMEOUT_S = 2.0
+
+
+class Resource(Generic[T]):
+    """The value that an async generator of the settings yields, such as a client of a server.
+
+        @Resource
+        async def search(settings: Settings) -> AsyncIterator[SearchClient]:
+            async with SearchClient(settings.search_url) as client:
+                yield client
+
+    `RESOURCES` in `app/resources.py` lists it; handlers and jobs call `search.get()`. The code
+    after `yield` runs when requests and jobs have ended, also after an error of the process.
+    """
+
+    def __init__(self, function: Callable[[Any], AsyncIterator[T]]) -> None:
+        self.name = f"{function.__module__}.{function.__qualname__}"
+        if not isasyncgenfunction(function):
+            raise TypeError(f"{self.name} is no resource: expected `async def` with one `yield`.")
+        self._manager = asynccontextmanager(function)
+        # The last is in use: a test may replace the value.
+        self._values: list[T] = []
+
+    def get(self) -> T:
+        """Return the value of this process.
+
+        Raises:
+            RuntimeError: when it is not open.
+        """
+        if not self._values:
+            raise RuntimeError(
+                f"{self.name} is not open. List it in RESOURCES of app/resources.py, and pass "
+                "RESOURCES to `lifecycle.resources`."
+            )
+        return self._values[-1]
+
+    @contextmanager
+    def replaced(self, value: T) -> Iterator[None]:
+        """Use another value for the block, in a test."""
+        self._values.append(value)
+        try:
+            yield
+        finally:
+            self._values.pop()
+
+    @asynccontextmanager
+    async def opened(self, settings: Any) -> AsyncIterator[None]:
+        """Keep the resource open for the block; an error of it has a note with its name."""
+        manager = self._manager(settings)
+        with self._named("did not open"):
+            value = await manager.__aenter__()
+        try:
+            with self.replaced(value):
+                yield
+        finally:
+            with self._named(f"did not close within {CLOSE_TIMEOUT_S:g} s, or failed"):
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    # Without the error of the block, so that the code after `yield` runs.
+                    await manager.__aexit__(None, None, None)
+
+    @contextmanager
+    def _named(self, problem: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"The resource {self.name} {problem}.")
+            raise
