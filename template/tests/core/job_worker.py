@@ -1,4 +1,4 @@
-"""A Celery worker in a process of its own."""
+"""A worker of background jobs in a process of its own."""
 
 from contextlib import AbstractContextManager
 

@@ -1,0 +1,193 @@
+"""How a team declares jobs: async functions with typed arguments, retries and a deadline."""
+
+import inspect
+import typing
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Generic, NotRequired, ParamSpec, TypeVar, overload
+
+from pydantic import (
+    ConfigDict,
+    PydanticSchemaGenerationError,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
+from pydantic_core import PydanticSerializationError
+from typing_extensions import TypedDict
+
+P = ParamSpec("P")
+JobT = TypeVar("JobT", bound="Job[[]]")
+Function = Callable[P, Coroutine[Any, Any, None]]
+
+# The declared jobs by name, which the imports of the domains fill.
+declared: dict[str, "Job[Any]"] = {}
+
+
+class BadArguments(TypeError):
+    """An argument of a job is not valid: it is no value of its type, or JSON cannot carry it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job(Generic[P]):
+    """A declared job; a call of it runs the function, without a queue.
+
+    Attributes:
+        name: of module and function. Jobs that wait have it: a renamed function leaves them
+            unknown, and `python -m app jobs failed` lists them later.
+        retries: the number of times that a failed job runs again.
+        deadline_s: the longest time of one run; None for `JOB_TIME_LIMIT_S`.
+        version: of the arguments. Increase it when older releases cannot run the new ones.
+        every: the interval of a periodic job.
+        key, delay_s, optional: see `options`.
+    """
+
+    function: Function[P]
+    name: str
+    signature: inspect.Signature
+    arguments: TypeAdapter[Any]
+    retries: int
+    deadline_s: float | None
+    version: int
+    every: timedelta | None = None
+    key: str | None = None
+    delay_s: float = 0.0
+    optional: bool = False
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        await self.function(*args, **kwargs)
+
+    def options(
+        self, *, key: str | None = None, delay_s: float = 0.0, optional: bool = False
+    ) -> "Job[P]":
+        """Return the job with options for one `enqueue`.
+
+        Args:
+            key: the idempotency key. `enqueue` does nothing if a job of this name has the same
+                key, and waits, runs, is dead, or succeeded within the last day.
+            delay_s: the seconds before the job may run.
+            optional: whether `enqueue` logs that the queue is unavailable, and does not raise.
+        """
+        return replace(self, key=key, delay_s=delay_s, optional=optional)
+
+    def dump(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the arguments as a JSON object; BadArguments names a wrong one."""
+        try:
+            given = self.signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise BadArguments(f"job {self.name}: {error}") from None
+        try:
+            text = self.arguments.dump_json(self.arguments.validate_python(given))
+            # A value such as NaN becomes JSON that is no value of its type.
+            self.arguments.validate_json(text)
+        except ValidationError as error:
+            raise self._refusal(error) from None
+        except PydanticSerializationError as error:
+            name = next(name for name in given if not self._serializes({name: given[name]}))
+            raise BadArguments(f"job {self.name}: argument {name}: {error}") from None
+        return text.decode()
+
+    def load(self, arguments: str) -> dict[str, Any]:
+        """Return the arguments of a JSON object; BadArguments names a wrong one."""
+        try:
+            loaded: dict[str, Any] = self.arguments.validate_json(arguments)
+        except ValidationError as error:
+            raise self._refusal(error) from None
+        return loaded
+
+    def _serializes(self, argument: dict[str, Any]) -> bool:
+        try:
+            self.arguments.dump_json(argument, warnings=False)
+        except PydanticSerializationError:
+            return False
+        return True
+
+    def _refusal(self, error: ValidationError) -> BadArguments:
+        # Without the value, which may be personal data.
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = ".".join(map(str, first["loc"])) or "all"
+        return BadArguments(f"job {self.name}: argument {name}: {first['msg']}")
+
+
+@overload
+def job(function: Function[P], /) -> Job[P]: ...
+@overload
+def job(
+    *, retries: int = ..., deadline_s: float | None = ..., version: int = ...
+) -> Callable[[Function[P]], Job[P]]: ...
+def job(
+    function: Function[P] | None = None,
+    /,
+    *,
+    retries: int = 5,
+    deadline_s: float | None = None,
+    version: int = 1,
+) -> Job[P] | Callable[[Function[P]], Job[P]]:
+    """Declare an async function as a job, for `enqueue`.
+
+    A job may run twice, so it has to be idempotent. A failed job runs again after 1 s, 2 s, 4 s and
+    so on, up to 10 min. A job that raises `Unavailable` runs again as well, and this does not count
+    as one of its retries.
+
+    Raises:
+        TypeError: when the function is not async, or a parameter has no type that JSON can carry.
+    """
+
+    def declare(function: Function[P]) -> Job[P]:
+        name = f"{function.__module__}.{function.__qualname__}"
+        if not inspect.iscoroutinefunction(function):
+            raise TypeError(f"job {name}: declare it with `async def`")
+        signature = inspect.signature(function)
+        arguments = _arguments(name, function, signature)
+        made = Job(function, name, signature, arguments, retries, deadline_s, version)
+        declared[name] = made
+        return made
+
+    return declare if function is None else declare(function)
+
+
+def every(interval: timedelta) -> Callable[[JobT], JobT]:
+    """Have a job without arguments run once in each interval, by one worker of all.
+
+    Intervals begin at multiples of their length since 1970 (UTC): those of a day at midnight. If
+    no worker ran at the beginning, the job runs later within the interval.
+
+    Raises:
+        ValueError: when the interval is shorter than a second.
+        TypeError: when the job requires an argument.
+    """
+    if interval < timedelta(seconds=1):
+        raise ValueError("every: the shortest interval is a second")
+
+    def declare(job: JobT) -> JobT:
+        job.dump()
+        periodic = replace(job, every=interval)
+        declared[job.name] = periodic
+        return periodic
+
+    return declare
+
+
+def _arguments(
+    job: str, function: Callable[..., Any], signature: inspect.Signature
+) -> TypeAdapter[Any]:
+    """Return the adapter of a dict with the arguments of `function`."""
+    types = typing.get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}
+    for name, parameter in signature.parameters.items():
+        where = f"job {job}: parameter {name!r}"
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise TypeError(f"{where}: neither *, ** nor / work: give each argument a name")
+        if name not in types:
+            raise TypeError(f"{where}: give it a type")
+        try:
+            TypeAdapter(types[name])
+        except (PydanticSchemaGenerationError, PydanticUserError) as error:
+            reason = error.message.partition(". ")[0]
+            raise TypeError(f"{where}: JSON cannot carry its type: {reason}") from None
+        is_required = parameter.default is parameter.empty
+        fields[name] = types[name] if is_required else NotRequired[types[name]]
+    arguments: Any = TypedDict("arguments", fields)  # type: ignore[misc]  # made at run time
+    return TypeAdapter(with_config(ConfigDict(extra="forbid"))(arguments))

@@ -1,0 +1,306 @@
+"""Runs jobs that were claimed and stores their outcomes, for every engine.
+
+A claim is a lease, which this process extends while the job runs. If the process dies, the lease
+ends, and another process claims the job.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from contextvars import Context
+from dataclasses import dataclass
+from logging import getLogger
+from time import monotonic
+from traceback import format_exception
+from typing import Any
+from uuid import UUID
+
+from app.core.database import PreparedWrite, Row
+from app.core.database.engine import Database, database
+from app.core.http.problems import Unavailable
+from app.core.jobs import statements
+from app.core.jobs.declaration import BadArguments, Job, declared
+from app.core.settings.jobs import JobsSettings
+from app.core.telemetry import request_id
+
+# A job that ends its process, or blocks its event loop, is not run more often.
+MAX_DELIVERIES = 3
+MAX_BACKOFF_S = 600.0
+# The longest wait for a dependency that is unavailable: a tenth of the age of the job, at most.
+MAX_WAIT_S = 60.0
+# An older release may meet a newer job during a deploy: these retries take about 17 minutes.
+UNKNOWN_RETRIES = 10
+KEEP_KEY_S = 24 * 3600.0
+MAX_ERROR_CHARS = 16_000
+# Also the time until the worker notices that a database hangs.
+STATEMENT_TIMEOUT_S = 5.0
+RETRY_S = 1.0
+
+logger = getLogger(__name__)
+
+
+class Unknown(Exception):
+    """This release does not know the job, or this version of it."""
+
+
+class Lost(Exception):
+    """Earlier deliveries had no outcome."""
+
+
+@dataclass(frozen=True, eq=False)
+class Delivery:
+    """A job that this process has to run; the attributes are columns of `background_job`.
+
+    Attributes:
+        attempts: the number of failed runs.
+        deliveries: the number of claims since the last outcome, with this one.
+        age_s: the time since the job was enqueued.
+    """
+
+    id: UUID
+    name: str
+    version: int
+    arguments: str
+    key: str | None
+    request_id: str
+    attempts: int = 0
+    deliveries: int = 1
+    age_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a delivery: `succeeded`, `retried`, `failed` (a dead letter) or `released`."""
+
+    label: str
+    attempts: int
+    deliveries: int = 0
+    delay_s: float = 0.0
+    error: str | None = None
+
+    @property
+    def state(self) -> str:
+        return {"succeeded": "done", "failed": "dead"}.get(self.label, "waiting")
+
+
+def outcome_of(
+    delivery: Delivery, error: BaseException | None, *, stops: bool, jitter: float = 1.0
+) -> Outcome:
+    """Return the outcome of a run that ended with `error`; `stops` says whether we cancelled it."""
+    attempts, earlier = delivery.attempts, delivery.deliveries - 1
+    if error is None:
+        return Outcome("succeeded", attempts)
+    if stops and isinstance(error, asyncio.CancelledError):
+        return Outcome("released", attempts, earlier)
+    text = "".join(format_exception(error))[-MAX_ERROR_CHARS:]
+    if isinstance(error, Unavailable):
+        delay_s = min(max(delivery.age_s / 10, 1.0), MAX_WAIT_S)
+        return Outcome("retried", attempts, earlier, delay_s * jitter, text)
+    job = declared.get(delivery.name)
+    retries = UNKNOWN_RETRIES if job is None or isinstance(error, Unknown) else job.retries
+    if isinstance(error, (BadArguments, Lost)) or attempts >= retries:
+        return Outcome("failed", attempts + 1, error=text)
+    delay_s = min(2.0 ** min(attempts, 20), MAX_BACKOFF_S)
+    return Outcome("retried", attempts + 1, delay_s=delay_s * jitter, error=text)
+
+
+def _find(delivery: Delivery) -> tuple[Job[Any], dict[str, Any]]:
+    """Return the job with its arguments, or raise the reason for which it cannot run."""
+    if delivery.deliveries > MAX_DELIVERIES:
+        raise Lost(
+            f"The job was delivered {MAX_DELIVERIES} times without an outcome: its process ended, "
+            "or its event loop was blocked."
+        )
+    job = declared.get(delivery.name)
+    if job is None or job.version < delivery.version:
+        known = f"version {job.version}" if job else "no job of this name"
+        raise Unknown(f"This release has {known}, and the job has version {delivery.version}.")
+    return job, job.load(delivery.arguments)
+
+
+class Executor:
+    """Runs the jobs of this process, extends their leases, and counts outcomes."""
+
+    def __init__(self) -> None:
+        self._database = database
+        self._settings: JobsSettings | None = None
+        self._stops = False
+        self._held: set[Delivery] = set()
+        self._tasks: set[asyncio.Task[Outcome]] = set()
+        self._succeeded: list[Delivery] = []
+        self._turn = asyncio.Lock()
+        # Outcomes that are not in `background_job_count` yet.
+        self._counts: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def opened(
+        self, settings: JobsSettings, source: Database = database
+    ) -> AsyncIterator[None]:
+        """Extend leases and store counts until the block ends.
+
+        `source` is the database of the queue. If jobs can hold all connections of a pool, it needs
+        one of its own, or leases may end while jobs run.
+        """
+        self._settings, self._database, self._stops = settings, source, False
+        self._turn = asyncio.Lock()
+        upkeep = asyncio.create_task(self._keep_up(settings.job_lease_s))
+        try:
+            yield
+        finally:
+            upkeep.cancel()
+            with suppress(asyncio.CancelledError):
+                await upkeep
+            with suppress(Unavailable):
+                await self._store_counts()
+
+    async def execute(self, delivery: Delivery) -> None:
+        """Run a claimed job, and store its outcome."""
+        self._held.add(delivery)
+        try:
+            await self._store(delivery, await self.run(delivery))
+        finally:
+            self._held.discard(delivery)
+
+    async def execute_id(self, id: UUID, attempts: int, deliveries: int) -> None:
+        """Claim, run and store a job that `TAKE` returned, unless another worker claimed it."""
+        values = {"id": id, "attempts": attempts, "deliveries": deliveries}
+        for row in await self.fetch(statements.CLAIM_ONE, **values, lease_s=self.lease_s):
+            await self.execute(Delivery(**row))
+
+    async def run(self, delivery: Delivery) -> Outcome:
+        """Run a job in a context of its own, with the id of its request; return its outcome."""
+        context = Context()
+        context.run(request_id.begin, delivery.request_id)
+        name = f"{delivery.name} {delivery.request_id}".rstrip()
+        task = asyncio.create_task(self._run(delivery), name=name, context=context)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.wait([task])
+        if task.cancelled():  # before it began
+            return outcome_of(delivery, asyncio.CancelledError(), stops=True)
+        outcome = task.result()
+        self._counts[outcome.label] += outcome.label != "released"
+        return outcome
+
+    def cancel(self) -> None:
+        """Cancel the jobs that run; they are released for other processes."""
+        self._stops = True
+        late = [task for task in self._tasks if not task.done()]
+        if late:
+            names = ", ".join(task.get_name() for task in late)
+            logger.error("Cancelled, because they did not end in time: %s", names)
+        for task in late:
+            task.cancel()
+
+    @property
+    def lease_s(self) -> float:
+        return self._opened.job_lease_s
+
+    async def fetch(self, statement: PreparedWrite, **values: Any) -> list[Row]:
+        """Run a statement of the queue; Unavailable if the database does not answer in time."""
+        try:
+            async with asyncio.timeout(STATEMENT_TIMEOUT_S):
+                return await self._database.fetch(statement, values)
+        except TimeoutError:
+            raise Unavailable("The database did not answer in time.") from None
+
+    @property
+    def _opened(self) -> JobsSettings:
+        if self._settings is None:
+            raise RuntimeError("Jobs need `async with lifecycle.resources(...)`.")
+        return self._settings
+
+    async def _run(self, delivery: Delivery) -> Outcome:
+        error: BaseException | None = None
+        deadline: asyncio.Timeout | None = None
+        try:
+            job, arguments = _find(delivery)
+            limit_s = job.deadline_s or self._opened.job_time_limit_s
+            async with asyncio.timeout(limit_s) as deadline:
+                await job.function(**arguments)
+        # Also SystemExit, with which a task would end the event loop.
+        except BaseException as raised:
+            error = raised
+            if isinstance(error, TimeoutError) and deadline and deadline.expired():
+                error.add_note(f"The deadline of the job is {limit_s:g} s.")
+        jitter = random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+        outcome = outcome_of(delivery, error, stops=self._stops, jitter=jitter)
+        if outcome.label == "retried":
+            message = "job %s runs again in %.1f s: %s: %s"
+            cause = type(error).__name__, error
+            logger.warning(message, delivery.name, outcome.delay_s, *cause)
+        elif outcome.label == "failed":
+            logger.error("job %s failed: %s", delivery.name, delivery.id, exc_info=error)
+        return outcome
+
+    async def _store(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Store the outcome, unless another process has the job by now."""
+        if outcome.label == "succeeded" and delivery.key is None:
+            self._succeeded.append(delivery)
+            # Outcomes that wait for their turn are stored together.
+            async with self._turn:
+                ended, self._succeeded = self._succeeded, []
+                if ended:
+                    await self._insist(statements.SUCCEED, **_columns(ended))
+            return
+        job = declared.get(delivery.name)
+        # The slot of a periodic job is its key, and must outlast the interval.
+        keep_s = 2 * job.every.total_seconds() if job and job.every else KEEP_KEY_S
+        await self._insist(
+            statements.END,
+            id=delivery.id,
+            attempts=delivery.attempts,
+            deliveries=delivery.deliveries,
+            state=outcome.state,
+            next_attempts=outcome.attempts,
+            next_deliveries=outcome.deliveries,
+            delay_s=outcome.delay_s,
+            keep_s=keep_s,
+            error=outcome.error,
+        )
+
+    async def _insist(self, statement: PreparedWrite, **values: Any) -> None:
+        """Store an outcome, again and again while the leases last; then the jobs run again."""
+        deadline_s = monotonic() + self.lease_s
+        while True:
+            try:
+                await self.fetch(statement, **values)
+                return
+            except Unavailable as error:
+                if monotonic() > deadline_s:
+                    logger.error("The outcome of a job is lost, and it runs again: %s", error)
+                    return
+            await asyncio.sleep(RETRY_S)
+
+    async def _keep_up(self, lease_s: float) -> None:
+        extend_s = monotonic()
+        while True:
+            await asyncio.sleep(min(RETRY_S, lease_s / 3))
+            try:
+                if monotonic() > extend_s and self._held:
+                    held = _columns([*self._held])
+                    await self.fetch(statements.EXTEND, **held, lease_s=lease_s)
+                    extend_s = monotonic() + lease_s / 3
+                await self._store_counts()
+            except Unavailable as error:
+                logger.warning("The leases of %d jobs: %s", len(self._held), error)
+
+    async def _store_counts(self) -> None:
+        for outcome, count in [*self._counts.items()]:
+            if count:
+                await self.fetch(statements.COUNT, outcome=outcome, count=count)
+                self._counts[outcome] -= count
+
+
+def _columns(deliveries: Sequence[Delivery]) -> Mapping[str, list[Any]]:
+    return {
+        "ids": [each.id for each in deliveries],
+        "attempts": [each.attempts for each in deliveries],
+        "deliveries": [each.deliveries for each in deliveries],
+    }
+
+
+executor = Executor()
+execute, execute_id = executor.execute, executor.execute_id

@@ -1,0 +1,134 @@
+"""The statements of the queue; the clock of the database decides all times."""
+
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    Float,
+    Integer,
+    Text,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    cast,
+    column,
+    delete,
+    extract,
+    func,
+    literal_column,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB, insert
+
+from app.core.database.prepared import PreparedRead, PreparedWrite
+from app.core.jobs.table import background_job as job
+from app.core.jobs.table import background_job_count as count
+
+
+def _after(name: str) -> Any:
+    """Return the time after so many seconds."""
+    return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam(name, type_=Float))
+
+
+# Not a parameter, with which PostgreSQL could not use the index of waiting jobs.
+_IS_WAITING = job.c.state == literal_column("'waiting'")
+# Leases and outcomes are of one delivery: another worker has the job after the lease.
+_DELIVERY = and_(
+    job.c.id == bindparam("id"),
+    job.c.attempts == bindparam("attempts", type_=Integer),
+    job.c.deliveries == bindparam("deliveries", type_=Integer),
+    _IS_WAITING,
+)
+_DELIVERIES = func.unnest(
+    bindparam("ids", type_=ARRAY(Uuid)),
+    bindparam("attempts", type_=ARRAY(Integer)),
+    bindparam("deliveries", type_=ARRAY(Integer)),
+).table_valued(column("id", Uuid), column("attempts", Integer), column("deliveries", Integer))
+_SEVERAL = tuple_(job.c.id, job.c.attempts, job.c.deliveries).in_(
+    select(_DELIVERIES.render_derived())
+)
+_DELIVERED = (
+    job.c.id,
+    job.c.name,
+    job.c.version,
+    cast(job.c.arguments, Text).label("arguments"),
+    job.c.key,
+    job.c.request_id,
+    job.c.attempts,
+    job.c.deliveries,
+    cast(extract("epoch", func.now() - job.c.created_at), Float).label("age_s"),
+)
+
+# Does nothing if a job has the same id, or the same name and key.
+ADD = PreparedWrite(
+    insert(job)
+    .values(
+        id=bindparam("id"),
+        name=bindparam("name"),
+        version=bindparam("version"),
+        arguments=cast(bindparam("arguments", type_=Text), JSONB),
+        key=bindparam("key"),
+        request_id=bindparam("request_id"),
+        due_at=_after("delay_s"),
+        attempts=bindparam("attempts"),
+        state=bindparam("state"),
+        error=bindparam("error"),
+    )
+    .on_conflict_do_nothing()
+)
+
+_due = (
+    select(job.c.id)
+    .where(_IS_WAITING, job.c.due_at <= func.now())
+    .order_by(job.c.due_at)
+    .limit(bindparam("limit", type_=Integer))
+    .with_for_update(skip_locked=True)
+    .cte("due")
+)
+CLAIM = PreparedWrite(
+    update(job)
+    .where(job.c.id == _due.c.id)
+    .values(due_at=_after("lease_s"), deliveries=job.c.deliveries + 1)
+    .returning(*_DELIVERED)
+)
+# Takes due jobs to publish them, which is no delivery: they are due again when the lease ends.
+TAKE = PreparedWrite(
+    update(job)
+    .where(job.c.id == _due.c.id)
+    .values(due_at=_after("lease_s"))
+    .returning(job.c.id, job.c.attempts, job.c.deliveries)
+)
+# Of jobs that were taken: nothing if another worker had the job in the meantime.
+CLAIM_ONE = PreparedWrite(
+    update(job)
+    .where(_DELIVERY)
+    .values(due_at=_after("lease_s"), deliveries=job.c.deliveries + 1)
+    .returning(*_DELIVERED)
+)
+EXTEND = PreparedWrite(update(job).where(_SEVERAL).values(due_at=_after("lease_s")))
+
+SUCCEED = PreparedWrite(delete(job).where(_SEVERAL))
+END = PreparedWrite(
+    update(job)
+    .where(_DELIVERY)
+    .values(
+        state=bindparam("state"),
+        attempts=bindparam("next_attempts", type_=Integer),
+        deliveries=bindparam("next_deliveries", type_=Integer),
+        due_at=_after("delay_s"),
+        keep_until=case((bindparam("state", type_=Text) == "done", _after("keep_s"))),
+        error=func.coalesce(bindparam("error", type_=Text), job.c.error),
+    )
+)
+FORGET = PreparedWrite(delete(job).where(job.c.state == "done", job.c.keep_until < func.now()))
+COUNT = PreparedWrite(
+    insert(count)
+    .values(outcome=bindparam("outcome"), count=bindparam("count"))
+    .on_conflict_do_update(
+        index_elements=["outcome"], set_={"count": count.c.count + bindparam("count")}
+    )
+)
+NOW = PreparedRead(select(cast(extract("epoch", func.now()), Float).label("now_s")))
