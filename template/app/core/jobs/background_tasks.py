@@ -1,37 +1,28 @@
-"""Background jobs in the web process, after the response.
+"""Jobs in the web process, after the response.
 
-Unlike FastAPI's `BackgroundTasks`, `enqueue` works outside of a request, limits the numbers of jobs
-that run and that wait, and a stopping worker waits for its jobs, for a limited time. A killed
-worker loses its jobs.
+The first run of a job is in memory, and a killed process loses it. A job that fails, is late when
+the process stops, or has a key or a delay, is in the database: one of all web processes claims it.
 """
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Callable, Coroutine
-from contextvars import Context
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from logging import getLogger
-from time import monotonic
-from typing import Any, ParamSpec
 
+from app.core.database import WriteSession
 from app.core.http.problems import Unavailable
+from app.core.jobs import periodic, statements
+from app.core.jobs.execution import RETRY_S, Delivery, Outcome, executor
+from app.core.jobs.lost import Count, take_lost
+from app.core.jobs.message import Message, store
+from app.core.jobs.worker import Worker, running
 from app.core.settings.jobs import JobsSettings
-from app.core.telemetry import request_id
 
-P = ParamSpec("P")
-Job = Coroutine[Any, Any, None]
+# Each web process asks the database for due jobs this often.
+POLL_S = 1.0
 
 logger = getLogger(__name__)
-
-RETRY_AFTER_S = 1.0
-
-_jobs: set[Callable[..., Job]] = set()
-
-
-def job(function: Callable[P, Job]) -> Callable[P, Job]:
-    """Declare an async function as a job, for `enqueue`."""
-    _jobs.add(function)
-    return function
 
 
 class Runner:
@@ -39,99 +30,113 @@ class Runner:
 
     def __init__(self) -> None:
         self._settings: JobsSettings | None = None
+        self._worker: Worker | None = None
         self._slots = asyncio.Semaphore()
-        self._accepted: set[asyncio.Task[None]] = set()
-        # When each waiting job was accepted; the first starts first.
-        self._waiting: deque[float] = deque()
-        # Jobs by outcome: succeeded, failed, retried or refused.
-        self.counts: Counter[tuple[str]] = Counter()
+        self._count: Count | None = None
 
-    def open(self, settings: JobsSettings) -> None:
-        """Accept jobs from now on."""
+    @asynccontextmanager
+    async def opened(self, settings: JobsSettings) -> AsyncIterator[None]:
+        """Accept and run jobs until the block ends; then drain, and store the jobs that are left.
+
+        Logs how many jobs were lost by processes that were killed.
+        """
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.job_concurrency)
-        self._waiting.clear()
+        await asyncio.to_thread(self._open_count)
+        try:
+            claimed = running(settings, execute=self._run_claimed, poll_s=POLL_S)
+            async with claimed as self._worker, periodic.running():
+                yield
+        finally:
+            self._settings = self._worker = None
+            if self._count:
+                await asyncio.to_thread(self._count.close)
 
-    async def enqueue(
-        self, function: Callable[P, Job], /, *args: P.args, **kwargs: P.kwargs
-    ) -> None:
-        """Run the job soon, in this process; an error of the job is logged.
+    async def accept(self, session: WriteSession | None, message: Message) -> None:
+        """Run the job soon, in this process: after the commit of the session, if there is one.
 
         Raises:
-            TypeError: when the function is not declared with `job`.
             RuntimeError: when the process has not opened its resources.
-            Unavailable: when `JOB_BACKLOG` jobs wait already. After a commit the write stands, and
-                the session logs that the job was lost: a job that must run needs another engine.
+            Unavailable: when `JOB_BACKLOG` jobs wait already.
         """
-        if function not in _jobs:
-            raise TypeError(f"{function!r} is not declared with @job")
-        if self._settings is None:
+        if message.key is not None or message.delay_s:
+            await store(session, message)
+            return
+        if self._settings is None or self._worker is None:
             raise RuntimeError("Jobs need `async with lifecycle.resources(...)`.")
-        if len(self._accepted) >= self._settings.job_concurrency + self._settings.job_backlog:
-            self.counts[("refused",)] += 1
-            raise Unavailable(f"{function.__qualname__} is not run: too many jobs wait.")
-        work = partial(function, *args, **kwargs)
-        run = self._run(function.__qualname__, work, self._settings.job_time_limit_s)
-        # The job is no part of the request, and has nothing of it but its id.
-        context = Context()
-        context.run(request_id.begin, request_id.current())
-        name = f"{function.__qualname__} {request_id.current()}".rstrip()
-        task = asyncio.create_task(run, name=name, context=context)
-        # The event loop keeps only weak references to tasks.
-        self._accepted.add(task)
-        task.add_done_callback(self._accepted.discard)
-        self._waiting.append(monotonic())
-
-    def backlog(self) -> tuple[int, float]:
-        """Return the number of jobs that wait, and the seconds that the oldest has waited."""
-        return len(self._waiting), monotonic() - self._waiting[0] if self._waiting else 0.0
+        limit = self._settings.job_concurrency + self._settings.job_backlog
+        if self._worker.running >= limit:
+            executor.count("refused")
+            raise Unavailable(f"{message.name} is not run: too many jobs wait.")
+        delivery = Delivery(
+            message.id,
+            message.name,
+            message.version,
+            message.arguments,
+            message.key,
+            message.request_id,
+        )
+        if session is None:
+            await self._start(delivery)
+        else:
+            session.after_commit(partial(self._start, delivery))
 
     async def drain(self) -> None:
-        """Wait for the accepted jobs; cancel the jobs that take longer than the drain timeout."""
-        if self._settings is None:
+        """Wait for the jobs that were accepted, up to the drain timeout."""
+        if self._worker and self._settings:
+            await self._worker.wait(self._settings.job_drain_timeout_s)
+
+    async def _start(self, delivery: Delivery) -> None:
+        if self._worker is None:
+            logger.error("job %s is lost: the process has closed its resources", delivery.name)
             return
+        if self._count:
+            self._count.add(1)
+        self._worker.start(self._run_accepted(delivery))
+
+    async def _run_claimed(self, delivery: Delivery) -> None:
+        async with self._slots:
+            await executor.execute(delivery)
+
+    async def _run_accepted(self, delivery: Delivery) -> None:
+        async with self._slots:
+            outcome = await executor.run(delivery)
+        if outcome.label != "succeeded":
+            await self._store(delivery, outcome)
+        if self._count:
+            self._count.add(-1)
+
+    async def _store(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Insert the job with its outcome, again and again until the database accepts it."""
+        message = Message(
+            delivery.id,
+            delivery.name,
+            delivery.version,
+            delivery.arguments,
+            delivery.request_id,
+            delay_s=outcome.delay_s,
+        )
+        result = {"attempts": outcome.attempts, "state": outcome.state, "error": outcome.error}
+        while True:
+            try:
+                await executor.fetch(statements.ADD, **message.row() | result)
+                return
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)
+
+    def _open_count(self) -> None:
         try:
-            async with asyncio.timeout(self._settings.job_drain_timeout_s):
-                # A job can enqueue another job.
-                while self._accepted:
-                    await asyncio.wait(self._accepted)
-        except TimeoutError:
-            late = list(self._accepted)
-            names = ", ".join(task.get_name() for task in late)
-            logger.error("Cancelled, because they did not end in time: %s", names)
-            self.counts[("failed",)] += len(late)
-            for task in late:
-                task.cancel()
-            await asyncio.wait(late, timeout=1)
+            if lost := take_lost():
+                logger.error("Processes that were killed lost %d jobs.", lost)
+            self._count = Count()
+        except OSError as error:
+            logger.warning("Jobs that a kill loses are not counted: %s", error)
 
-    async def close(self) -> None:
-        """Drain, and accept no more jobs."""
-        await self.drain()
-        self._settings = None
 
-    async def _run(self, name: str, work: Callable[[], Job], time_limit_s: float) -> None:
-        try:
-            async with self._slots, asyncio.timeout(time_limit_s):
-                self._waiting.popleft()
-                while True:
-                    try:
-                        await work()
-                        self.counts[("succeeded",)] += 1
-                        return
-                    except Unavailable as error:
-                        self.counts[("retried",)] += 1
-                        # Requests come first when connections are short; a job can wait.
-                        logger.warning("job %s runs again in %g s: %s", name, RETRY_AFTER_S, error)
-                        await asyncio.sleep(RETRY_AFTER_S)
-        except Exception:
-            self.counts[("failed",)] += 1
-            logger.exception("job %s failed", name)
-
-    async def checks(self) -> dict[str, str]:
-        """Return nothing for `/readyz`: jobs depend on no other server."""
-        return {}
+async def checks() -> dict[str, str]:
+    """Return nothing for `/readyz`, which checks the database."""
+    return {}
 
 
 runner = Runner()
-open, close, drain = runner.open, runner.close, runner.drain
-checks, enqueue = runner.checks, runner.enqueue
+accept, drain, opened = runner.accept, runner.drain, runner.opened

@@ -1,6 +1,7 @@
 """How a team declares jobs: async functions with typed arguments, retries and a deadline."""
 
 import inspect
+import re
 import typing
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ P = ParamSpec("P")
 JobT = TypeVar("JobT", bound="Job[[]]")
 Function = Callable[P, Coroutine[Any, Any, None]]
 
+_has_null = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000").search
 # The declared jobs by name, which the imports of the domains fill.
 declared: dict[str, "Job[Any]"] = {}
 
@@ -87,6 +89,8 @@ class Job(Generic[P]):
         except PydanticSerializationError as error:
             name = next(name for name in given if not self._serializes({name: given[name]}))
             raise BadArguments(f"job {self.name}: argument {name}: {error}") from None
+        if _has_null(text):
+            raise BadArguments(f"job {self.name}: PostgreSQL stores no text with U+0000")
         return text.decode()
 
     def load(self, arguments: str) -> dict[str, Any]:

@@ -171,6 +171,8 @@ class Executor:
 
     async def run(self, delivery: Delivery) -> Outcome:
         """Run a job in a context of its own, with the id of its request; return its outcome."""
+        if self._stops:
+            return outcome_of(delivery, asyncio.CancelledError(), stops=True)
         context = Context()
         context.run(request_id.begin, delivery.request_id)
         name = f"{delivery.name} {delivery.request_id}".rstrip()
@@ -181,8 +183,13 @@ class Executor:
         if task.cancelled():  # before it began
             return outcome_of(delivery, asyncio.CancelledError(), stops=True)
         outcome = task.result()
-        self._counts[outcome.label] += outcome.label != "released"
+        if outcome.label != "released":
+            self.count(outcome.label)
         return outcome
+
+    def count(self, outcome: str) -> None:
+        """Count one more job with this outcome."""
+        self._counts[outcome] += 1
 
     def cancel(self) -> None:
         """Cancel the jobs that run; they are released for other processes."""

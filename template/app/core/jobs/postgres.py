@@ -6,19 +6,10 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from app.core.database import WriteSession, database
-from app.core.jobs import statements
-from app.core.jobs.message import Message
+from app.core.jobs.message import store as accept
 from app.core.settings.jobs import JobsSettings
 
-
-async def accept(session: WriteSession | None, message: Message) -> None:
-    """Insert the job in the transaction of the session, or in one of its own."""
-    values = message.row()
-    if session is None:
-        await database.fetch(statements.ADD, values)
-    else:
-        await session.write(statements.ADD, **values)
+__all__ = ["accept", "checks", "drain", "opened"]
 
 
 @asynccontextmanager

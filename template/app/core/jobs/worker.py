@@ -1,9 +1,10 @@
 """Claims the jobs that are due, and runs a limited number of them at once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from logging import getLogger
+from typing import Any
 
 from app.core.database.engine import Database, database
 from app.core.jobs import statements
@@ -17,7 +18,7 @@ RELEASE_TIMEOUT_S = 2.0
 
 logger = getLogger(__name__)
 
-Execute = Callable[[Delivery], Awaitable[None]]
+Execute = Callable[[Delivery], Coroutine[Any, Any, None]]
 
 
 @asynccontextmanager
@@ -27,13 +28,13 @@ async def running(
     *,
     execute: Execute = executor.execute,
     poll_s: float = POLL_S,
-) -> AsyncIterator[None]:
+) -> AsyncIterator["Worker"]:
     """Claim and run jobs until the block ends; then wait for them, and release the late ones."""
     async with executor.opened(settings, source):
         worker = Worker(settings.job_concurrency, execute, poll_s)
         claiming = asyncio.create_task(worker.claim())
         try:
-            yield
+            yield worker
         finally:
             worker.stop()
             await claiming
@@ -49,14 +50,14 @@ class Worker:
         self._poll_s = poll_s
         self._stops = False
         self._wake = asyncio.Event()
-        self._running: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._problem = ""
 
     async def claim(self) -> None:
         """Claim due jobs whenever a slot is free, until `stop`."""
         while not self._stops:
             self._wake.clear()
-            free = self._concurrency - len(self._running)
+            free = max(self._concurrency - len(self._tasks), 0)
             claimed = await self._claim(free) if free else 0
             # If there were fewer than slots, no other job is due.
             await self._wait(self._poll_s if claimed < free else None)
@@ -66,13 +67,37 @@ class Worker:
         self._stops = True
         self._wake.set()
 
+    async def wait(self, timeout_s: float) -> None:
+        """Wait until no job runs, also of those that jobs enqueue."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+
     async def drain(self, timeout_s: float) -> None:
         """Wait for the jobs that run; cancel those that take longer, and release them."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=timeout_s)
-        if self._running:
+        await self.wait(timeout_s)
+        if self._tasks:
             executor.cancel()
-            await asyncio.wait(self._running, timeout=RELEASE_TIMEOUT_S)
+            await asyncio.wait(self._tasks, timeout=RELEASE_TIMEOUT_S)
+
+    @property
+    def running(self) -> int:
+        """The number of jobs that run, or wait in memory."""
+        return len(self._tasks)
+
+    def start(self, execution: Coroutine[Any, Any, None]) -> None:
+        """Run a job, and store its outcome."""
+        task = asyncio.create_task(execution)
+        # The event loop keeps only weak references to tasks.
+        self._tasks.add(task)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("The outcome of a job is not stored", exc_info=error)
 
     async def _claim(self, limit: int) -> int:
         try:
@@ -89,25 +114,11 @@ class Worker:
             logger.info("Jobs are claimed again")
             self._problem = ""
         for row in rows:
-            task = asyncio.create_task(self._run(Delivery(**row)))
-            self._running.add(task)
+            self.start(self._execute(Delivery(**row)))
         return len(rows)
-
-    async def _run(self, delivery: Delivery) -> None:
-        try:
-            await self._execute(delivery)
-        except Exception:
-            logger.exception("The outcome of job %s is not stored", delivery.id)
-        finally:
-            task = asyncio.current_task()
-            assert task
-            self._running.discard(task)
-            self._wake.set()
 
     async def _wait(self, timeout_s: float | None) -> None:
         """Wait until a job ends, until `stop`, or until the time-out."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._wake.wait()
-        except TimeoutError:
-            pass

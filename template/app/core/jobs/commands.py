@@ -1,0 +1,101 @@
+"""`python -m app jobs`: the jobs that failed for good, and how to run them again."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Select, func, select, update
+from sqlalchemy.exc import ProgrammingError
+
+from app.core.database import ReadSession, database
+from app.core.http.problems import Problem
+from app.core.jobs.table import background_job as job
+from app.core.settings.database import DatabaseSettings
+
+USAGE = "use `failed`, `show ID`, `retry ID...` or `retry all`."
+# The longest list; a retry makes it shorter.
+SHOWN = 1000
+
+
+def run(settings: DatabaseSettings, action: str, ids: Sequence[str], *, as_json: bool) -> None:
+    """Run one action; exit with one line that names the reason when it fails."""
+    asyncio.run(_run(settings, action, ids, as_json=as_json))
+
+
+async def _run(
+    settings: DatabaseSettings, action: str, ids: Sequence[str], *, as_json: bool
+) -> None:
+    database.open(settings, pool_size=1)
+    try:
+        match action, ids:
+            case "failed", []:
+                await _failed(as_json=as_json)
+            case "show", [id]:
+                await _show(_uuid(id), as_json=as_json)
+            case "retry", ["all"]:
+                await _retry(None)
+            case "retry", [_, *_]:
+                await _retry([_uuid(id) for id in ids])
+            case _:
+                sys.exit(f"jobs: {USAGE}")
+    except Problem as error:
+        sys.exit(f"jobs: {error.detail}")
+    except ProgrammingError as error:
+        sys.exit(f"jobs: {error.orig}; `python -m app migrate` makes the table.")
+    finally:
+        await database.close()
+
+
+async def _failed(*, as_json: bool) -> None:
+    failed = select(*job.c).where(job.c.state == "dead").order_by(job.c.due_at.desc(), job.c.id)
+    rows = await _rows(failed.limit(SHOWN))
+    if as_json:
+        print(json.dumps(rows, default=str, indent=2))
+        return
+    for row in rows:
+        reason = (row["error"] or "").strip().rpartition("\n")[2]
+        print(f"{row['id']}  {row['due_at']:%Y-%m-%d %H:%M:%S}  {row['name']}  {reason[:200]}")
+    print(f"{len(rows)} jobs failed." if rows else "No job failed.", file=sys.stderr)
+
+
+async def _show(id: UUID, *, as_json: bool) -> None:
+    rows = await _rows(select(*job.c).where(job.c.id == id))
+    if not rows:
+        sys.exit(f"jobs: there is no job {id}: it succeeded, or never was.")
+    row = rows[0]
+    if as_json:
+        print(json.dumps(row, default=str, indent=2))
+        return
+    error = row.pop("error")
+    row["arguments"] = json.dumps(row["arguments"])
+    for name, value in row.items():
+        print(f"{name}: {'' if value is None else value}")
+    print(error or "")
+
+
+async def _retry(ids: list[UUID] | None) -> None:
+    again = (
+        update(job)
+        .where(job.c.state == "dead", *([] if ids is None else [job.c.id.in_(ids)]))
+        .values(state="waiting", attempts=0, deliveries=0, due_at=func.now())
+        .returning(job.c.id)
+    )
+    async with database.engine.begin() as connection:
+        found = set(await connection.scalars(again))
+    print(f"{len(found)} jobs run again.")
+    if missing := set(ids or []) - found:
+        sys.exit(f"jobs: no failed job has the id {', '.join(sorted(map(str, missing)))}.")
+
+
+async def _rows(statement: Select[*tuple[Any, ...]]) -> list[dict[str, Any]]:
+    return [dict(row._mapping) for row in await ReadSession().rows(statement)]
+
+
+def _uuid(id: str) -> UUID:
+    try:
+        return UUID(id)
+    except ValueError:
+        sys.exit(f"jobs: {id!r} is no id of a job; `python -m app jobs failed` lists them.")
