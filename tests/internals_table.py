@@ -20,6 +20,8 @@ PACKAGES = ("opentelemetry-sdk>=1.45", "py-spy>=0.4.3")
 CACHED: dict[str, tuple[Answer, ...]] = {"cache_backend": ("valkey", "memory")}
 VALKEY: dict[str, tuple[Answer, ...]] = {"cache_backend": ("valkey",)}
 MEMORY: dict[str, tuple[Answer, ...]] = {"cache_backend": ("memory",)}
+BACKGROUND: dict[str, tuple[Answer, ...]] = {"background_jobs": ("background_tasks",)}
+POSTGRES: dict[str, tuple[Answer, ...]] = {"background_jobs": ("postgres",)}
 CELERY: dict[str, tuple[Answer, ...]] = {"background_jobs": ("celery",)}
 REPLICA: dict[str, tuple[Answer, ...]] = {"read_replica": (True,)}
 METRICS: dict[str, tuple[Answer, ...]] = {"metrics": ("prometheus",)}
@@ -52,6 +54,11 @@ TESTS: dict[str, Needs] = {
     "replica/test_cache_rules.py": Needs(only=CACHED | REPLICA),
     "replica/test_decisions.py": Needs(only=REPLICA),
     "replica/test_replica.py": Needs(by=("cache_backend",), only=REPLICA),
+    "jobs/test_background_tasks.py": Needs(only=BACKGROUND),
+    "jobs/test_declaration.py": Needs(only=POSTGRES),
+    "jobs/test_execution.py": Needs(only=POSTGRES),
+    "jobs/test_worker.py": Needs(only=POSTGRES),
+    "jobs/test_worker_processes.py": Needs(only=POSTGRES),
     "test_admin.py": Needs(),
     "test_body_limit.py": Needs(),
     "test_cache.py": Needs(by=("cache_backend", "read_replica"), only=CACHED),
@@ -82,7 +89,7 @@ TESTS: dict[str, Needs] = {
     "test_gate.py": Needs(),
     "test_guards.py": Needs(by=("cache_backend",)),
     "test_health.py": Needs(by=("cache_backend", "background_jobs")),
-    "test_jobs_background_tasks.py": Needs(only={"background_jobs": ("background_tasks",)}),
+    "test_jobs_commands.py": Needs(only=POSTGRES),
     "test_lists.py": Needs(),
     "test_logs.py": Needs(),
     "test_metrics.py": Needs(by=("background_jobs",), only=METRICS),
@@ -117,6 +124,9 @@ HELPERS: dict[str, Needs] = {
     "celery/jobs.py": Needs(only=CELERY),
     "commands.py": Needs(),
     "fault_proxy.py": Needs(),
+    "jobs/__init__.py": Needs(),
+    "jobs/process.py": Needs(only=POSTGRES),
+    "jobs/queue.py": Needs(),
     "load.py": Needs(),
     "logged.py": Needs(),
     "replica/__init__.py": Needs(only=REPLICA),

@@ -7,7 +7,7 @@ ends, and another process claims the job.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass
@@ -17,8 +17,10 @@ from traceback import format_exception
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy.pool import PoolProxiedConnection
+
 from app.core.database import PreparedWrite, Row
-from app.core.database.engine import Database, database
+from app.core.database.engine import Database, WaitForRows, database, settle
 from app.core.http.problems import Unavailable
 from app.core.jobs import statements
 from app.core.jobs.declaration import BadArguments, Job, declared
@@ -163,10 +165,22 @@ class Executor:
         finally:
             self._held.discard(delivery)
 
+    async def claim(self, limit: int) -> list[Delivery]:
+        """Claim so many jobs that are due; Unavailable if the database does not answer in time."""
+        values = {"limit": limit, "lease_s": self.lease_s}
+        rows = await self.fetch(statements.CLAIM, self._commit, **values)
+        return [Delivery(**row) for row in rows]
+
     async def execute_id(self, id: UUID, attempts: int, deliveries: int) -> None:
         """Claim, run and store a job that `TAKE` returned, unless another worker claimed it."""
-        values = {"id": id, "attempts": attempts, "deliveries": deliveries}
-        for row in await self.fetch(statements.CLAIM_ONE, **values, lease_s=self.lease_s):
+        rows = await self.fetch(
+            statements.CLAIM_ONE,
+            id=id,
+            attempts=attempts,
+            deliveries=deliveries,
+            lease_s=self.lease_s,
+        )
+        for row in rows:
             await self.execute(Delivery(**row))
 
     async def run(self, delivery: Delivery) -> Outcome:
@@ -205,11 +219,13 @@ class Executor:
     def lease_s(self) -> float:
         return self._opened.job_lease_s
 
-    async def fetch(self, statement: PreparedWrite, **values: Any) -> list[Row]:
+    async def fetch(
+        self, statement: PreparedWrite, wait: WaitForRows | None = None, **values: Any
+    ) -> list[Row]:
         """Run a statement of the queue; Unavailable if the database does not answer in time."""
         try:
             async with asyncio.timeout(STATEMENT_TIMEOUT_S):
-                return await self._database.fetch(statement, values)
+                return await self._database.fetch(statement, values, wait)
         except TimeoutError:
             raise Unavailable("The database did not answer in time.") from None
 
@@ -218,6 +234,23 @@ class Executor:
         if self._settings is None:
             raise RuntimeError("Jobs need `async with lifecycle.resources(...)`.")
         return self._settings
+
+    async def _commit(
+        self, rows: Awaitable[list[Row]], connection: PoolProxiedConnection
+    ) -> list[Row]:
+        """Commit a claim when its rows are here.
+
+        A database that hung may run a statement for which this process has ceased to wait: without
+        the COMMIT, it gives the jobs back at once.
+        """
+        try:
+            await self._database.command(connection, "BEGIN")
+            claimed = await rows
+            await self._database.command(connection, "COMMIT")
+        except BaseException:
+            await settle(connection, "ROLLBACK")
+            raise
+        return claimed
 
     async def _run(self, delivery: Delivery) -> Outcome:
         error: BaseException | None = None
@@ -301,7 +334,7 @@ class Executor:
                 self._counts[outcome] -= count
 
 
-def _columns(deliveries: Sequence[Delivery]) -> Mapping[str, list[Any]]:
+def _columns(deliveries: Sequence[Delivery]) -> dict[str, Any]:
     return {
         "ids": [each.id for each in deliveries],
         "attempts": [each.attempts for each in deliveries],

@@ -7,7 +7,6 @@ from logging import getLogger
 from typing import Any
 
 from app.core.database.engine import Database, database
-from app.core.jobs import statements
 from app.core.jobs.execution import RETRY_S, Delivery, executor
 from app.core.settings.jobs import JobsSettings
 
@@ -101,8 +100,7 @@ class Worker:
 
     async def _claim(self, limit: int) -> int:
         try:
-            values = {"limit": limit, "lease_s": executor.lease_s}
-            rows = await executor.fetch(statements.CLAIM, **values)
+            deliveries = await executor.claim(limit)
         except Exception as error:
             # Once for each outage.
             if repr(error) != self._problem:
@@ -113,9 +111,9 @@ class Worker:
         if self._problem:
             logger.info("Jobs are claimed again")
             self._problem = ""
-        for row in rows:
-            self.start(self._execute(Delivery(**row)))
-        return len(rows)
+        for delivery in deliveries:
+            self.start(self._execute(delivery))
+        return len(deliveries)
 
     async def _wait(self, timeout_s: float | None) -> None:
         """Wait until a job ends, until `stop`, or until the time-out."""

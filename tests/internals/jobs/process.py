@@ -1,0 +1,57 @@
+"""A worker with jobs of tests, which leave their marks in files: `python -m ...jobs.process`."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+from sqlalchemy import func, select
+
+from app.core.database import WriteSession
+from app.core.jobs import job
+from app.core.jobs.postgres_worker import create_worker
+from app.resources import RESOURCES
+from app.settings import get_settings
+
+
+def append(path: str, line: str) -> None:
+    """Add a line in one write, so that several processes may do so."""
+    with Path(path).open("a") as file:
+        file.write(f"{line}\n")
+
+
+@job
+async def hang_once(path: str) -> None:
+    """Note the process and hang; end when run again."""
+    first = not Path(path).exists()
+    append(path, str(os.getpid()))
+    if first:
+        await asyncio.sleep(60)
+
+
+@job
+async def die(path: str) -> None:
+    append(path, str(os.getpid()))
+    os._exit(9)
+
+
+@job
+async def block(path: str) -> None:
+    """Hold the event loop for longer than any deadline."""
+    append(path, str(os.getpid()))
+    time.sleep(60)  # noqa: ASYNC251 - that is the point
+
+
+@job
+async def write_slowly(path: str) -> None:
+    """Use the database before and after the worker was told to stop."""
+    async with WriteSession() as session:
+        await session.scalar(select(func.now()))
+        append(path, "began")
+        await asyncio.sleep(1)
+        await session.scalar(select(func.now()))
+    append(path, "ended")
+
+
+if __name__ == "__main__":
+    create_worker(get_settings(), RESOURCES)()

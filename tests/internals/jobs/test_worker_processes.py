@@ -1,0 +1,119 @@
+"""Worker processes: a kill, a signal, a job that ends its process, a job that blocks it."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from blockbuster import BlockBuster
+
+from dev.guardian import stop
+from dev.processes import log_of, start
+from tests.core.job_worker import job_worker
+from tests.core.serving import ROOT
+from app.core.jobs import enqueue
+from tests.internals.jobs.process import block, die, hang_once, write_slowly
+from tests.internals.jobs.queue import counts, make_due, rows, states, until
+
+
+@pytest.fixture(autouse=True)
+def _prepared(database: None, blockbuster: BlockBuster) -> None:
+    """Let these tests start processes and read files while nothing else runs."""
+    blockbuster.deactivate()
+
+
+async def is_empty() -> bool:
+    return await rows() == []
+
+
+async def is_dead() -> bool:
+    return await states() == ["dead"]
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def has_lines(path: Path, count: int) -> Any:
+    async def check() -> bool:
+        return len(await asyncio.to_thread(lines, path)) >= count
+
+    return check
+
+
+@contextmanager
+def worker_process(home: Path, **variables: str) -> Iterator[psutil.Popen]:
+    """Run a worker with the jobs of `process.py`; print its log at the end."""
+    home.mkdir()
+    command = [sys.executable, "-m", "tests.internals.jobs.process"]
+    process = start(command, home, cwd=ROOT, variables={"JOB_LEASE_S": "1"} | variables)
+    try:
+        yield process
+    finally:
+        stop(process)
+        print(log_of(home).read_text())
+
+
+async def test_a_killed_worker_loses_no_job(tmp_path: Path) -> None:
+    file = tmp_path / "pids"
+    with worker_process(tmp_path / "first") as first:
+        await enqueue(None, hang_once, str(file))
+        await until(has_lines(file, 1))
+        first.send_signal(signal.SIGKILL)
+        with worker_process(tmp_path / "second"):
+            await until(is_empty)
+
+    assert len(lines(file)) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+async def test_a_signal_lets_jobs_end_with_their_resources(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    file = tmp_path / "lines"
+    with worker_process(tmp_path / "worker") as process:
+        await enqueue(None, write_slowly, str(file))
+        await until(has_lines(file, 1))
+        process.send_signal(number)
+        assert await asyncio.to_thread(process.wait, 20) == 0
+
+    assert lines(file) == ["began", "ended"]
+    assert await rows() == []
+    assert await counts() == {"succeeded": 1}
+
+
+async def test_a_job_that_kills_its_process_is_a_dead_letter(tmp_path: Path) -> None:
+    file = tmp_path / "pids"
+    await enqueue(None, die, str(file))
+    for number in range(4):
+        with worker_process(tmp_path / str(number)) as process:
+            if number < 3:
+                assert await asyncio.to_thread(process.wait, 20) == 9
+                await make_due()
+            else:
+                await until(is_dead)
+
+    assert len(lines(file)) == 3
+
+
+async def test_a_job_that_blocks_the_event_loop_ends_the_process(tmp_path: Path) -> None:
+    home = tmp_path / "worker"
+    with worker_process(home, JOB_TIME_LIMIT_S="1") as process:
+        await enqueue(None, block, str(tmp_path / "pids"))
+        assert await asyncio.to_thread(process.wait, 20) == 1
+        log = log_of(home).read_text()
+
+    assert "Timeout" in log
+    assert "process.py" in log
+    assert "in block" in log
+    assert await states() == ["waiting"]
+
+
+async def test_the_services_own_command_runs_and_stops() -> None:
+    with job_worker():
+        pass
