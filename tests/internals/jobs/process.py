@@ -1,4 +1,4 @@
-"""A worker with jobs of tests, which leave their marks in files: `python -m ...jobs.process`."""
+"""A worker with jobs of tests, which leave their marks in files."""
 
 import asyncio
 import os
@@ -53,5 +53,4 @@ async def write_slowly(path: str) -> None:
     append(path, "ended")
 
 
-if __name__ == "__main__":
-    create_worker(get_settings(), RESOURCES)()
+worker = create_worker(get_settings(), RESOURCES)
