@@ -57,6 +57,7 @@ TESTS: dict[str, Needs] = {
     "jobs/test_background_tasks.py": Needs(only=BACKGROUND),
     "jobs/test_declaration.py": Needs(only=POSTGRES),
     "jobs/test_execution.py": Needs(only=POSTGRES),
+    "jobs/test_lost.py": Needs(only=BACKGROUND),
     "jobs/test_worker.py": Needs(only=POSTGRES),
     "jobs/test_worker_processes.py": Needs(only=POSTGRES),
     "test_admin.py": Needs(),

@@ -123,12 +123,13 @@ def test_functions_that_cannot_be_jobs_are_refused() -> None:
     async def untyped(value) -> None: ...  # type: ignore[no-untyped-def]
     def blocking() -> None: ...
 
-    for function, message in {
+    refusals: dict[Callable[..., Any], str] = {
         opaque: "'value': JSON cannot carry",
         several: "'values'",
         untyped: "'value': give it a type",
         blocking: "async def",
-    }.items():
+    }
+    for function, message in refusals.items():
         with pytest.raises(TypeError, match=message):
             declare(function)
 

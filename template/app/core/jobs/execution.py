@@ -156,6 +156,7 @@ class Executor:
                 await upkeep
             with suppress(Unavailable):
                 await self._store_counts()
+            self._stops = False
 
     async def execute(self, delivery: Delivery) -> None:
         """Run a claimed job, and store its outcome."""
