@@ -43,7 +43,7 @@ def url() -> Iterator[str]:
 
 def test_failed_jobs_are_listed_shown_and_run_again(url: str) -> None:
     listed = run("jobs", "failed", DATABASE_URL=url)
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == IDS[:2]
+    assert sorted(line.split()[0] for line in listed.stdout.splitlines()) == IDS[:2]
     assert "app.orders.jobs.pay  LookupError: no order 7" in listed.stdout
     assert "2 jobs failed." in listed.stderr
 

@@ -12,11 +12,11 @@ import psutil
 import pytest
 from blockbuster import BlockBuster
 
+from app.core.jobs import enqueue
 from dev.guardian import stop
 from dev.processes import log_of, start
 from tests.core.job_worker import job_worker
 from tests.core.serving import ROOT
-from app.core.jobs import enqueue
 from tests.internals.jobs.process import block, die, hang_once, write_slowly
 from tests.internals.jobs.queue import counts, make_due, rows, states, until
 
