@@ -194,10 +194,10 @@ class Executor:
         task = asyncio.create_task(self._run(delivery), name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await asyncio.wait([task])
-        if task.cancelled():  # before it began
-            return outcome_of(delivery, asyncio.CancelledError(), stops=True)
-        outcome = task.result()
+        try:
+            outcome = await task
+        except asyncio.CancelledError as error:  # before the task began
+            return outcome_of(delivery, error, stops=True)
         if outcome.label != "released":
             self.count(outcome.label)
         return outcome
@@ -280,8 +280,9 @@ class Executor:
         """Store the outcome, unless another process has the job by now."""
         if outcome.label == "succeeded" and delivery.key is None:
             self._succeeded.append(delivery)
-            # Outcomes that wait for their turn are stored together.
+            # Outcomes that wait for their turn, or come in this turn of the loop, share a statement.
             async with self._turn:
+                await asyncio.sleep(0)
                 ended, self._succeeded = self._succeeded, []
                 if ended:
                     await self._insist(statements.SUCCEED, **_columns(ended))

@@ -12,6 +12,7 @@ from app.core.settings.jobs import JobsSettings
 
 # Longest time from the moment when a job is due to its start, if the worker has a free slot.
 POLL_S = 0.5
+GATHER_S = 0.003
 # Time for cancelled jobs to end and to be released.
 RELEASE_TIMEOUT_S = 2.0
 
@@ -60,6 +61,9 @@ class Worker:
             claimed = await self._claim(free) if free else 0
             # If there were fewer than slots, no other job is due.
             await self._wait(self._poll_s if claimed < free else None)
+            if claimed == free and len(self._tasks) > self._concurrency / 2:
+                # One claim for all slots that become free in this time.
+                await asyncio.sleep(GATHER_S)
 
     def stop(self) -> None:
         """Claim no more jobs."""
