@@ -495,7 +495,6 @@ async def test_each_counts(client: AsyncClient, $noun: dict[str, str]) -> None:
 '''
 _SEEN = '''"""A job after the request: it says that somebody has seen one."""
 
-from functools import partial
 from uuid import UUID
 
 from fastapi import APIRouter
@@ -525,7 +524,7 @@ async def mark_seen(identifier: UUID) -> None:
 async def see(identifier: UUID, session: WriteSessionDep) -> ${Noun}Read:
     """Mark it in the background."""
     found = await service.read(session, identifier)
-    session.after_commit(partial(enqueue, mark_seen, identifier))
+    await enqueue(session, mark_seen, identifier)
     return found
 '''
 _SEEN_TEST = '''"""The job."""

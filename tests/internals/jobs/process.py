@@ -21,6 +21,12 @@ def append(path: str, line: str) -> None:
 
 
 @job
+async def mark(path: str, line: str) -> None:
+    await asyncio.sleep(0.02)
+    append(path, line)
+
+
+@job
 async def hang_once(path: str) -> None:
     """Note the process and hang; end when run again."""
     first = not Path(path).exists()

@@ -12,12 +12,13 @@ import psutil
 import pytest
 from blockbuster import BlockBuster
 
+from app.core.database import WriteSession
 from app.core.jobs import enqueue
 from dev.guardian import stop
 from dev.processes import log_of, start
 from tests.core.job_worker import job_worker
 from tests.core.serving import ROOT
-from tests.internals.jobs.process import block, die, hang_once, write_slowly
+from tests.internals.jobs.process import block, die, hang_once, mark, write_slowly
 from tests.internals.jobs.queue import counts, make_due, rows, states, until
 
 
@@ -85,6 +86,25 @@ async def test_a_signal_lets_jobs_end_with_their_resources(
     assert lines(file) == ["began", "ended"]
     assert await rows() == []
     assert await counts() == {"succeeded": 1}
+
+
+async def test_a_deploy_under_load_runs_every_job_once(tmp_path: Path) -> None:
+    file = tmp_path / "lines"
+    with worker_process(tmp_path / "old") as old:
+        for number in range(200):
+            async with WriteSession() as session:
+                await enqueue(session, mark, str(file), str(number))
+        await until(has_lines(file, 20))
+        old.terminate()
+        with worker_process(tmp_path / "new"):
+            for number in range(200, 300):
+                async with WriteSession() as session:
+                    await enqueue(session, mark, str(file), str(number))
+            await until(is_empty)
+        assert await asyncio.to_thread(old.wait, 20) == 0
+
+    assert sorted(map(int, lines(file))) == list(range(300))
+    assert await counts() == {"succeeded": 300}
 
 
 async def test_a_job_that_kills_its_process_is_a_dead_letter(tmp_path: Path) -> None:
