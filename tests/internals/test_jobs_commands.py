@@ -2,86 +2,96 @@
 
 import asyncio
 import json
-import os
-from collections.abc import Iterator
 from uuid import UUID
 
-import asyncpg
 import pytest
+from pydantic import SecretStr
+from sqlalchemy import make_url
 
+from app.core.jobs import commands
+from app.settings import get_settings
 from dev.processes import free_port
-from tests.core.plugin import migrated_database
-from tests.internals.commands import run
+from tests.internals.commands import run as run_command
+from tests.internals.jobs.queue import run, states
 
 IDS = [str(UUID(int=number)) for number in range(3)]
-ADD = """
-INSERT INTO background_job (id, name, version, arguments, request_id, attempts, state, error)
-VALUES ($1, 'app.orders.jobs.pay', 1, '{"order": 7}', 'the-id', 6, $2, $3)
-"""
+UNKNOWN = str(UUID(int=9))
 
 
-async def states(url: str) -> list[str]:
-    connection = await asyncpg.connect(url)
-    found = await connection.fetch("SELECT state FROM background_job ORDER BY id")
-    await connection.close()
-    return [row["state"] for row in found]
-
-
-async def fill(url: str) -> None:
-    connection = await asyncpg.connect(url)
+@pytest.fixture(autouse=True)
+async def _rows(database: None) -> None:
     for id, state in zip(IDS, ("dead", "dead", "waiting"), strict=True):
-        await connection.execute(ADD, id, state, "Traceback\nLookupError: no order 7\n")
-    await connection.close()
+        await run(f"""
+        INSERT INTO background_job
+            (id, name, version, arguments, request_id, attempts, state, error)
+        VALUES
+            ('{id}', 'app.orders.jobs.pay', 1, '{{"order": 7}}', 'the-id', 6, '{state}',
+            E'Traceback\\nLookupError: no order 7\\n')
+        """)  # noqa: S608 - constants
 
 
-@pytest.fixture
-def url() -> Iterator[str]:
-    with migrated_database() as url:
-        asyncio.run(fill(url))
-        yield url
+async def execute(*arguments: str, as_json: bool = False, **changes: object) -> None:
+    settings = get_settings().model_copy(update=changes)
+    await commands.execute(settings, arguments[0], arguments[1:], as_json=as_json)
 
 
-def test_failed_jobs_are_listed_shown_and_run_again(url: str) -> None:
-    listed = run("jobs", "failed", DATABASE_URL=url)
-    assert sorted(line.split()[0] for line in listed.stdout.splitlines()) == IDS[:2]
-    assert "app.orders.jobs.pay  LookupError: no order 7" in listed.stdout
-    assert "2 jobs failed." in listed.stderr
+async def test_failed_jobs_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    await execute("failed")
+    listed = capsys.readouterr()
+    assert sorted(line.split()[0] for line in listed.out.splitlines()) == IDS[:2]
+    assert "app.orders.jobs.pay  LookupError: no order 7" in listed.out
+    assert listed.err == "2 jobs failed.\n"
 
-    shown = json.loads(run("jobs", "show", IDS[0], "--json", DATABASE_URL=url).stdout)
+
+async def test_a_job_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    await execute("show", IDS[0], as_json=True)
+    shown = json.loads(capsys.readouterr().out)
     assert shown["arguments"] == {"order": 7}
     assert (shown["request_id"], shown["attempts"], shown["state"]) == ("the-id", 6, "dead")
     assert shown["error"].startswith("Traceback")
 
-    # The one that waits, and one that never was, are no failed jobs.
-    unknown = str(UUID(int=9))
-    again = run("jobs", "retry", IDS[0], IDS[2], unknown, DATABASE_URL=url)
-    assert again.returncode == 1
-    assert again.stdout == "1 jobs run again.\n"
-    assert again.stderr == f"jobs: no failed job has the id {IDS[2]}, {unknown}.\n"
-    assert asyncio.run(states(url)) == ["waiting", "dead", "waiting"]
+    await execute("show", IDS[0])
+    assert 'arguments: {"order": 7}' in capsys.readouterr().out
 
-    assert run("jobs", "retry", "all", DATABASE_URL=url).returncode == 0
-    assert json.loads(run("jobs", "failed", "--json", DATABASE_URL=url).stdout) == []
+
+async def test_failed_jobs_run_again(capsys: pytest.CaptureFixture[str]) -> None:
+    # The job that waits, and a job that never was, are no failed jobs.
+    with pytest.raises(SystemExit, match=f"^jobs: no failed job has the id {IDS[2]}, {UNKNOWN}.$"):
+        await execute("retry", IDS[0], IDS[2], UNKNOWN)
+    assert capsys.readouterr().out == "1 jobs run again.\n"
+    assert await states() == ["dead", "waiting", "waiting"]
+
+    await execute("retry", "all")
+    await execute("failed", as_json=True)
+    assert capsys.readouterr().out == "1 jobs run again.\n[]\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["show", "x"], "'x' is no id of a job; `python -m app jobs failed` lists them."),
+        (["show", UNKNOWN], f"there is no job {UNKNOWN}: it succeeded, or never was."),
         (["retry"], "use `failed`, `show ID`, `retry ID...` or `retry all`."),
-        (["failed"], "The database cannot be reached."),
     ],
 )
-def test_errors_are_one_line(arguments: list[str], message: str) -> None:
+async def test_a_wrong_argument_is_named(arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        await execute(*arguments)
+
+    assert caught.value.code == f"jobs: {message}"
+
+
+async def test_a_database_without_the_table_is_named() -> None:
+    url = make_url(get_settings().database_url.get_secret_value()).set(database="postgres")
+    empty = SecretStr(url.render_as_string(hide_password=False))
+
+    with pytest.raises(SystemExit, match="`python -m app migrate` makes the table"):
+        await execute("failed", database_url=empty)
+
+
+async def test_the_command_ends_in_one_line_without_the_database() -> None:
     nowhere = f"postgresql://postgres:secret@127.0.0.1:{free_port()}/postgres"
-    process = run("jobs", *arguments, DATABASE_URL=nowhere)
+    process = await asyncio.to_thread(run_command, "jobs", "failed", DATABASE_URL=nowhere)
 
     assert (process.returncode, process.stdout) == (1, "")
-    assert process.stderr == f"jobs: {message}\n"
-
-
-def test_a_database_without_the_table_is_named() -> None:
-    empty = os.environ["DATABASE_URL"].rpartition("/")[0] + "/postgres"
-    process = run("jobs", "failed", DATABASE_URL=empty)
-
-    assert "`python -m app migrate` makes the table" in process.stderr
+    assert process.stderr == "jobs: The database cannot be reached.\n"

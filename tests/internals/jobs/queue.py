@@ -45,7 +45,7 @@ async def run(sql: str) -> None:
         await connection.execute(text(sql))
 
 
-async def until(is_done: Callable[[], Awaitable[bool]], timeout_s: float = 30) -> None:
+async def until(is_done: Callable[[], Awaitable[bool]], timeout_s: float = 60) -> None:
     async with asyncio.timeout(timeout_s):
         while not await is_done():
             await asyncio.sleep(0.02)

@@ -147,9 +147,7 @@ async def test_the_backoff_doubles_up_to_a_bound(attempts: int, delay_s: float) 
 
 
 @pytest.mark.parametrize(("age_s", "delay_s"), [(0, 1), (50, 5), (3600, 60)])
-async def test_an_unavailable_dependency_costs_no_retry(
-    age_s: float, delay_s: float
-) -> None:
+async def test_an_unavailable_dependency_costs_no_retry(age_s: float, delay_s: float) -> None:
     old = delivery(note.name, attempts=5, deliveries=2, age_s=age_s)
     outcome = outcome_of(old, Unavailable("Gone."), stops=False)
 

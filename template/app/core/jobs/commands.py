@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.exc import ProgrammingError
 
-from app.core.database import ReadSession, database
+from app.core.database import Database, ReadSession
 from app.core.http.problems import Problem
 from app.core.jobs.table import background_job as job
 from app.core.settings.database import DatabaseSettings
@@ -22,23 +22,25 @@ SHOWN = 1000
 
 def run(settings: DatabaseSettings, action: str, ids: Sequence[str], *, as_json: bool) -> None:
     """Run one action; exit with one line that names the reason when it fails."""
-    asyncio.run(_run(settings, action, ids, as_json=as_json))
+    asyncio.run(execute(settings, action, ids, as_json=as_json))
 
 
-async def _run(
+async def execute(
     settings: DatabaseSettings, action: str, ids: Sequence[str], *, as_json: bool
 ) -> None:
-    database.open(settings, pool_size=1)
+    """Run one action with a connection of its own; SystemExit has the reason of a failure."""
+    source = Database()
+    source.open(settings, pool_size=1)
     try:
         match action, ids:
             case "failed", []:
-                await _failed(as_json=as_json)
+                await _failed(source, as_json=as_json)
             case "show", [id]:
-                await _show(_uuid(id), as_json=as_json)
+                await _show(source, _uuid(id), as_json=as_json)
             case "retry", ["all"]:
-                await _retry(None)
+                await _retry(source, None)
             case "retry", [_, *_]:
-                await _retry([_uuid(id) for id in ids])
+                await _retry(source, [_uuid(id) for id in ids])
             case _:
                 sys.exit(f"jobs: {USAGE}")
     except Problem as error:
@@ -46,12 +48,12 @@ async def _run(
     except ProgrammingError as error:
         sys.exit(f"jobs: {error.orig}; `python -m app migrate` makes the table.")
     finally:
-        await database.close()
+        await source.close()
 
 
-async def _failed(*, as_json: bool) -> None:
+async def _failed(source: Database, *, as_json: bool) -> None:
     failed = select(*job.c).where(job.c.state == "dead").order_by(job.c.due_at.desc(), job.c.id)
-    rows = await _rows(failed.limit(SHOWN))
+    rows = await _rows(source, failed.limit(SHOWN))
     if as_json:
         print(json.dumps(rows, default=str, indent=2))
         return
@@ -61,8 +63,8 @@ async def _failed(*, as_json: bool) -> None:
     print(f"{len(rows)} jobs failed." if rows else "No job failed.", file=sys.stderr)
 
 
-async def _show(id: UUID, *, as_json: bool) -> None:
-    rows = await _rows(select(*job.c).where(job.c.id == id))
+async def _show(source: Database, id: UUID, *, as_json: bool) -> None:
+    rows = await _rows(source, select(*job.c).where(job.c.id == id))
     if not rows:
         sys.exit(f"jobs: there is no job {id}: it succeeded, or never was.")
     row = rows[0]
@@ -76,22 +78,22 @@ async def _show(id: UUID, *, as_json: bool) -> None:
     print(error or "")
 
 
-async def _retry(ids: list[UUID] | None) -> None:
+async def _retry(source: Database, ids: list[UUID] | None) -> None:
     again = (
         update(job)
         .where(job.c.state == "dead", *([] if ids is None else [job.c.id.in_(ids)]))
         .values(state="waiting", attempts=0, deliveries=0, due_at=func.now())
         .returning(job.c.id)
     )
-    async with database.engine.begin() as connection:
+    async with source.engine.begin() as connection:
         found = set(await connection.scalars(again))
     print(f"{len(found)} jobs run again.")
     if missing := set(ids or []) - found:
         sys.exit(f"jobs: no failed job has the id {', '.join(sorted(map(str, missing)))}.")
 
 
-async def _rows(statement: Select[*tuple[Any, ...]]) -> list[dict[str, Any]]:
-    return [dict(row._mapping) for row in await ReadSession().rows(statement)]
+async def _rows(source: Database, statement: Select[*tuple[Any, ...]]) -> list[dict[str, Any]]:
+    return [dict(row._mapping) for row in await ReadSession(source).rows(statement)]
 
 
 def _uuid(id: str) -> UUID:

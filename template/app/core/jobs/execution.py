@@ -280,7 +280,7 @@ class Executor:
         """Store the outcome, unless another process has the job by now."""
         if outcome.label == "succeeded" and delivery.key is None:
             self._succeeded.append(delivery)
-            # Outcomes that wait for their turn, or come in this turn of the loop, share a statement.
+            # Outcomes that wait, or come in this turn of the event loop, share a statement.
             async with self._turn:
                 await asyncio.sleep(0)
                 ended, self._succeeded = self._succeeded, []
