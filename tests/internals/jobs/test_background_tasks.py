@@ -186,7 +186,7 @@ async def test_jobs_that_are_left_at_a_stop_run_in_another_process() -> None:
 async def test_the_next_start_says_how_many_jobs_a_kill_lost(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with patch.object(background_tasks, "take_lost", lambda: 7):
+    with patch.object(background_tasks, "take_lost", lambda _: 7):
         async with process():
             pass
     with patch.object(background_tasks, "take_lost", side_effect=PermissionError("read-only")):

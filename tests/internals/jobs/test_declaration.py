@@ -182,5 +182,7 @@ def test_a_periodic_job_has_no_arguments_and_an_interval() -> None:
 
     with pytest.raises(TypeError, match="'days'"):
         every(timedelta(hours=1))(declare(needs))
+    with pytest.raises(TypeError, match="with @job first"):
+        every(timedelta(hours=1))(fast)  # type: ignore[type-var]
     with pytest.raises(ValueError, match="a second"):
         every(timedelta(milliseconds=1))(declare(fast))

@@ -14,7 +14,7 @@ from app.core.database import WriteSession
 from app.core.http.problems import Unavailable
 from app.core.jobs import periodic, statements
 from app.core.jobs.execution import RETRY_S, Delivery, Outcome, executor
-from app.core.jobs.lost import Count, take_lost
+from app.core.jobs.lost import Count, default_directory, take_lost
 from app.core.jobs.message import Message, store
 from app.core.jobs.worker import Worker, running
 from app.core.settings.jobs import JobsSettings
@@ -126,9 +126,10 @@ class Runner:
 
     def _open_count(self) -> None:
         try:
-            if lost := take_lost():
+            directory = default_directory()
+            if lost := take_lost(directory):
                 logger.error("Processes that were killed lost %d jobs.", lost)
-            self._count = Count()
+            self._count = Count(directory)
         except OSError as error:
             logger.warning("Jobs that a kill loses are not counted: %s", error)
 

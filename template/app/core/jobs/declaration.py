@@ -160,12 +160,14 @@ def every(interval: timedelta) -> Callable[[JobT], JobT]:
 
     Raises:
         ValueError: when the interval is shorter than a second.
-        TypeError: when the job requires an argument.
+        TypeError: when the job requires an argument, or the function is not declared with `job`.
     """
     if interval < timedelta(seconds=1):
         raise ValueError("every: the shortest interval is a second")
 
     def declare(job: JobT) -> JobT:
+        if not isinstance(job, Job):
+            raise TypeError(f"every: declare {job!r} with @job first, on the line below")
         job.dump()
         periodic = replace(job, every=interval)
         declared[job.name] = periodic

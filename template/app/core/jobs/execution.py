@@ -326,8 +326,8 @@ class Executor:
                     await self.fetch(statements.EXTEND, **held, lease_s=lease_s)
                     extend_s = monotonic() + lease_s / 3
                 await self._store_counts()
-            except Unavailable as error:
-                logger.warning("The leases of %d jobs: %s", len(self._held), error)
+            except Exception as error:
+                logger.warning("Leases of %d jobs not extended: %r", len(self._held), error)
 
     async def _store_counts(self) -> None:
         for outcome, count in [*self._counts.items()]:

@@ -15,15 +15,22 @@ from tempfile import gettempdir, mkstemp
 from zlib import crc32
 
 _SIZE = 8
-# One directory for each service of each user.
-_DIRECTORY = Path(gettempdir(), f"jobs-{os.getuid()}-{crc32(str(Path(__file__)).encode()):x}")
+
+
+def default_directory() -> Path:
+    """Return the directory of this service and user; OSError if there is no temporary directory."""
+    service = crc32(str(Path(__file__)).encode())
+    return Path(gettempdir(), f"jobs-{os.getuid()}-{service:x}")
 
 
 class Count:
-    """A number in a file, which outlives the process if it is not 0 at `close`."""
+    """A number in a file, which outlives the process if it is not 0 at `close`.
 
-    def __init__(self, directory: Path = _DIRECTORY) -> None:
-        """Make the file; OSError if that is not possible."""
+    Raises:
+        OSError: when the file cannot be made.
+    """
+
+    def __init__(self, directory: Path) -> None:
         with _locked(directory):
             self._file, self._path = mkstemp(dir=directory)
             flock(self._file, LOCK_EX)
@@ -44,7 +51,7 @@ class Count:
         os.close(self._file)
 
 
-def take_lost(directory: Path = _DIRECTORY) -> int:
+def take_lost(directory: Path) -> int:
     """Return the number of jobs that killed processes had, and remove their files."""
     lost = 0
     with _locked(directory):

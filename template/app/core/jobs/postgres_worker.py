@@ -4,6 +4,7 @@ import asyncio
 import faulthandler
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from logging import getLogger
 from typing import Any
@@ -18,6 +19,9 @@ from app.core.operations import lifecycle
 from app.core.operations.resource import Resource
 from app.core.settings import CoreSettings
 from app.core.telemetry.logs import configure_logging
+
+# How often the event loop shows that no job blocks it.
+BEAT_S = 1.0
 
 logger = getLogger(__name__)
 
@@ -63,6 +67,8 @@ async def _watch(stopping: asyncio.Event, longest_s: float) -> None:
     No deadline can end such a job. The log then shows its stack, and another worker claims it.
     """
     while not stopping.is_set():
-        faulthandler.dump_traceback_later(longest_s, exit=True)
-        await asyncio.wait([asyncio.ensure_future(stopping.wait())], timeout=longest_s / 10)
+        faulthandler.dump_traceback_later(longest_s + BEAT_S, exit=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BEAT_S):
+                await stopping.wait()
     faulthandler.cancel_dump_traceback_later()

@@ -14,7 +14,7 @@ from app.core.settings.jobs import JobsSettings
 POLL_S = 0.5
 GATHER_S = 0.003
 # Time for cancelled jobs to end and to be released.
-RELEASE_TIMEOUT_S = 2.0
+RELEASE_TIMEOUT_S = 1.0
 
 logger = getLogger(__name__)
 
