@@ -278,7 +278,8 @@ async def settle(connection: PoolProxiedConnection, sql: str = "SELECT") -> None
     locks until the next statement, so an empty `SELECT` is enough.
     """
     driver = connection.driver_connection
-    assert driver is not None
+    if driver is None:
+        return  # It is closed already.
     try:
         async with asyncio.timeout(SETTLE_TIMEOUT_S):
             await driver.execute(sql)

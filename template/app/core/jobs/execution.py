@@ -7,7 +7,7 @@ ends, and another process claims the job.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass
@@ -249,6 +249,8 @@ class Executor:
             claimed = await rows
             await self._database.command(connection, "COMMIT")
         except BaseException:
+            if isinstance(rows, Coroutine):
+                rows.close()  # Not awaited, if BEGIN failed.
             await settle(connection, "ROLLBACK")
             raise
         return claimed
@@ -327,7 +329,8 @@ class Executor:
                     extend_s = monotonic() + lease_s / 3
                 await self._store_counts()
             except Exception as error:
-                logger.warning("Leases of %d jobs not extended: %r", len(self._held), error)
+                if self._held:
+                    logger.warning("Leases of %d jobs not extended: %r", len(self._held), error)
 
     async def _store_counts(self) -> None:
         for outcome, count in [*self._counts.items()]:
