@@ -119,6 +119,8 @@ async def test_no_more_wait_than_allowed() -> None:
             with pytest.raises(Unavailable, match="work is not run: too many jobs wait"):
                 await enqueue(session, work, 99)
         await enqueue(None, work.options(optional=True), 98)
+        async with WriteSession() as session:
+            await enqueue(session, work.options(optional=True), 97)
 
     assert sorted(seen) == [0, 1, 2, 3]
 

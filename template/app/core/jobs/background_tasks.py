@@ -11,7 +11,7 @@ from functools import partial
 from logging import getLogger
 
 from app.core.database import WriteSession
-from app.core.http.problems import Unavailable
+from app.core.http.problems import Busy, Unavailable
 from app.core.jobs import periodic, statements
 from app.core.jobs.execution import RETRY_S, Delivery, Outcome, executor
 from app.core.jobs.lost import Count, default_directory, take_lost
@@ -57,7 +57,7 @@ class Runner:
 
         Raises:
             RuntimeError: when the process has not opened its resources.
-            Unavailable: when `JOB_BACKLOG` jobs wait already.
+            Busy: when `JOB_BACKLOG` jobs wait already.
         """
         if message.key is not None or message.delay_s:
             await store(session, message)
@@ -67,7 +67,7 @@ class Runner:
         limit = self._settings.job_concurrency + self._settings.job_backlog
         if self._worker.running >= limit:
             executor.count("refused")
-            raise Unavailable(f"{message.name} is not run: too many jobs wait.")
+            raise Busy(f"{message.name} is not run: too many jobs wait.")
         delivery = Delivery(
             message.id,
             message.name,

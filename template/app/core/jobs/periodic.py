@@ -12,7 +12,6 @@ from time import monotonic
 from uuid import uuid4
 
 from app.core.database import ReadSession, WriteSession
-from app.core.http.problems import Unavailable
 from app.core.jobs import statements
 from app.core.jobs.declaration import Job, declared
 from app.core.jobs.message import Message
@@ -39,6 +38,7 @@ async def _run(tick_s: float) -> None:
     # The last interval that is enqueued, by the name of the job.
     enqueued: dict[str, int] = {}
     forget_s = monotonic()
+    problem = ""
     while True:
         try:
             await _enqueue(enqueued)
@@ -46,10 +46,12 @@ async def _run(tick_s: float) -> None:
                 forget_s = monotonic() + FORGET_S
                 async with WriteSession() as session:
                     await session.autocommit(statements.FORGET)
-        except Unavailable as error:
-            logger.warning("No periodic jobs are enqueued: %s", error.detail)
-        except Exception:
-            logger.exception("No periodic jobs are enqueued")
+            problem = ""
+        except Exception as error:
+            # Once for each outage.
+            if repr(error) != problem:
+                logger.warning("No periodic jobs are enqueued: %r", error)
+            problem = repr(error)
         await asyncio.sleep(tick_s)
 
 
