@@ -106,6 +106,7 @@ TESTS: dict[str, Needs] = {
     "test_read_back.py": Needs(),
     "test_redis_url.py": Needs(only=VALKEY),
     "test_request_id.py": Needs(by=("cache_backend",)),
+    "test_resources.py": Needs(by=("cache_backend",)),
     "test_response_cache.py": Needs(by=("cache_backend", "read_replica"), only=CACHED),
     "test_routing.py": Needs(),
     "test_server.py": Needs(),
