@@ -100,7 +100,7 @@ def _listen() -> None:
 
 def _add_statement(sql: str, duration_s: float, error: BaseException | None) -> None:
     """Add a span of a statement, without its values: they may be personal data."""
-    parent = _request_span()
+    parent = request_span()
     if not parent.get_span_context().trace_flags.sampled:
         return
     ended_ns = time_ns()
@@ -117,7 +117,7 @@ def _add_statement(sql: str, duration_s: float, error: BaseException | None) -> 
     span.end(ended_ns)
 
 
-def _request_span() -> trace.Span:
+def request_span() -> trace.Span:
     """Return the span of the current request, also in a load of the cache, which must not see it.
 
     A load runs for all clients, so nothing of one request may be in its context.
@@ -133,7 +133,7 @@ def _request_span() -> trace.Span:
 def _with_trace_id(factory: Any) -> Any:
     def make_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record: logging.LogRecord = factory(*args, **kwargs)
-        context = _request_span().get_span_context()
+        context = request_span().get_span_context()
         if context.is_valid:
             record.trace_id = trace.format_trace_id(context.trace_id)
         return record

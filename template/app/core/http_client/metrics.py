@@ -1,0 +1,39 @@
+"""The duration of each call to another service, by host and status."""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from prometheus_client import Histogram
+
+from app.core.http_client.client import Call
+
+# More hosts than a service has in its settings would be series without end.
+MAX_HOSTS = 30
+BUCKETS_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 10)
+
+DURATION = Histogram(
+    "http_client_request_duration_seconds",
+    "Time of a call to another service, each retry by itself; status 0 without a response.",
+    ["host", "status"],
+    buckets=BUCKETS_S,
+)
+_series: dict[tuple[str, int], Any] = {}
+_hosts: set[str] = set()
+
+
+def measure(call: Call) -> Callable[[], None]:
+    """Observe the attempt at its end; hosts that clients name are `public`."""
+    began_s = perf_counter()
+
+    def end() -> None:
+        host = "public" if call.is_public else call.url.host or ""
+        if len(_hosts) < MAX_HOSTS:
+            _hosts.add(host)
+        name = (host if host in _hosts else "other", call.status)
+        series = _series.get(name)
+        if series is None:
+            series = _series[name] = DURATION.labels(*name)
+        series.observe(perf_counter() - began_s)
+
+    return end

@@ -1,0 +1,36 @@
+"""Settings of the client for other services."""
+
+from ipaddress import ip_network
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings
+
+
+def _network(text: str) -> str:
+    return str(ip_network(text))
+
+
+class HttpClientSettings(BaseSettings):
+    http_connect_timeout_s: float = Field(
+        2.0, gt=0, description="Longest time to find and reach another service, TLS included."
+    )
+    http_read_timeout_s: float = Field(
+        5.0, gt=0, description="Longest time without a byte from another service."
+    )
+    http_total_timeout_s: float = Field(
+        10.0, gt=0, description="Longest time of a call to another service, retries included."
+    )
+    http_retries: int = Field(
+        2, ge=0, le=10, description="Retries of an idempotent call at most, within its time limit."
+    )
+    http_max_in_flight: int = Field(
+        50, ge=1, description="Calls that one process has in flight to one host, at most."
+    )
+    http_max_response_bytes: int = Field(
+        1024**2, ge=1, description="Largest response of another service, after decompression."
+    )
+    http_private_networks: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+        (),
+        description="Networks that `public_http` may reach although they are not public.",
+    )
