@@ -25,6 +25,7 @@ POSTGRES: dict[str, tuple[Answer, ...]] = {"background_jobs": ("postgres",)}
 CELERY: dict[str, tuple[Answer, ...]] = {"background_jobs": ("celery",)}
 REPLICA: dict[str, tuple[Answer, ...]] = {"read_replica": (True,)}
 METRICS: dict[str, tuple[Answer, ...]] = {"metrics": ("prometheus",)}
+HTTP_CLIENT: dict[str, tuple[Answer, ...]] = {"http_client": (True,)}
 TRACING: dict[str, tuple[Answer, ...]] = {"tracing": (True,)}
 
 
@@ -91,6 +92,8 @@ TESTS: dict[str, Needs] = {
     "test_guards.py": Needs(by=("cache_backend",)),
     "test_health.py": Needs(by=("cache_backend", "background_jobs")),
     "test_jobs_commands.py": Needs(only=POSTGRES),
+    "test_http_client.py": Needs(only=HTTP_CLIENT | METRICS | TRACING),
+    "test_jobs_background_tasks.py": Needs(only={"background_jobs": ("background_tasks",)}),
     "test_lists.py": Needs(),
     "test_logs.py": Needs(),
     "test_metrics.py": Needs(by=("background_jobs",), only=METRICS),

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
@@ -111,6 +111,8 @@ class HttpClient:
                 connect=settings.http_connect_timeout_s, sock_read=settings.http_read_timeout_s
             ),
         )
+        # Otherwise aiohttp sends a call twice if its connection breaks, outside of all limits here.
+        session._retry_connection = False
         self._session, self._settings = session, settings
         self._hosts.clear()
         try:
@@ -179,7 +181,9 @@ class HttpClient:
             content = to_json(json)
             headers = {"Content-Type": "application/json", **(headers or {})}
         may_retry = method in IDEMPOTENT if idempotent is None else idempotent
-        target = self._parsed(url)
+        target = _parsed(url)
+        if target is None:
+            raise self._invalid()
         if params:
             target = target.update_query(params)
         while True:
@@ -189,10 +193,9 @@ class HttpClient:
             if method != "GET" or redirects < 1 or location is None:
                 return _validated(call, answer, into)
             redirects -= 1
-            try:
-                following = self._parsed(location, base=target)
-            except ValueError:
-                raise _bad(call, "it redirects to no URL of HTTP", answer) from None
+            following = _parsed(location, base=target)
+            if following is None:
+                raise _bad(call, "the redirect leads to no URL of HTTP", answer)
             if following.origin() != target.origin():
                 headers = None
             target = following
@@ -257,14 +260,12 @@ class HttpClient:
         return answer or reason
 
     async def _take_slot(self, call: Call, host: Host) -> None:
-        if not host.slots.locked():
-            await host.slots.acquire()
-            return
-        try:
-            async with asyncio.timeout(QUEUE_TIMEOUT_S):
+        with suppress(TimeoutError):
+            # A timer costs, and is seldom needed.
+            async with asyncio.timeout(QUEUE_TIMEOUT_S) if host.slots.locked() else nullcontext():
                 await host.slots.acquire()
-        except TimeoutError:
-            raise _unavailable(call, "HTTP_MAX_IN_FLIGHT calls to it are in flight") from None
+                return
+        raise _unavailable(call, "HTTP_MAX_IN_FLIGHT calls to it are in flight")
 
     async def _body(self, call: Call, response: aiohttp.ClientResponse) -> bytes:
         assert self._settings is not None
@@ -291,19 +292,19 @@ class HttpClient:
         identifier = "" if self._only_public else request_id.current()
         return {"X-Request-ID": identifier} if identifier else {}
 
-    def _parsed(self, url: str, base: URL | None = None) -> URL:
-        try:
-            target = base.join(URL(url)) if base else URL(url)
-        except ValueError:
-            raise self._invalid() from None
-        if target.scheme not in ("http", "https") or not target.host:
-            raise self._invalid()
-        return target
-
     def _invalid(self) -> Exception:
         """Return an error without the URL, which may have a password."""
         message = "Expected a URL such as https://example.org/path."
         return Unprocessable(message) if self._only_public else ValueError(message)
+
+
+def _parsed(url: str, base: URL | None = None) -> URL | None:
+    """Return an absolute URL of HTTP, or None."""
+    with suppress(ValueError):
+        target = base.join(URL(url)) if base else URL(url)
+        if target.scheme in ("http", "https") and target.host:
+            return target
+    return None
 
 
 def _validated(call: Call, answer: Answer, into: type[T] | TypeAdapter[T]) -> T:
