@@ -1,13 +1,12 @@
 """Resources: the order of opening and closing, failures of either, and their values."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from app.core import jobs
-from app.core.database import database
 from app.core.operations import lifecycle, resource
 from app.core.operations.resource import Resource
 from app.core.settings import CoreSettings
@@ -42,20 +41,40 @@ def make(events: list[str]) -> Callable[..., Resource[str]]:
     return make
 
 
+class Part:
+    """Stands for a part of core, which the application may have open."""
+
+    def __init__(self, name: str, events: list[str]) -> None:
+        self.close = _noting(f"{name} closes", events)
+
+    def open(self, *_: object, **__: object) -> Awaitable[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    @asynccontextmanager
+    async def opened(self, *_: object, **__: object) -> AsyncIterator[None]:
+        yield
+        await self.close()
+
+    __call__ = opened
+
+
+def _noting(event: str, events: list[str]) -> Callable[[], Coroutine[Any, Any, None]]:
+    async def note() -> None:
+        events.append(event)
+
+    return note
+
+
 @pytest.fixture(autouse=True)
-def closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the resources of the application as they are, and use none of them."""
-    for part in (database, jobs):
-        monkeypatch.setattr(part, "open", lambda *_, **__: None)
-    for part in (lifecycle, database, jobs):
-        for name in {"drain", "close"} & set(dir(part)):
-            monkeypatch.setattr(part, name, _nothing)
-    if cache := getattr(lifecycle, "cache", None):
-        monkeypatch.setattr(cache, "open", _nothing)
-        monkeypatch.setattr(cache, "close", _nothing)
-
-
-async def _nothing(*_: object) -> None: ...
+def core_events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace the parts of core, and return their events."""
+    core: list[str] = []
+    for name in {"cache", "clients", "database", "jobs", "pools", "signer"} & set(vars(lifecycle)):
+        monkeypatch.setattr(lifecycle, name, Part(name, core))
+    monkeypatch.setattr(lifecycle, "drain", _noting("sessions end", core))
+    return core
 
 
 async def hold(*own: Resource[Any], events: list[str], error: Exception | None = None) -> None:
@@ -65,23 +84,20 @@ async def hold(*own: Resource[Any], events: list[str], error: Exception | None =
             raise error
 
 
-async def test_resources_open_in_order_and_close_in_reverse_after_sessions_and_jobs(
-    make: Callable[..., Resource[str]], events: list[str], monkeypatch: pytest.MonkeyPatch
+async def test_resources_open_in_order_and_close_in_reverse_between_jobs_and_core(
+    make: Callable[..., Resource[str]], events: list[str], core_events: list[str]
 ) -> None:
-    def noting(event: str) -> Callable[..., Any]:
-        async def note() -> None:
-            events.append(event)
+    @Resource
+    async def last(_: CoreSettings) -> AsyncIterator[None]:
+        yield
+        events.append(f"last closes after {', '.join(core_events)}")
 
-        return note
+    await hold(make("a"), make("b"), last, events=events)
 
-    monkeypatch.setattr(lifecycle, "drain", noting("sessions end"))
-    monkeypatch.setattr(jobs, "close", noting("jobs end"))
-    monkeypatch.setattr(database, "close", noting("database closes"))
-
-    await hold(make("a"), make("b"), events=events)
-
-    ends = ["sessions end", "jobs end", "b closes", "a closes", "database closes"]
-    assert events == ["a opens", "b opens", "runs", *ends]
+    opens = ["a opens", "b opens", "runs"]
+    ends = ["last closes after sessions end, jobs closes", "b closes", "a closes"]
+    assert events == [*opens, *ends]
+    assert core_events[-1] == "database closes"
 
 
 async def test_the_code_after_yield_runs_after_an_error_of_the_process(
