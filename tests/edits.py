@@ -149,6 +149,13 @@ def add_setting(service: Path, domain: Domain) -> None:
     substitute(path, r"(?<=\nclass Settings\(CoreSettings\):\n)    pass\n", f"    {field}\n")
 
 
+def add_resource(service: Path, domain: Domain) -> None:
+    write(service / f"app/{domain.name}/opened.py", domain.fill(_RESOURCE))
+    add_import(service / "app/resources.py", f"from app.{domain.name}.opened import {domain.name}_opened")
+    substitute(service / "app/resources.py", r"(?<=\[)(?=(\w+)?\]\n\Z)", f"{domain.name}_opened, ")
+    substitute(service / "app/resources.py", r", \]\n\Z", "]\n")
+
+
 def add_router(service: Path, domain: Domain) -> None:
     for module, name in (("router", domain.name), *((block, f"{domain.name}_{block}") for block in domain.blocks)):
         add_import(service / "app/api.py", f"from app.{domain.name}.{module} import router as {name}")
@@ -204,6 +211,7 @@ def add_dashboard(service: Path, domain: Domain) -> None:
 # Every place that was made for a team's own.
 EXTENSION_POINTS: dict[str, Callable[[Path, Domain], None]] = {
     "a variable": add_setting,
+    "a resource": add_resource,
     "a domain": add_router,
     "middleware": add_middleware,
     "a dependency": add_dependencies,
@@ -249,6 +257,19 @@ class Served:
             await send(message)
 
         await self.app(scope, receive, stamped if scope["type"] == "http" else send)
+'''
+_RESOURCE = '''"""What each process opens for the $name."""
+
+from collections.abc import AsyncIterator
+
+from app.core.operations.resource import Resource
+from app.settings import Settings
+
+
+@Resource
+async def ${name}_opened(settings: Settings) -> AsyncIterator[int]:
+    """How many are shown."""
+    yield settings.${name}_shown
 '''
 _SESSION = '''
 
@@ -445,6 +466,7 @@ _TEST = '''"""$Noun by $noun."""
 
 from httpx2 import AsyncClient
 
+from app.$name.opened import ${name}_opened
 from app.settings import get_settings
 
 
@@ -456,6 +478,7 @@ async def test_it_is_read_and_listed(client: AsyncClient, $noun: dict[str, str])
     kept = response.json()
     assert (await client.get(f"/$name/{kept['id']}")).json() == kept
     assert (await client.get("/$name")).json()["items"] == [kept]
+    assert ${name}_opened.get() == 20
 
 
 def test_the_setting_has_its_default() -> None:
