@@ -72,6 +72,10 @@ TESTS: dict[str, Needs] = {
     "test_cache_store.py": Needs(by=("cache_backend",), only=CACHED),
     "test_cache_tags.py": Needs(only=CACHED),
     "test_cache_valkey.py": Needs(only=VALKEY),
+    "test_calls_at_a_stop.py": Needs(
+        by=("background_jobs",),
+        only=HTTP_CLIENT | {"background_jobs": ("postgres", "background_tasks")},
+    ),
     "test_capacity.py": Needs(by=("cache_backend", "read_replica")),
     "test_check.py": Needs(by=("cache_backend", "background_jobs")),
     "test_commands.py": Needs(by=("cache_backend",)),
@@ -127,6 +131,7 @@ HELPERS: dict[str, Needs] = {
     "__init__.py": Needs(),
     "celery/__init__.py": Needs(only=CELERY),
     "celery/jobs.py": Needs(only=CELERY),
+    "calling.py": Needs(only=HTTP_CLIENT),
     "commands.py": Needs(),
     "fault_proxy.py": Needs(),
     "jobs/__init__.py": Needs(),
