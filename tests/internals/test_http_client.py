@@ -172,9 +172,9 @@ def full_of(number: int) -> Thing:
         (answer(status=404), "status 404"),
         (answer(status=500), "status 500"),
         (answer(b"", 302, location="/other"), "status 302"),
-        (answer(b"x" * (LIMIT + 1)), "larger than HTTP_MAX_RESPONSE_BYTES"),
-        (raw(CHUNKED, again=b"400\r\n" + b"x" * 1024 + b"\r\n"), "larger than HTTP_MAX"),
-        (answer(gzip.compress(b"0" * 10**7), content_encoding="gzip"), "larger than HTTP_MAX"),
+        (answer(b"x" * (LIMIT + 1)), "more than HTTP_MAX_RESPONSE_BYTES"),
+        (raw(CHUNKED, again=b"400\r\n" + b"x" * 1024 + b"\r\n"), "more than HTTP_MAX"),
+        (answer(gzip.compress(b"0" * 10**7), content_encoding="gzip"), "more than HTTP_MAX"),
     ],
 )
 async def test_an_answer_of_no_use_is_a_502_and_not_asked_for_again(

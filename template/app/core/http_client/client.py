@@ -30,6 +30,8 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 FAILED = frozenset({502, 503, 504})
 RETRIED = FAILED | {429}
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# For clients of this service, which do not know the other ones.
+UNAVAILABLE = "Another service is unavailable."
 
 
 @dataclass
@@ -92,7 +94,8 @@ class HttpClient:
         self.observers: list[Observer] = []
         self._only_public = only_public
         self._session: aiohttp.ClientSession | None = None
-        self._settings: HttpClientSettings | None = None
+        # Without the environment, until it is opened.
+        self._settings = HttpClientSettings.model_construct()
         self._hosts: dict[str, Host] = {}
 
     @asynccontextmanager
@@ -174,7 +177,7 @@ class HttpClient:
             BadAnswer: when the answer has no status 2xx, is too large or not valid.
             Unprocessable: by `public_http`, when the URL or its address is not a public one.
         """
-        if self._session is None or self._settings is None:
+        if self._session is None:
             raise RuntimeError("No HTTP client: use `async with lifecycle.resources(...)`.")
         deadline_s = _now_s() + (timeout_s or self._settings.http_total_timeout_s)
         if json is not None:
@@ -187,7 +190,9 @@ class HttpClient:
         if params:
             target = target.update_query(params)
         while True:
-            call = Call(method, target, self._only_public, {**self._identity(), **(headers or {})})
+            identifier = "" if self._only_public else request_id.current()
+            identity = {"X-Request-ID": identifier} if identifier else {}
+            call = Call(method, target, self._only_public, {**identity, **(headers or {})})
             answer = await self._answer(call, content, deadline_s, may_retry=may_retry)
             location = answer.headers.get("Location") if answer.status in REDIRECTS else None
             if method != "GET" or redirects < 1 or location is None:
@@ -195,7 +200,7 @@ class HttpClient:
             redirects -= 1
             following = _parsed(location, base=target)
             if following is None:
-                raise _bad(call, "the redirect leads to no URL of HTTP", answer)
+                raise BadAnswer(answer) from CallFailed(f"{call}: redirects to no URL of HTTP")
             if following.origin() != target.origin():
                 headers = None
             target = following
@@ -204,7 +209,6 @@ class HttpClient:
         self, call: Call, content: bytes | None, deadline_s: float, *, may_retry: bool
     ) -> Answer:
         """Return the answer of the first attempt that has one, within the limits of the host."""
-        assert self._settings is not None
         host = self._host(call.url)
         reason = "it failed before, and is left alone"
         for attempt in range(1, self._settings.http_retries + 2):
@@ -223,7 +227,7 @@ class HttpClient:
             if is_last or _now_s() + wait_s >= deadline_s or not host.may_retry():
                 break
             await asyncio.sleep(wait_s)
-        raise _unavailable(call, reason)
+        raise Unavailable(UNAVAILABLE) from CallFailed(f"{call}: {reason}")
 
     async def _attempt(
         self, call: Call, content: bytes | None, host: Host, deadline_s: float
@@ -265,32 +269,25 @@ class HttpClient:
             async with asyncio.timeout(QUEUE_TIMEOUT_S) if host.slots.locked() else nullcontext():
                 await host.slots.acquire()
                 return
-        raise _unavailable(call, "HTTP_MAX_IN_FLIGHT calls to it are in flight")
+        raise Unavailable(UNAVAILABLE) from CallFailed(f"{call}: HTTP_MAX_IN_FLIGHT are in flight")
 
     async def _body(self, call: Call, response: aiohttp.ClientResponse) -> bytes:
-        assert self._settings is not None
         parts, rest = [], self._settings.http_max_response_bytes
         async for part in response.content.iter_any():
             parts.append(part)
             rest -= len(part)
             if rest < 0:
                 response.close()
-                raise _bad(call, "the response is larger than HTTP_MAX_RESPONSE_BYTES")
+                raise BadAnswer from CallFailed(f"{call}: more than HTTP_MAX_RESPONSE_BYTES")
         return b"".join(parts)
 
     def _host(self, url: URL) -> Host:
-        assert self._settings is not None
         name = f"{url.host}:{url.port}"
         if name not in self._hosts:
             if len(self._hosts) >= MAX_HOSTS:
                 del self._hosts[next(iter(self._hosts))]
             self._hosts[name] = Host(self._settings.http_max_in_flight)
         return self._hosts[name]
-
-    def _identity(self) -> dict[str, str]:
-        """Return the id of the request, for services of ours."""
-        identifier = "" if self._only_public else request_id.current()
-        return {"X-Request-ID": identifier} if identifier else {}
 
     def _invalid(self) -> Exception:
         """Return an error without the URL, which may have a password."""
@@ -309,7 +306,7 @@ def _parsed(url: str, base: URL | None = None) -> URL | None:
 
 def _validated(call: Call, answer: Answer, into: type[T] | TypeAdapter[T]) -> T:
     if not 200 <= answer.status < 300:
-        raise _bad(call, f"status {answer.status}", answer)
+        raise BadAnswer(answer) from CallFailed(f"{call}: status {answer.status}")
     if into is Answer:
         return cast(T, answer)
     if into is bytes:
@@ -322,7 +319,7 @@ def _validated(call: Call, answer: Answer, into: type[T] | TypeAdapter[T]) -> T:
         problem = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, problem["loc"]))[:100]
         reason = f"{error.error_count()} errors, the first: {where} {problem['msg']}"
-    raise _bad(call, reason, answer)
+    raise BadAnswer(answer) from CallFailed(f"{call}: {reason}")
 
 
 # To make one takes far longer than to use it.
@@ -331,15 +328,3 @@ _adapter: Callable[[Any], TypeAdapter[Any]] = lru_cache(maxsize=256)(TypeAdapter
 
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _bad(call: Call, reason: str, answer: Answer | None = None) -> BadAnswer:
-    error = BadAnswer(answer)
-    error.__cause__ = CallFailed(f"{call}: {reason}")
-    return error
-
-
-def _unavailable(call: Call, reason: str) -> Unavailable:
-    error = Unavailable("Another service is unavailable.")
-    error.__cause__ = CallFailed(f"{call}: {reason}")
-    return error
