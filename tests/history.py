@@ -107,7 +107,8 @@ def make_lists_shorter(template: Path) -> None:
 def wire_otherwise(template: Path) -> None:
     """The files that put the service together, next to where a team writes as well."""
     substitute(source(template, "app/main.py"), r'^"""', '"""Older: ')
-    substitute(source(template, "app/main.py"), r"    description=[^\n]+\n(?=\)\n)", "")
+    substitute(source(template, "app/main.py"), r"from app import resources\n", "")
+    substitute(source(template, "app/main.py"), r"    resources=[^\n]+\n(?=\)\n)", "")
     substitute(source(template, "app/core/application.py"), r" +Middleware\(CommitTokens\),\n", "")
     substitute(source(template, "noxfile.py"), r'^"""', '"""Older: ')
     substitute(source(template, ".github/workflows/ci.yml"), "Run every check", "Run the checks")
