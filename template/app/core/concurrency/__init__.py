@@ -1,5 +1,33 @@
-"""Concurrency: several tasks at once, with partial results."""
+"""Concurrency: several tasks at once, computations in processes, blocking calls in threads."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from app.core.concurrency import threads
 from app.core.concurrency.partial import Partial, missing_parts, partial_result
+from app.core.concurrency.processes import ProcessDied, processes, run_in_process
+from app.core.concurrency.threads import run_in_thread
+from app.core.settings import CoreSettings
 
-__all__ = ["Partial", "missing_parts", "partial_result"]
+__all__ = [
+    "Partial",
+    "ProcessDied",
+    "missing_parts",
+    "partial_result",
+    "pools",
+    "run_in_process",
+    "run_in_thread",
+]
+
+
+@asynccontextmanager
+async def pools(settings: CoreSettings) -> AsyncIterator[None]:
+    """Let `run_in_process` and `run_in_thread` work for the block; both start at first use."""
+    size = settings.plan().cpu_processes
+    processes.slots.open(size=size, backlog=settings.cpu_backlog)
+    threads.slots.open(size=settings.blocking_threads, backlog=settings.blocking_backlog)
+    try:
+        yield
+    finally:
+        threads.slots.close()
+        await processes.close()

@@ -19,6 +19,8 @@ THREADS = 40
 MIB = 1024**2
 # Of one process without its cache: 57 to 86 MiB (PSS) were measured under load.
 PROCESS_BYTES = 96 * MIB
+# Of one that makes thumbnails.
+CPU_PROCESS_BYTES = 64 * MIB
 
 
 class CapacityError(ValueError):
@@ -27,7 +29,7 @@ class CapacityError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of the plan; a `workers`, `pool_size` or `jobs` of 0 is derived.
+    """The limits of the plan; a `workers`, `pool_size`, `jobs` or `cpu_processes` of 0 is derived.
 
     `jobs` are the processes of the job worker of each instance, in a container of its own; None
     without one. Each process takes `cache_bytes`, and each group of processes has a master.
@@ -42,6 +44,7 @@ class Limits:
     pool_size: int = 0
     jobs: int | None = None
     cache_bytes: int = 0
+    cpu_processes: int = 0
 
     def processes(self, per_core: float) -> int:
         """Return the number of processes that cores and memory allow, at least 1."""
@@ -56,7 +59,8 @@ class Limits:
 class Plan:
     """The sizes of one instance, and the connections that all instances take together.
 
-    `pool_size` is of one worker. The job worker has `jobs` processes and a memory of its own.
+    `pool_size` and `cpu_processes` are of one worker. The job worker has `jobs` processes and a
+    memory of its own.
     `arithmetic` and `memory` are the sums of connections and of memory, as text.
     """
 
@@ -65,6 +69,7 @@ class Plan:
     threads: int
     jobs: int
     pool_size: int
+    cpu_processes: int
     connections: int
     max_connections: int
     memory_bytes: int
@@ -92,6 +97,7 @@ class Plan:
             "cores": f"{self.cores:g}",
             "workers": f"{self.workers}, with {THREADS} threads each",
             **jobs,
+            "computing": f"{_count(self.cpu_processes, 'process', 'es')} for each worker, if used",
             "connections": f"{self.arithmetic}, of {self.max_connections}",
             "memory": self.memory,
         }
@@ -138,6 +144,7 @@ def make_plan(limits: Limits) -> Plan:
         threads=workers * THREADS,
         jobs=jobs,
         pool_size=pool_size,
+        cpu_processes=limits.cpu_processes or _cpu_processes(workers, limits),
         connections=connections,
         max_connections=limits.max_connections,
         memory_bytes=memory_bytes,
@@ -146,6 +153,15 @@ def make_plan(limits: Limits) -> Plan:
         arithmetic=arithmetic,
         memory=f"{memory}{job_memory}, {bound}",
     )
+
+
+def _cpu_processes(workers: int, limits: Limits) -> int:
+    """Return the processes for computations that each worker has cores and memory for, or 1."""
+    derived = int(limits.cores / workers)
+    if limits.memory_bytes is not None:
+        free = limits.memory_bytes - _memory(workers, limits)[0]
+        derived = min(derived, free // (workers * CPU_PROCESS_BYTES))
+    return max(1, derived)
 
 
 def _memory(processes: int, limits: Limits, label: str = "") -> tuple[int, str]:

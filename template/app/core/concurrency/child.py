@@ -1,0 +1,82 @@
+"""A process of the pool: reads calls from its standard input, a socket, and answers there.
+
+It runs as a script and imports nothing of the service but the modules of the functions. A parent
+that ends, even by SIGKILL, ends it too.
+"""
+
+import faulthandler
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import traceback
+from typing import Any
+
+# A call: its time limit in seconds, and the size of the pickled function with its arguments.
+CALL = struct.Struct("!dQ")
+# An answer: whether the function returned, and the size of the pickled result or error.
+ANSWER = struct.Struct("!?Q")
+# The parent kills a call in time; the signal ends one whose parent has ended.
+GRACE_S = 1
+# Event loops come first when cores are short.
+NICENESS = 10
+
+
+def main() -> None:
+    sys.path[:] = sys.argv[1:]
+    os.nice(NICENESS)
+    # A crash in a C library shows its stack in the log.
+    faulthandler.enable()
+    # A supervisor may send it to all processes of the service, while requests still need them. A
+    # program that a function starts does not inherit this handler, as it would SIG_IGN.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    connection = socket.socket(fileno=os.dup(0))
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    threading.Thread(target=end_with_parent, args=[connection], daemon=True).start()
+    with connection.makefile("rb") as calls, connection.makefile("wb") as answers:
+        while head := calls.read(CALL.size):
+            limit_s, size = CALL.unpack(head)
+            returned, answer = run(calls.read(size), limit_s)
+            answers.write(ANSWER.pack(returned, len(answer)))
+            answers.write(answer)
+            answers.flush()
+
+
+def end_with_parent(connection: socket.socket) -> None:
+    poll = select.poll()
+    # The end of the other side is reported without any flag.
+    poll.register(connection, 0)
+    poll.poll()
+    os._exit(0)
+
+
+def run(call: bytes, limit_s: float) -> tuple[bool, bytes]:
+    """Run a call, and return whether the function returned, and its pickled result or error."""
+    signal.setitimer(signal.ITIMER_REAL, limit_s + GRACE_S)
+    try:
+        function, arguments = pickle.loads(call)  # noqa: S301 - from the parent
+        return True, pickle.dumps(function(*arguments), pickle.HIGHEST_PROTOCOL)
+    except BaseException as error:
+        return False, pickle.dumps((portable(error), traceback.format_exc()))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def portable(error: BaseException) -> Any:
+    """Return the error, or one that the parent can read and that does not end the parent."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - from this process
+        if isinstance(error, Exception):
+            return error
+    except Exception:  # noqa: S110 - any error of a class of the team
+        pass
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Admission to a pool: a bounded number of calls runs, and a bounded number waits."""
+
+import asyncio
+from time import monotonic
+
+from app.core.http.problems import Busy
+
+
+class Slots:
+    """Slots for calls, given out in the order of arrival."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._semaphore: asyncio.Semaphore | None = None
+        self._backlog = 0
+        self._waiting = 0
+
+    def open(self, *, size: int, backlog: int) -> None:
+        """Give out `size` slots from now on, while at most `backlog` calls wait for one."""
+        self._semaphore = asyncio.Semaphore(size)
+        self._backlog = backlog
+
+    def close(self) -> None:
+        self._semaphore = None
+
+    async def acquire(self, timeout_s: float) -> float:
+        """Take a slot, and return the seconds that are left of `timeout_s`.
+
+        Raises:
+            RuntimeError: when the resources of this process are not open.
+            Busy: when too many calls wait, or no slot is free in time.
+        """
+        if self._semaphore is None:
+            raise RuntimeError("Calls in a pool need `async with lifecycle.resources(...)`.")
+        if self._semaphore.locked() and self._waiting >= self._backlog:
+            raise Busy(f"Too many calls wait for a {self._what}.")
+        started_s = monotonic()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._semaphore.acquire()
+        except TimeoutError:
+            raise Busy(f"No {self._what} was free within {timeout_s:g} s.") from None
+        finally:
+            self._waiting -= 1
+        return timeout_s - (monotonic() - started_s)
+
+    def release(self) -> None:
+        if self._semaphore is not None:
+            self._semaphore.release()
+
+
+def name_of(function: object) -> str:
+    """Return the name of a function for messages."""
+    return getattr(function, "__qualname__", repr(function))
