@@ -1,6 +1,7 @@
 """Requests made from the OpenAPI document: a valid one for each operation."""
 
 import re
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,12 @@ from uuid import uuid4
 
 Document = dict[str, Any]
 Identifier = str | int
+
+# The body of a media type; the picture has one pixel.
+_PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNgAAAAAgAB5Sfe/AAAAABJRU5ErkJggg=="
+)
+_BODIES = {"image/png": b64decode(_PNG)}
 
 
 @dataclass(frozen=True)
@@ -30,8 +37,18 @@ class Operation:
         text = str(uuid4() if identifier is None else identifier)
         return re.sub(r"\{[^/]+\}", lambda _: text, self.path)
 
+    def request(self, identifier: Identifier | None) -> dict[str, Any]:
+        """Return the arguments of a valid request for the client; see `body` and `query`."""
+        query = self.query(identifier)
+        content = self.details.get("requestBody", {}).get("content", {})
+        if not content or "application/json" in content:
+            return {"json": self.body(identifier), "params": query}
+        kind = next(iter(content))
+        body = _BODIES.get(kind, b"text")
+        return {"content": body, "headers": {"Content-Type": kind}, "params": query}
+
     def body(self, identifier: Identifier | None) -> Any:
-        """Return a valid body, or None; each UUID in it is `identifier`, if that is given."""
+        """Return a valid JSON body, or None; each UUID in it is `identifier`, if that is given."""
         content = self.details.get("requestBody", {}).get("content", {})
         schema = content.get("application/json", {}).get("schema")
         try:
