@@ -107,6 +107,7 @@ TESTS: dict[str, Needs] = {
     "test_pgbouncer.py": Needs(by=("read_replica",)),
     "test_prepared.py": Needs(by=("read_replica",)),
     "test_problems.py": Needs(by=("cache_backend",)),
+    "test_processes.py": Needs(),
     "test_profiling.py": Needs(only={"example": (True,)}),
     "test_queries.py": Needs(by=("read_replica",)),
     "test_read_back.py": Needs(),
@@ -121,6 +122,7 @@ TESTS: dict[str, Needs] = {
     "test_wrong_settings.py": Needs(only=VALKEY | CELERY | REPLICA),
     "test_static_files.py": Needs(only={"static_files": (True,)}),
     "test_telemetry.py": Needs(by=("cache_backend",)),
+    "test_threads.py": Needs(),
     "test_tracing.py": Needs(only=TRACING | CACHED | {"example": (True,)}),
     "test_two_instances.py": Needs(only=VALKEY | {"example": (True,)}),
 }
@@ -132,6 +134,7 @@ HELPERS: dict[str, Needs] = {
     "celery/jobs.py": Needs(only=CELERY),
     "calling.py": Needs(only=HTTP_CLIENT),
     "commands.py": Needs(),
+    "computing.py": Needs(),
     "fault_proxy.py": Needs(),
     "jobs/__init__.py": Needs(),
     "jobs/process.py": Needs(only=POSTGRES),

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from httpx2 import ASGITransport, AsyncClient, Response
 from pydantic import BaseModel, ConfigDict
 
-from app.core.http.body_limit import RequestLimits, has_more_values
+from app.core.http.body_limit import RequestLimits, Upload, has_more_values
 from app.core.http.problems import install
 
 MAX_BYTES = 1000
@@ -35,6 +35,15 @@ async def make_thing(thing: Thing) -> int:
     return len(thing.items)
 
 
+UPLOAD = Upload(("image/png", "image/webp"), max_bytes=3 * MAX_BYTES)
+
+
+@app.post("/pictures", openapi_extra=UPLOAD.openapi)
+@UPLOAD
+async def add_picture(request: Request) -> int:
+    return len(await request.body())
+
+
 @pytest.fixture
 async def client() -> AsyncIterator[AsyncClient]:
     limited = RequestLimits(app, max_body_bytes=MAX_BYTES, max_json_values=MAX_VALUES)
@@ -46,6 +55,31 @@ async def client() -> AsyncIterator[AsyncClient]:
 async def in_pieces(content: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(content), 7):
         yield content[start : start + 7]
+
+
+@pytest.mark.parametrize(
+    ("media_type", "size", "status"),
+    [
+        ("image/png", 3 * MAX_BYTES, 200),
+        ("Image/WebP; quality=1", 0, 200),
+        ("image/png", 3 * MAX_BYTES + 1, 413),
+        ("application/json", 1, 415),
+        ("image/png2", 1, 415),
+        ("", 1, 415),
+    ],
+)
+async def test_an_upload_has_media_types_and_a_limit_of_its_own(
+    client: AsyncClient, media_type: str, size: int, status: int
+) -> None:
+    headers = {"Content-Type": media_type} if media_type else {}
+    response = await client.post("/pictures", content=b"x" * size, headers=headers)
+
+    assert response.status_code == status
+    if status == 415:
+        problem(response, 415, "Expected one of image/png, image/webp.")
+        assert response.headers["accept"] == "image/png, image/webp"
+    if status == 413:
+        problem(response, 413, f"over {3 * MAX_BYTES} bytes")
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])

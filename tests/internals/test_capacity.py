@@ -13,6 +13,7 @@ import pytest
 from anyio.to_thread import current_default_thread_limiter
 
 from app.core.operations.capacity import (
+    CPU_PROCESS_BYTES,
     MIB,
     PROCESS_BYTES,
     THREADS,
@@ -60,6 +61,23 @@ def test_plan(limits: Limits, workers: int, pool_size: int, connections: int) ->
 
     assert (plan.workers, plan.pool_size, plan.connections) == (workers, pool_size, connections)
     assert plan.connections <= limits.max_connections
+
+
+@pytest.mark.parametrize(
+    ("limits", "processes"),
+    [
+        (Limits(4, None), 1),
+        (Limits(4, None, workers=2), 2),
+        (Limits(0.5, None), 1),
+        (Limits(4, None, cpu_processes=3), 3),
+        (Limits(4, 2 * EACH + 2 * CPU_PROCESS_BYTES, workers=1), 2),
+        (Limits(4, 2 * EACH, workers=1), 1),
+    ],
+)
+def test_computations_get_the_cores_and_the_memory_that_are_left(
+    limits: Limits, processes: int
+) -> None:
+    assert make_plan(limits).cpu_processes == processes
 
 
 @pytest.mark.parametrize(
@@ -128,6 +146,7 @@ def test_a_plan_is_a_table_and_a_line() -> None:
         "cores",
         "workers",
         "job worker",
+        "computing",
         "connections",
         "memory",
     ]

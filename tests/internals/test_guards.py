@@ -12,11 +12,14 @@ from httpx2 import AsyncClient
 from pydantic import BaseModel, Field
 
 from app.core.cache import no_store
+from app.core.concurrency import run_in_process, run_in_thread
+from app.core.http.body_limit import Upload
 from app.core.http.routing import flatten
 from app.core.pagination import Page, PageParams
 from tests.core.openapi import Operation, operations
 from tests.core.test_routes import without_bound, without_policy
 from tests.core.test_smoke import differences, routes_that_make_their_bytes
+from tests.internals import computing
 
 
 class Shelf(BaseModel):
@@ -175,6 +178,20 @@ def test_requests_are_valid_and_refer_to_what_there_is() -> None:
     assert second.body(None) is None
 
 
+def test_a_body_has_the_first_media_type_of_its_operation() -> None:
+    router = APIRouter()
+    for path, kind in (("/pictures", "image/png"), ("/texts", "text/csv")):
+        upload = Upload((kind, "image/webp"), max_bytes=10)
+        router.post(path, openapi_extra=upload.openapi)(upload(lambda: None))
+
+    picture, text = (each.request(None) for each in operations(app_of(router).openapi()))
+
+    assert picture["content"].startswith(b"\x89PNG")
+    assert text["content"] == b"text"
+    assert text["headers"] == {"Content-Type": "text/csv"}
+    assert text["params"] == {}
+
+
 def test_a_path_takes_any_kind_of_identifier() -> None:
     operation = Operation("get", "/notes/{note_id}", {}, {})
 
@@ -188,7 +205,15 @@ async def test_a_call_that_blocks_the_event_loop_fails() -> None:
     with pytest.raises(BlockingError, match=r"sleep") as blocked:
         time.sleep(0.01)  # noqa: ASYNC251
 
-    assert "an autouse fixture in tests/conftest.py" in "".join(blocked.value.__notes__)
+    notes = "".join(blocked.value.__notes__)
+    assert "`run_in_thread`" in notes
+    assert "an autouse fixture in tests/conftest.py" in notes
+
+
+@pytest.mark.usefixtures("app")
+async def test_the_pools_may_block() -> None:
+    await run_in_thread(time.sleep, 0.01)
+    await run_in_process(computing.sleep, 0.01)
 
 
 async def test_a_blocking_call_can_be_allowed(blockbuster: BlockBuster) -> None:

@@ -40,9 +40,9 @@ class ProcessPool:
             thumbnail = await run_in_process(make_thumbnail, picture)
 
         The process imports the module of the function: keep that module small. The event loop
-        pickles the arguments, and unpickles the result: bytes are the cheapest. At the deadline,
-        which includes the wait for a free process, or when the task is cancelled, the process is
-        killed; the next call starts another one.
+        pickles the arguments, and unpickles the result: bytes are the cheapest. A call waits at
+        most `deadline_s` for a free process, and runs at most as long. Then, or when the task is
+        cancelled, the process is killed; the next call starts another one.
 
         Raises:
             Busy: when too many calls wait, or no process is free in time.
@@ -51,12 +51,12 @@ class ProcessPool:
             Exception: any of the function; a note has the traceback.
         """
         call = pickle.dumps((function, args), pickle.HIGHEST_PROTOCOL)
-        left_s = await self.slots.acquire(deadline_s)
+        await self.slots.acquire(deadline_s)
         try:
             one = self._take()
             try:
-                async with asyncio.timeout(left_s):
-                    returned, answer = await one.answer(call, left_s)
+                async with asyncio.timeout(deadline_s):
+                    returned, answer = await one.answer(call, deadline_s)
             except EOFError:
                 code = await self._end(one)
                 reason = f"The process of {name_of(function)} ended with code {code}."

@@ -1,7 +1,6 @@
 """Admission to a pool: a bounded number of calls runs, and a bounded number waits."""
 
 import asyncio
-from time import monotonic
 
 from app.core.http.problems import Busy
 
@@ -23,8 +22,8 @@ class Slots:
     def close(self) -> None:
         self._semaphore = None
 
-    async def acquire(self, timeout_s: float) -> float:
-        """Take a slot, and return the seconds that are left of `timeout_s`.
+    async def acquire(self, timeout_s: float) -> None:
+        """Wait for a slot.
 
         Raises:
             RuntimeError: when the resources of this process are not open.
@@ -34,7 +33,6 @@ class Slots:
             raise RuntimeError("Calls in a pool need `async with lifecycle.resources(...)`.")
         if self._semaphore.locked() and self._waiting >= self._backlog:
             raise Busy(f"Too many calls wait for a {self._what}.")
-        started_s = monotonic()
         self._waiting += 1
         try:
             async with asyncio.timeout(timeout_s):
@@ -43,7 +41,6 @@ class Slots:
             raise Busy(f"No {self._what} was free within {timeout_s:g} s.") from None
         finally:
             self._waiting -= 1
-        return timeout_s - (monotonic() - started_s)
 
     def release(self) -> None:
         if self._semaphore is not None:

@@ -26,19 +26,19 @@ async def run_in_thread(function: Callable[[*Ts], T], *args: *Ts, deadline_s: fl
 
         receipt = await run_in_thread(client.fetch_receipt, order_id, deadline_s=3)
 
-    No thread can be stopped. At the deadline, which includes the wait for a free thread, or when
-    the task is cancelled, only the wait ends: the thread goes on, and keeps its place. Give the
-    library a time limit of its own.
+    A call waits at most `deadline_s` for a free thread, and runs at most as long. No thread can be
+    stopped: then, or when the task is cancelled, only the wait ends. The thread goes on, and keeps
+    its place. Give the library a time limit of its own.
 
     Raises:
         Busy: when too many calls wait, or no thread is free in time.
         TimeoutError: when the function takes too long.
         Exception: any of the function.
     """
-    left_s = await slots.acquire(deadline_s)
+    await slots.acquire(deadline_s)
     running = asyncio.ensure_future(to_thread.run_sync(function, *args, limiter=_limiter))
     running.add_done_callback(lambda _: slots.release())
-    done, _ = await asyncio.wait({running}, timeout=left_s)
+    done, _ = await asyncio.wait({running}, timeout=deadline_s)
     if not done:
         late = f"{name_of(function)} took longer than {deadline_s:g} s; its thread goes on."
         raise TimeoutError(late)

@@ -144,7 +144,7 @@ def make_plan(limits: Limits) -> Plan:
         threads=workers * THREADS,
         jobs=jobs,
         pool_size=pool_size,
-        cpu_processes=limits.cpu_processes or _cpu_processes(workers, limits),
+        cpu_processes=limits.cpu_processes or _cpu_processes(limits, workers, memory_bytes),
         connections=connections,
         max_connections=limits.max_connections,
         memory_bytes=memory_bytes,
@@ -155,11 +155,11 @@ def make_plan(limits: Limits) -> Plan:
     )
 
 
-def _cpu_processes(workers: int, limits: Limits) -> int:
-    """Return the processes for computations that each worker has cores and memory for, or 1."""
+def _cpu_processes(limits: Limits, workers: int, memory_bytes: int) -> int:
+    """Return how many each worker has cores and memory for, at least 1."""
     derived = int(limits.cores / workers)
     if limits.memory_bytes is not None:
-        free = limits.memory_bytes - _memory(workers, limits)[0]
+        free = limits.memory_bytes - memory_bytes
         derived = min(derived, free // (workers * CPU_PROCESS_BYTES))
     return max(1, derived)
 
