@@ -5,11 +5,11 @@ from io import BytesIO
 
 from PIL import Image, ImageOps
 
-FORMATS = ("PNG", "JPEG", "WEBP")
+FORMATS = ("PNG", "JPEG")
 SIZE = (320, 320)
 
 # Checked before the pixels are decoded, four bytes each. Up to twice the limit, Pillow only warns.
-Image.MAX_IMAGE_PIXELS = 24_000_000
+Image.MAX_IMAGE_PIXELS = 25_000_000
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
@@ -21,7 +21,7 @@ def make_thumbnail(picture: bytes) -> bytes:
     """Return the picture as WebP: at most 320 pixels wide and high, upright, without metadata.
 
     Raises:
-        NoPicture: for anything but a whole PNG, JPEG or WebP of at most 24 megapixels.
+        NoPicture: for anything but a whole PNG or JPEG of at most 25 megapixels.
     """
     try:
         with Image.open(BytesIO(picture), formats=FORMATS) as image:
@@ -32,6 +32,6 @@ def make_thumbnail(picture: bytes) -> bytes:
     # Damaged files raise errors of many kinds.
     except Exception as error:
         raise NoPicture(
-            "The body is no PNG, JPEG or WebP picture of at most 24 megapixels, or it is cut off."
+            "The body is no PNG or JPEG picture of at most 25 megapixels, or it is cut off."
         ) from error
     return thumbnail.getvalue()

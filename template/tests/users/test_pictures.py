@@ -32,9 +32,7 @@ async def make_thumbnail(client: AsyncClient, content: bytes) -> Response:
     return await client.post("/users/thumbnails", content=content, headers=PNG)
 
 
-@pytest.mark.parametrize(
-    ("kind", "mode"), [("PNG", "RGB"), ("PNG", "P"), ("JPEG", "CMYK"), ("WEBP", "RGBA")]
-)
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("PNG", "P"), ("JPEG", "CMYK")])
 async def test_a_picture_becomes_small_and_upright(
     client: AsyncClient, kind: str, mode: str
 ) -> None:
@@ -64,16 +62,15 @@ async def test_other_contents_of_the_file_are_left_out(client: AsyncClient) -> N
         pytest.param(picture("GIF"), id="another format"),
         pytest.param(picture()[:-40], id="cut off"),
         pytest.param(picture("JPEG")[:-40], id="cut off JPEG"),
-        pytest.param(picture("WEBP")[:-40], id="cut off WebP"),
         pytest.param(bomb(), id="bomb"),
-        pytest.param(picture(mode="1", size=(6000, 4001)), id="too many pixels"),
+        pytest.param(picture(mode="1", size=(6250, 4001)), id="too many pixels"),
     ],
 )
 async def test_what_is_no_whole_picture_is_refused(client: AsyncClient, content: bytes) -> None:
     response = await make_thumbnail(client, content)
 
     assert response.status_code == 422
-    assert "at most 24 megapixels" in response.json()["detail"]
+    assert "at most 25 megapixels" in response.json()["detail"]
 
 
 @pytest.mark.parametrize(

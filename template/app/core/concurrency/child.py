@@ -22,13 +22,10 @@ CALL = struct.Struct("!dQ")
 ANSWER = struct.Struct("!?Q")
 # The parent kills a call in time; the signal ends one whose parent has ended.
 GRACE_S = 1
-# Event loops come first when cores are short.
-NICENESS = 10
 
 
 def main() -> None:
     sys.path[:] = sys.argv[1:]
-    os.nice(NICENESS)
     # A crash in a C library shows its stack in the log.
     faulthandler.enable()
     # A supervisor may send it to all processes of the service, while requests still need them. A
