@@ -7,7 +7,7 @@ from app.core.concurrency import threads
 from app.core.concurrency.partial import Partial, missing_parts, partial_result
 from app.core.concurrency.processes import ProcessDied, processes, run_in_process
 from app.core.concurrency.threads import run_in_thread
-from app.core.settings import CoreSettings
+from app.core.settings.concurrency import ConcurrencySettings
 
 __all__ = [
     "Partial",
@@ -21,10 +21,9 @@ __all__ = [
 
 
 @asynccontextmanager
-async def pools(settings: CoreSettings) -> AsyncIterator[None]:
+async def pools(settings: ConcurrencySettings, *, cpu_processes: int) -> AsyncIterator[None]:
     """Let `run_in_process` and `run_in_thread` work for the block; both start at first use."""
-    size = settings.plan().cpu_processes
-    processes.slots.open(size=size, backlog=settings.cpu_backlog)
+    processes.slots.open(size=cpu_processes, backlog=settings.cpu_backlog)
     threads.slots.open(size=settings.blocking_threads, backlog=settings.blocking_backlog)
     try:
         yield
