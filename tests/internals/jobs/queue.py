@@ -8,8 +8,9 @@ from sqlalchemy import func, select, text, update
 
 from app.core.database import ReadSession, database
 from app.core.jobs import Job, statements
-from app.core.jobs.execution import Delivery, executor
+from app.core.jobs.execution import executor
 from app.core.jobs.message import Message
+from app.core.jobs.outcome import Delivery
 from app.core.jobs.table import background_job, background_job_count
 
 

@@ -11,17 +11,16 @@ import pytest
 from app.core.database import WriteSession, database
 from app.core.http.problems import Busy, Unavailable
 from app.core.jobs import Job, enqueue, execution, job, statements
-from app.core.jobs.execution import (
+from app.core.jobs.execution import execute, execute_id, executor
+from app.core.jobs.message import store
+from app.core.jobs.outcome import (
     MAX_BACKOFF_S,
     MAX_DELIVERIES,
     UNKNOWN_RETRIES,
     Delivery,
-    execute,
-    execute_id,
-    executor,
+    Unknown,
     outcome_of,
 )
-from app.core.jobs.message import store
 from app.core.telemetry import request_id
 from app.settings import get_settings
 from tests.internals.jobs.queue import claim, counts, make_due, message_of, rows, run, until
@@ -139,7 +138,7 @@ async def test_a_job_that_fails_runs_again_and_is_a_dead_letter_at_last(
 )
 async def test_the_backoff_doubles_up_to_a_bound(attempts: int, delay_s: float) -> None:
     unknown = delivery("nowhere", attempts=attempts)
-    patient = outcome_of(unknown, execution.Unknown("?"), stops=False)
+    patient = outcome_of(unknown, Unknown("?"), stops=False)
     if attempts < UNKNOWN_RETRIES:
         assert (patient.label, patient.delay_s) == ("retried", delay_s)
     else:

@@ -13,9 +13,10 @@ from logging import getLogger
 from app.core.database import WriteSession
 from app.core.http.problems import Busy, Unavailable
 from app.core.jobs import periodic, statements
-from app.core.jobs.execution import RETRY_S, Delivery, Outcome, executor
+from app.core.jobs.execution import RETRY_S, executor
 from app.core.jobs.lost import Count, default_directory, take_lost
 from app.core.jobs.message import Message, store
+from app.core.jobs.outcome import Delivery, Outcome
 from app.core.jobs.worker import Worker, running
 from app.core.settings.jobs import JobsSettings
 

@@ -10,10 +10,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
-from dataclasses import dataclass
 from logging import getLogger
 from time import monotonic
-from traceback import format_exception
 from typing import Any
 from uuid import UUID
 
@@ -23,103 +21,17 @@ from app.core.database import PreparedWrite, Row
 from app.core.database.engine import Database, WaitForRows, database, settle
 from app.core.http.problems import Unavailable
 from app.core.jobs import statements
-from app.core.jobs.declaration import BadArguments, Job, declared
+from app.core.jobs.declaration import declared
+from app.core.jobs.outcome import Delivery, Outcome, find, outcome_of
 from app.core.settings.jobs import JobsSettings
 from app.core.telemetry import request_id
 
-# A job that ends its process, or blocks its event loop, is not run more often.
-MAX_DELIVERIES = 3
-MAX_BACKOFF_S = 600.0
-# The longest wait for a dependency that is unavailable: a tenth of the age of the job, at most.
-MAX_WAIT_S = 60.0
-# An older release may meet a newer job during a deploy: these retries take about 17 minutes.
-UNKNOWN_RETRIES = 10
 KEEP_KEY_S = 24 * 3600.0
-MAX_ERROR_CHARS = 16_000
 # Also the time until the worker notices that a database hangs.
 STATEMENT_TIMEOUT_S = 5.0
 RETRY_S = 1.0
 
 logger = getLogger(__name__)
-
-
-class Unknown(Exception):
-    """This release does not know the job, or this version of it."""
-
-
-class Lost(Exception):
-    """Earlier deliveries had no outcome."""
-
-
-@dataclass(frozen=True, eq=False)
-class Delivery:
-    """A job that this process has to run; the attributes are columns of `background_job`.
-
-    Attributes:
-        attempts: the number of failed runs.
-        deliveries: the number of claims since the last outcome, with this one.
-        age_s: the time since the job was enqueued.
-    """
-
-    id: UUID
-    name: str
-    version: int
-    arguments: str
-    key: str | None
-    request_id: str
-    attempts: int = 0
-    deliveries: int = 1
-    age_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a delivery: `succeeded`, `retried`, `failed` (a dead letter) or `released`."""
-
-    label: str
-    attempts: int
-    deliveries: int = 0
-    delay_s: float = 0.0
-    error: str | None = None
-
-    @property
-    def state(self) -> str:
-        return {"succeeded": "done", "failed": "dead"}.get(self.label, "waiting")
-
-
-def outcome_of(
-    delivery: Delivery, error: BaseException | None, *, stops: bool, jitter: float = 1.0
-) -> Outcome:
-    """Return the outcome of a run that ended with `error`; `stops` says whether we cancelled it."""
-    attempts, earlier = delivery.attempts, delivery.deliveries - 1
-    if error is None:
-        return Outcome("succeeded", attempts)
-    if stops and isinstance(error, asyncio.CancelledError):
-        return Outcome("released", attempts, earlier)
-    text = "".join(format_exception(error))[-MAX_ERROR_CHARS:]
-    if isinstance(error, Unavailable):
-        delay_s = min(max(delivery.age_s / 10, 1.0), MAX_WAIT_S)
-        return Outcome("retried", attempts, earlier, delay_s * jitter, text)
-    job = declared.get(delivery.name)
-    retries = UNKNOWN_RETRIES if job is None or isinstance(error, Unknown) else job.retries
-    if isinstance(error, (BadArguments, Lost)) or attempts >= retries:
-        return Outcome("failed", attempts + 1, error=text)
-    delay_s = min(2.0 ** min(attempts, 20), MAX_BACKOFF_S)
-    return Outcome("retried", attempts + 1, delay_s=delay_s * jitter, error=text)
-
-
-def _find(delivery: Delivery) -> tuple[Job[Any], dict[str, Any]]:
-    """Return the job with its arguments, or raise the reason for which it cannot run."""
-    if delivery.deliveries > MAX_DELIVERIES:
-        raise Lost(
-            f"The job was delivered {MAX_DELIVERIES} times without an outcome: its process ended, "
-            "or its event loop was blocked."
-        )
-    job = declared.get(delivery.name)
-    if job is None or job.version < delivery.version:
-        known = f"version {job.version}" if job else "no job of this name"
-        raise Unknown(f"This release has {known}, and the job has version {delivery.version}.")
-    return job, job.load(delivery.arguments)
 
 
 class Executor:
@@ -259,7 +171,7 @@ class Executor:
         error: BaseException | None = None
         deadline: asyncio.Timeout | None = None
         try:
-            job, arguments = _find(delivery)
+            job, arguments = find(delivery)
             limit_s = job.deadline_s or self._opened.job_time_limit_s
             async with asyncio.timeout(limit_s) as deadline:
                 await job.function(**arguments)

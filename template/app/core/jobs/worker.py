@@ -7,7 +7,8 @@ from logging import getLogger
 from typing import Any
 
 from app.core.database.engine import Database, database
-from app.core.jobs.execution import RETRY_S, Delivery, executor
+from app.core.jobs.execution import RETRY_S, executor
+from app.core.jobs.outcome import Delivery
 from app.core.settings.jobs import JobsSettings
 
 # Longest time from the moment when a job is due to its start, if the worker has a free slot.
