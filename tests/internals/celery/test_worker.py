@@ -82,20 +82,27 @@ def test_a_stopped_worker_ends_its_jobs_before_its_resources_close(running: Serv
     running.reaches("long", "accepted", "begun", "begun", "done")
 
 
-@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGKILL])
-def test_another_worker_runs_the_job_of_a_worker_that_is_killed(
-    running: Service, number: signal.Signals
-) -> None:
-    running.enqueue("survive", number.name)
-    running.begun(number.name)
+def test_another_worker_runs_the_job_of_a_worker_that_quits(running: Service) -> None:
+    running.enqueue("survive", "quits")
+    running.begun("quits")
     ended = running.worker
     running.start_worker()
-    if number is signal.SIGKILL:
-        ended.kill()
-    else:
-        ended.process.send_signal(number)
-        ended.stopped()
-    running.reaches(number.name, "accepted", "begun", "begun", "done")
+    ended.process.send_signal(signal.SIGQUIT)
+    ended.stopped()
+    running.reaches("quits", "accepted", "begun", "begun", "done")
+
+
+def test_a_worker_that_starts_without_the_broker_runs_the_job_of_one_that_was_killed(
+    running: Service,
+) -> None:
+    running.enqueue("survive", "lost")
+    running.begun("lost")
+    running.worker.kill()
+    running.broker.kill()
+    running.start_worker()
+    eventually(lambda: "The broker does not answer" in running.worker.log, running.logs)
+    running.broker.start()
+    running.reaches("lost", "accepted", "begun", "begun", "done")
 
 
 def test_jobs_run_once_when_web_and_worker_are_deployed_under_load(running: Service) -> None:

@@ -47,7 +47,8 @@ from app.core.telemetry.logs import configure_logging
 
 # Celery's only task. Its argument is an element of the queue, whatever that is.
 RUN = "run"
-# Celery notices that the broker hangs within `HANG_S` and a second, and reconnects each `RETRY_S`.
+# How often Celery looks for a late reply, which takes a second otherwise; it connects again each
+# `RETRY_S`. A broker that hangs is noticed within 5 s.
 HANG_S = 2
 RETRY_S = 1
 # A process whose job blocks its event loop cannot end it: it is killed so long after the deadline.
@@ -91,14 +92,25 @@ class _Transport(kombu.Transport):
 
 class _Consumer(Consumer):
     def ensure_connected(self, connection: Connection) -> Connection:
-        """Connect, with a pause of `RETRY_S` between attempts."""
-        return connection.ensure_connection(
-            _complain,
+        """Connect, with a pause of `RETRY_S` between attempts; the log has the first failure."""
+        failures = 0
+
+        def complain(error: Exception, _: float) -> None:
+            nonlocal failures
+            failures += 1
+            if failures == 1:
+                logger.warning("The broker does not answer: %s", type(error).__name__)
+
+        connected = connection.ensure_connection(
+            complain,
             interval_start=RETRY_S,
             interval_step=0,
             interval_max=RETRY_S,
             callback=maybe_shutdown,
         )
+        if failures:
+            logger.info("The broker answers again")
+        return connected
 
 
 class _Process:
@@ -217,7 +229,9 @@ def _configured(settings: CoreSettings, resources: Sequence[Resource[Any]]) -> C
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
         worker_enable_prefetch_count_reduction=False,
-        # Whoever reaches the broker could stop the workers.
+        # Without effect on messages that are acknowledged; the default is deprecated, and warns.
+        worker_cancel_long_running_tasks_on_connection_loss=True,
+        # Every client of the broker could stop the workers.
         worker_enable_remote_control=False,
     )
     celery.task(name=RUN)(process.run)
@@ -251,10 +265,6 @@ def _drain_processes(**_: Any) -> None:
     for process in billiard.active_children():
         if process.pid:
             os.kill(process.pid, DRAIN)
-
-
-def _complain(error: Exception, interval_s: float) -> None:
-    logger.warning("worker: the broker does not answer: %s", type(error).__name__)
 
 
 def _configure_logging(settings: CoreSettings) -> None:
