@@ -34,6 +34,14 @@ def test_a_job_whose_process_dies_runs_again(running: Service) -> None:
     running.reaches("dies", "accepted", "begun", "begun", "done")
 
 
+def test_a_job_that_kills_its_process_three_times_is_a_dead_letter(running: Service) -> None:
+    running.enqueue("die", "always")
+    sql = "SELECT error FROM background_job WHERE arguments->>'label' = 'always' AND state = 'dead'"
+    eventually(lambda: bool(running.rows(sql)), running.logs)
+    assert "delivered 3 times without an outcome" in running.rows(sql)[0]
+    assert running.steps("always") == ["accepted", "begun", "begun", "begun"]
+
+
 def test_a_job_whose_dependency_is_unavailable_runs_again(running: Service) -> None:
     running.enqueue("need", "needs")
     running.reaches("needs", "accepted", "begun", "begun", "done")
