@@ -73,7 +73,7 @@ class _Client(Redis):
 
 
 class _Channel(kombu.Channel):
-    # Kombu's own keeps a copy of each message in the broker, which costs twice the time of a job.
+    # Kombu's own keeps a copy of each message in the broker, which doubles the CPU of this process.
     QoS = virtual.QoS  # type: ignore[assignment]  # the superclass of the declared type
 
     def _get_client(self) -> type[Redis]:
