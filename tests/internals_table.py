@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from tests.variants import DEFAULTS, QUESTIONS, VARIANTS, Answer, Answers
+from tests.variants import DEFAULTS, QUESTIONS, VARIANTS, WITH_BROKER, Answer, Answers
 
 SOURCE = Path(__file__).parent / "internals"
 # Packages that only these tests import.
@@ -50,8 +50,9 @@ class Needs:
 
 
 TESTS: dict[str, Needs] = {
-    "celery/test_broker.py": Needs(only=CELERY | METRICS),
-    "celery/test_worker.py": Needs(only=CELERY),
+    "celery/test_broker.py": Needs(only=CELERY | {"outbox": (True,)}),
+    "celery/test_direct.py": Needs(only=CELERY | {"outbox": (False,)}),
+    "celery/test_worker.py": Needs(only=CELERY | {"outbox": (True,)}),
     "replica/test_cache_rules.py": Needs(only=CACHED | REPLICA),
     "replica/test_decisions.py": Needs(only=REPLICA),
     "replica/test_replica.py": Needs(by=("cache_backend",), only=REPLICA),
@@ -130,9 +131,13 @@ TESTS: dict[str, Needs] = {
 # Shared modules, with the answers under which they can be imported.
 HELPERS: dict[str, Needs] = {
     "__init__.py": Needs(),
+    "broker_server.py": Needs(only={"background_jobs": WITH_BROKER}),
+    "calling.py": Needs(only=HTTP_CLIENT),
     "celery/__init__.py": Needs(only=CELERY),
     "celery/jobs.py": Needs(only=CELERY),
-    "calling.py": Needs(only=HTTP_CLIENT),
+    "celery/service.py": Needs(only=CELERY),
+    "celery/web.py": Needs(only=CELERY),
+    "celery/worker.py": Needs(only=CELERY),
     "commands.py": Needs(),
     "computing.py": Needs(),
     "fault_proxy.py": Needs(),

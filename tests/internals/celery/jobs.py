@@ -1,46 +1,83 @@
-"""Jobs for the tests of the worker; they leave their marks in a file."""
+"""Jobs whose effects tests count in the database."""
 
 import asyncio
 import os
-from pathlib import Path
-from uuid import UUID
+import signal
+from collections.abc import AsyncIterator
 
-from sqlalchemy import func, select
+from sqlalchemy import Column, Integer, MetaData, Table, Text, func, insert, select
 
-from app.core.database import ReadSession
+from app.core.database import ReadSession, WriteSession
 from app.core.http.problems import Unavailable
 from app.core.jobs import job
-from app.core.jobs.worker import create_worker
+from app.core.operations.resource import Resource
+from app.core.settings import CoreSettings
 from app.core.telemetry import request_id
-from app.settings import get_settings
 
-celery = create_worker(get_settings())
+effect = Table(
+    "effect",
+    MetaData(),
+    Column("number", Integer, primary_key=True),
+    Column("label", Text),
+    Column("step", Text),
+    Column("pid", Integer),
+    Column("request_id", Text),
+)
+
+
+async def note(label: str, step: str) -> None:
+    row = {"label": label, "step": step, "pid": os.getpid(), "request_id": request_id.current()}
+    async with WriteSession() as session:
+        await session.execute(insert(effect).values(row))
+
+
+@Resource
+async def thing(settings: CoreSettings) -> AsyncIterator[str]:
+    yield "used"
+    await note("thing", "closed")
 
 
 @job
-async def mark(path: str, value: UUID) -> None:
-    """Write down the value and the id of the request, and that the database answers."""
-    assert await ReadSession().scalar(select(func.now()))
-    await asyncio.to_thread(
-        Path(path).write_text, f"{type(value).__name__} {value} {request_id.current()}"
-    )
+async def work(label: str, duration_s: float = 0) -> None:
+    await note(label, "begun")
+    await asyncio.sleep(duration_s)
+    await note(label, thing.get())
+
+
+@job(retries=1)
+async def fail(label: str) -> None:
+    await note(label, "begun")
+    raise ValueError(f"{label} is wrong")
 
 
 @job
-async def survive(path: str) -> None:
-    """Hang when run for the first time, and end when run again."""
-    file = Path(path)
-    if not file.exists():
-        file.write_text(f"pid {os.getpid()}")
+async def die(label: str) -> None:
+    """Kill the process of the first run, or of every run."""
+    if await _is_first(label) or label == "always":
+        os.kill(os.getpid(), signal.SIGKILL)
+    await note(label, "done")
+
+
+@job
+async def need(label: str) -> None:
+    """Find a dependency unavailable in the first run."""
+    if await _is_first(label):
+        raise Unavailable("A dependency is away.")
+    await note(label, "done")
+
+
+@job
+async def survive(label: str) -> None:
+    """Take too long in the first run."""
+    if await _is_first(label):
         await asyncio.sleep(60)
-    file.write_text("survived")
+    await note(label, "done")
 
 
-@job
-async def need(path: str) -> None:
-    """Find the database unavailable when run for the first time."""
-    file = Path(path)
-    if not file.exists():
-        file.touch()
-        raise Unavailable("The database cannot be reached.")
-    file.write_text("again")
+async def _is_first(label: str) -> bool:
+    await note(label, "begun")
+    runs = select(func.count()).where(effect.c.label == label, effect.c.step == "begun")
+    return await ReadSession().scalar(runs) == 1
+
+
+JOBS = {each.name.rpartition(".")[2]: each for each in (work, fail, die, need, survive)}

@@ -1,84 +1,94 @@
-"""Metrics of jobs: the queue and the outcomes, read from the broker."""
+"""A broker that is killed, hangs, or loses its messages, and messages that are no jobs."""
 
-import asyncio
-import secrets
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import pytest
 
-from app.core.jobs import enqueue
-from app.core.jobs.broker import families
-from dev.processes import free_port
-from tests.core.job_worker import job_worker
-from tests.internals.celery.jobs import celery, mark, need
+from tests.internals.celery.service import Service, eventually, service
 
-TIMEOUT_S = 30
+pytestmark = pytest.mark.timeout(90)
 
-
-@pytest.fixture
-def queue(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Use a queue without jobs of other tests, in this process and in workers."""
-    name, before = f"test_{secrets.token_hex(8)}", celery.conf.task_default_queue
-    monkeypatch.setenv("JOB_QUEUE", name)
-    celery.conf.task_default_queue = name
-    yield
-    celery.conf.task_default_queue = before
-
-
-def measured() -> dict[str, float]:
-    return {
-        " ".join([sample.name, *sample.labels.values()]): sample.value
-        for family in asyncio.run(families())
-        for sample in family.samples
-    }
+# Longer than Celery needs to notice that the broker hangs.
+HANG_S = 4.0
+JUNK = (
+    b"junk",
+    b"\xff\x00",
+    b"",
+    b"null",
+    b"[]",
+    b'{"id": 7, "attempts": 0, "deliveries": 0}',
+    b'{"body": "W10=", "headers": {"task": "nowhere.gone", "id": "1"}, "properties": {}}',
+    b'{"body": "[[]]", "headers": {"task": "run", "id": "1"}, "properties": {}}',
+    b"x" * 100_000,
+)
 
 
-@pytest.mark.usefixtures("queue")
-def test_jobs_are_counted_by_outcome_and_while_they_wait(tmp_path: Path) -> None:
-    asyncio.run(enqueue(mark, str(tmp_path / "mark"), value=uuid4()))
-    asyncio.run(enqueue(need, str(tmp_path / "need")))
-    asyncio.run(enqueue(mark, str(tmp_path / "none" / "mark"), value=uuid4()))
-    waiting = measured()
-    assert waiting["jobs_waiting"] == 3
-    assert 0 < waiting["jobs_oldest_age_seconds"] < TIMEOUT_S
-
-    command = ("--app=tests.internals.celery.jobs:celery", "worker", "--concurrency=1")
-    with job_worker("celery", *command, "--loglevel=INFO"):
-        deadline = time.monotonic() + TIMEOUT_S
-        while measured().get("jobs_total succeeded") != 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    ended = measured()
-    assert ended["jobs_total failed"] == 1
-    assert ended["jobs_total retried"] == 1
-    assert ended["jobs_waiting"] == ended["jobs_oldest_age_seconds"] == 0
+@pytest.fixture(scope="module")
+def running() -> Iterator[Service]:
+    with service() as running:
+        pid = running.worker.process.pid
+        yield running
+        # The same worker lives, and Celery has not started again.
+        assert running.worker.process.is_running()
+        assert running.worker.log.count(" ready.") == 1
+        assert pid == running.worker.process.pid
 
 
-@pytest.mark.usefixtures("queue")
-def test_junk_of_other_programs_fails_no_scrape() -> None:
-    name = celery.conf.task_default_queue
-    with celery.connection_or_acquire() as connection:
-        broker = connection.default_channel.client
-        for junk in ("junk", "[]", "null", '{"headers":null}', '{"headers":{"sent_at":[]}}'):
-            broker.rpush(name, junk)
-            assert measured()["jobs_oldest_age_seconds"] == 0
-        assert measured()["jobs_waiting"] == 5
-        broker.hset(f"{name}:outcomes", "succeeded", "NaN")
-        assert measured() == {}
-        broker.delete(name, f"{name}:outcomes")
+def test_messages_that_are_no_jobs_are_dead_letters(running: Service) -> None:
+    running.broker.client.lpush(running.queue, *JUNK)
+    running.enqueue("work", "after-junk")
+    running.reaches("after-junk", "accepted", "begun", "used")
+
+    sql = "SELECT arguments->>'body' FROM background_job WHERE name = 'message' AND state = 'dead'"
+    eventually(lambda: len(running.rows(sql)) == len(JUNK), running.logs)
+    bodies = {body[:100] for body in running.rows(sql)}
+    readable = {text.decode(errors="replace").replace("\0", "\ufffd")[:100] for text in JUNK}
+    assert bodies == readable
+    assert max(len(body) for body in running.rows(sql)) == 1024
 
 
-def test_without_the_broker_there_is_nothing_and_no_error() -> None:
-    untyped: Any = celery
-    before = untyped.conf.broker_url, untyped.pool
-    untyped.conf.broker_url = f"redis://127.0.0.1:{free_port()}/0"
-    # Not closed: the same pool serves the other tests.
-    untyped._pool = None
-    try:
-        assert measured() == {}
-    finally:
-        untyped.conf.broker_url, untyped._pool = before
+def test_a_job_that_runs_while_the_broker_restarts_runs_once(running: Service) -> None:
+    running.enqueue("work", "restart", duration_s=1)
+    running.begun("restart")
+    running.broker.kill()
+    running.reaches("restart", "accepted", "begun", "used")
+    eventually(lambda: running.ready()["broker"] == "unreachable", running.logs)
+    # Requests do not need the broker.
+    assert running.enqueue("work", "without") == 202
+    running.broker.start()
+    running.reaches("without", "accepted", "begun", "used")
+    eventually(lambda: running.ready()["broker"] == "ok", running.logs)
+
+
+def test_a_job_that_runs_while_the_broker_hangs_runs_once(running: Service) -> None:
+    running.enqueue("work", "hang", duration_s=1)
+    running.begun("hang")
+    with running.broker.hanging():
+        assert running.enqueue("work", "waits") == 202
+        running.reaches("hang", "accepted", "begun", "used")
+        time.sleep(HANG_S)
+    running.reaches("waits", "accepted", "begun", "used")
+
+
+def test_jobs_whose_messages_the_broker_loses_run(running: Service) -> None:
+    busy = [f"busy-{number}" for number in range(2)]
+    waiting = [f"waiting-{number}" for number in range(5)]
+    for label in busy:
+        running.enqueue("work", label, duration_s=1)
+    for label in busy:
+        running.begun(label)
+    for label in waiting:
+        running.enqueue("work", label)
+    eventually(lambda: running.broker.client.llen(running.queue) > 0, running.logs)
+    running.broker.client.flushall()
+    for label in busy + waiting:
+        running.reaches(label, "accepted", "begun", "used")
+
+
+def test_a_queue_of_another_type_stops_no_worker(running: Service) -> None:
+    running.broker.client.set(running.queue, "no list")
+    assert running.enqueue("work", "type") == 202
+    time.sleep(1.5)
+    running.broker.client.delete(running.queue)
+    running.reaches("type", "accepted", "begun", "used")

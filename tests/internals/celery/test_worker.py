@@ -1,152 +1,136 @@
-"""Jobs in a real worker, on a real broker: they run, and a killed process loses none."""
+"""A process of the web or of a worker that is killed or stopped loses no job, and repeats none."""
 
-import asyncio
-import io
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, redirect_stdout
-from contextvars import Context
-from pathlib import Path
-from uuid import UUID
+from concurrent.futures import ThreadPoolExecutor
 
-import httpx2
 import pytest
 
-from app.core.jobs import enqueue
-from app.core.telemetry import request_id
-from dev.processes import free_port
-from tests.core.job_worker import job_worker
-from tests.core.serving import program, serving
-from tests.internals.celery.jobs import celery, mark, need, survive
+from tests.internals.celery.service import Service, eventually, service
 
-TIMEOUT_S = 30
+pytestmark = pytest.mark.timeout(90)
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[set[str]]:
-    """Run a worker; at its end, its log is JSON alone, and shows no arguments of jobs.
-
-    Yields the ids of requests that the log must have: another process may run the test of one.
-    """
-    ids: set[str] = set()
-    arguments = ("--app=tests.internals.celery.jobs:celery", "--quiet", "worker")
-    command = ("celery", *arguments, "--concurrency=1")
-    log = io.StringIO()
-    running = ExitStack()
-    running.enter_context(
-        program(*command, is_ready=lambda log: " ready." in log, LOG_FORMAT="json")
-    )
-    try:
-        yield ids
-    finally:
-        with redirect_stdout(log):
-            running.close()
-        print(log.getvalue())
-    written = [line for line in log.getvalue().splitlines() if line]
-    # Celery prints this one.
-    lines = [json.loads(line) for line in written if "Warm shutdown" not in line]
-    ended = [line["message"].split()[2] for line in lines if line.get("request_id") in ids]
-    assert ended == ["succeeded"] * len(ids)
-    assert "0123456789ab" not in log.getvalue()
-    assert log.getvalue().count("Received unregistered task of type 'nowhere.gone'") == len(ids)
+def running() -> Iterator[Service]:
+    with service() as running:
+        yield running
 
 
-def content(path: Path, expected: str) -> str:
-    """What the file holds, once it begins with `expected`."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not (path.exists() and path.read_text().startswith(expected)):
-        assert time.monotonic() < deadline, f"{path} has no {expected!r}"
-        time.sleep(0.05)
-    return path.read_text()
-
-
-def test_a_job_gets_its_arguments_the_database_and_the_id_of_its_request(
-    worker: set[str], tmp_path: Path
+def test_a_job_runs_after_the_commit_with_a_resource_and_the_id_of_its_request(
+    running: Service,
 ) -> None:
-    worker.add("the-id")
-    value = UUID("00000000-0000-0000-0000-0123456789ab")
-    # The worker drops it, and logs that.
-    celery.send_task("nowhere.gone", [str(value)], headers={"request_id": ["a"]})
-    context = Context()
-    context.run(request_id.begin, "the-id")
-    context.run(asyncio.run, enqueue(mark, str(tmp_path / "mark"), value=value))
-
-    assert content(tmp_path / "mark", "UUID") == f"UUID {value} the-id"
+    response = running.client.post("/work/once", headers={"X-Request-ID": "the-id"})
+    assert response.status_code == 202
+    running.reaches("once", "accepted", "begun", "used")
+    ids = running.rows("SELECT request_id FROM effect WHERE label = 'once' AND step = 'used'")
+    assert ids == ["the-id"]
 
 
-@pytest.mark.usefixtures("worker")
-def test_a_job_whose_process_is_killed_runs_again(tmp_path: Path) -> None:
-    file = tmp_path / "survive"
-    asyncio.run(enqueue(survive, str(file)))
-    pid = int(content(file, "pid").split()[1])
-    os.kill(pid, signal.SIGKILL)
-
-    assert content(file, "survived") == "survived"
+def test_a_job_whose_process_dies_runs_again(running: Service) -> None:
+    running.enqueue("die", "dies")
+    running.reaches("dies", "accepted", "begun", "begun", "done")
 
 
-@pytest.mark.usefixtures("worker")
-def test_a_job_whose_dependency_is_unavailable_runs_again(tmp_path: Path) -> None:
-    asyncio.run(enqueue(need, str(tmp_path / "need")))
-
-    assert content(tmp_path / "need", "again") == "again"
-
-
-def enqueue_at(port: int) -> str:
-    """What enqueueing on a broker at this port ends in."""
-    program = """
-import asyncio, uuid
-from app.core.jobs import enqueue
-from app.core.telemetry import request_id
-from tests.internals.celery.jobs import mark
-try:
-    asyncio.run(enqueue(mark, "nowhere", value=uuid.uuid4()))
-except Exception as error:
-    print(type(error).__name__)
-"""
-    process = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"BROKER_URL": f"redis://127.0.0.1:{port}/0"},
-        capture_output=True,
-        text=True,
-        timeout=40,
-        check=True,
-    )
-    return process.stdout.strip()
+def test_a_job_that_kills_its_process_three_times_is_a_dead_letter(running: Service) -> None:
+    running.enqueue("die", "always")
+    sql = "SELECT error FROM background_job WHERE arguments->>'label' = 'always' AND state = 'dead'"
+    eventually(lambda: bool(running.rows(sql)), running.logs)
+    assert "delivered 3 times without an outcome" in running.rows(sql)[0]
+    assert running.steps("always") == ["accepted", "begun", "begun", "begun"]
 
 
-def test_a_function_that_is_no_job_is_refused() -> None:
-    async def forgotten() -> None: ...
-
-    with pytest.raises(TypeError, match="not declared with @job"):
-        asyncio.run(enqueue(forgotten))
+def test_a_job_whose_dependency_is_unavailable_runs_again(running: Service) -> None:
+    running.enqueue("need", "needs")
+    running.reaches("needs", "accepted", "begun", "begun", "done")
 
 
-def test_a_broker_that_is_down_is_an_error() -> None:
-    assert enqueue_at(free_port()) == "OperationalError"
+def test_a_job_that_fails_for_good_is_a_dead_letter(running: Service) -> None:
+    running.enqueue("fail", "fails")
+    running.reaches("fails", "accepted", "begun", "begun")
+    sql = "SELECT state, attempts, error FROM background_job WHERE arguments->>'label' = 'fails'"
+    ((state, attempts, error),) = running.rows(sql)
+    assert (state, attempts) == ("dead", 2)
+    assert "ValueError: fails is wrong" in error
 
 
-def test_a_broker_that_is_down_is_said() -> None:
-    admin_port = free_port()
-    nowhere = f"redis://127.0.0.1:{free_port()}/0"
-    with serving(BROKER_URL=nowhere, ADMIN_PORT=str(admin_port)):
-        response = httpx2.get(f"http://127.0.0.1:{admin_port}/readyz")
-
-    assert response.status_code == 200
-    assert response.json()["status"] == "degraded"
-    assert response.json()["checks"]["broker"] == "unreachable"
-
-
-def test_a_broker_that_hangs_is_an_error() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listens_and_never_answers:
-        assert enqueue_at(listens_and_never_answers.getsockname()[1]) == "TimeoutError"
+def test_a_message_that_comes_again_does_nothing(running: Service) -> None:
+    running.enqueue("work", "twice", duration_s=0.5)
+    running.begun("twice")
+    sql = "SELECT id::text FROM background_job WHERE arguments->>'label' = 'twice'"
+    message = json.dumps({"id": running.rows(sql)[0], "attempts": 0, "deliveries": 0})
+    running.broker.client.lpush(running.queue, message, message)
+    running.enqueue("work", "later")
+    running.reaches("later", "accepted", "begun", "used")
+    running.reaches("twice", "accepted", "begun", "used")
+    assert running.rows("SELECT name FROM background_job WHERE name = 'message'") == []
 
 
-def test_the_services_own_command_starts_and_stops_a_worker() -> None:
-    with job_worker():
-        pass
+def test_jobs_of_a_web_process_that_is_killed_after_the_commit_run(running: Service) -> None:
+    assert running.enqueue("work", "killed", dies=True) == 0
+    running.reaches("killed", "accepted", "begun", "used")
+    eventually(running.is_served, running.logs)
+
+
+def test_a_stopped_worker_ends_its_jobs_before_its_resources_close(running: Service) -> None:
+    running.enqueue("survive", "long")
+    running.begun("long")
+    running.enqueue("work", "short", duration_s=0.5)
+    pid = running.begun("short")
+    ended = running.worker
+    running.start_worker()
+    ended.process.send_signal(signal.SIGTERM)
+    assert ended.stopped() == 0
+    running.reaches("short", "accepted", "begun", "used")
+    steps = running.rows("SELECT step FROM effect WHERE pid = $1 ORDER BY number", pid)
+    assert steps[-2:] == ["used", "closed"]
+    assert "did not end in time" in ended.log
+    running.reaches("long", "accepted", "begun", "begun", "done")
+
+
+def test_another_worker_runs_the_job_of_a_worker_that_quits(running: Service) -> None:
+    running.enqueue("survive", "quits")
+    running.begun("quits")
+    ended = running.worker
+    running.start_worker()
+    ended.process.send_signal(signal.SIGQUIT)
+    ended.stopped()
+    running.reaches("quits", "accepted", "begun", "begun", "done")
+
+
+def test_a_worker_that_starts_without_the_broker_runs_the_job_of_one_that_was_killed(
+    running: Service,
+) -> None:
+    running.enqueue("survive", "lost")
+    running.begun("lost")
+    running.worker.kill()
+    running.broker.kill()
+    running.start_worker()
+    eventually(lambda: "The broker does not answer" in running.worker.log, running.logs)
+    running.broker.start()
+    running.reaches("lost", "accepted", "begun", "begun", "done")
+
+
+def test_jobs_run_once_when_web_and_worker_are_deployed_under_load(running: Service) -> None:
+    labels = [f"load-{number}" for number in range(300)]
+
+    with ThreadPoolExecutor(4) as clients:
+        statuses = clients.map(lambda label: running.enqueue("work", label), labels[:100])
+        old = running.worker
+        running.start_worker()
+        os.kill(running.web.process.pid, signal.SIGHUP)
+        more = clients.map(lambda label: running.enqueue("work", label), labels[100:200])
+        old.process.send_signal(signal.SIGTERM)
+        assert old.stopped() == 0
+        last = clients.map(lambda label: running.enqueue("work", label), labels[200:])
+        accepted = dict(zip(labels, [*statuses, *more, *last], strict=True))
+
+    assert set(accepted.values()) <= {202, 0}
+    left = "SELECT count(*) FROM background_job WHERE state = 'waiting'"
+    eventually(lambda: running.rows(left) == [0], running.logs)
+    counted = "SELECT label, count(*) FROM effect WHERE label LIKE 'load-%' AND step = 'used'"
+    effects = dict(running.rows(f"{counted} GROUP BY label"))
+    assert set(effects.values()) == {1}
+    assert {label for label, status in accepted.items() if status} <= effects.keys()

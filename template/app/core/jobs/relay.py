@@ -1,0 +1,170 @@
+"""The relay: sends the jobs of the table that are due to the broker, as messages.
+
+A message names a delivery of a job, and the broker may lose or repeat it: the job stays in the
+table until a worker has run it, and is sent again if no worker takes it within its lease. A relay
+runs in each process. A commit of the process wakes it; it polls for retries, for periodic jobs, and
+for jobs that a killed process left behind.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from logging import getLogger
+from typing import Annotated, Protocol
+from uuid import UUID, uuid4
+
+import orjson
+from pydantic import Field, TypeAdapter, ValidationError
+
+from app.core.http.problems import Unavailable
+from app.core.jobs import periodic, statements
+from app.core.jobs.execution import executor
+from app.core.settings.jobs import JobsSettings
+
+POLL_S = 0.5
+# Also the longest wait of jobs after the return of the broker.
+MAX_BACKOFF_S = 5.0
+BATCH = 100
+# Other jobs wait in the table. So the memory of the broker is bounded, and messages seldom wait for
+# longer than a lease, after which they are sent again.
+MAX_MESSAGES = 1000
+MAX_BODY_CHARS = 1024
+
+logger = getLogger(__name__)
+
+
+class Broker(Protocol):
+    """The queue in the broker. Both methods raise `Unavailable` within a stated time."""
+
+    async def waiting(self) -> int:
+        """Return the number of messages that no worker has."""
+        ...
+
+    async def publish(self, messages: Sequence[str]) -> None:
+        """Add messages to the queue."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A message: the job runs unless another message has led to this delivery before."""
+
+    id: UUID
+    attempts: Annotated[int, Field(ge=0, lt=2**31)]
+    deliveries: Annotated[int, Field(ge=0, lt=2**31)]
+
+
+REFERENCE = TypeAdapter(Reference)
+
+
+class Relay:
+    """The relay of this process, and the way of its messages to the broker."""
+
+    def __init__(self) -> None:
+        self._broker: Broker | None = None
+        self._is_woken = asyncio.Event()
+        # Of the broker, for `/readyz`: `ok` or `unreachable`.
+        self.state = "ok"
+
+    @asynccontextmanager
+    async def running(self, broker: Broker, settings: JobsSettings) -> AsyncIterator[None]:
+        """Relay jobs to the broker until the block ends."""
+        self._broker, self._is_woken = broker, asyncio.Event()
+        async with executor.opened(settings), periodic.running():
+            task = asyncio.create_task(self._run(), name="relay")
+            try:
+                yield
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
+
+    async def wake(self) -> None:
+        """Send the jobs that are due, soon; a callback for `after_commit`."""
+        self._is_woken.set()
+
+    async def publish(self, messages: Sequence[str]) -> None:
+        """Add messages to the queue.
+
+        Raises:
+            Unavailable: when the broker does not answer in time; workers may still get them.
+        """
+        try:
+            await self._opened.publish(messages)
+        except Unavailable:
+            self.state = "unreachable"
+            raise
+
+    @property
+    def _opened(self) -> Broker:
+        if self._broker is None:
+            raise RuntimeError("Jobs need `async with lifecycle.resources(...)`.")
+        return self._broker
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                is_all_sent = await self._send()
+            except Exception as error:
+                failures += 1
+                if failures == 1:
+                    logger.warning("Jobs wait in the table: %r", error)
+                backoff_s = min(MAX_BACKOFF_S, POLL_S * 2.0**failures)
+                await asyncio.sleep(backoff_s * random.uniform(0.5, 1))  # noqa: S311 - no secret
+                continue
+            if failures:
+                logger.info("Jobs are sent to the broker again")
+                failures = 0
+            if is_all_sent:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_S):
+                        await self._is_woken.wait()
+
+    async def _send(self) -> bool:
+        """Send a batch of jobs; return whether no more of them can be sent now."""
+        self._is_woken.clear()
+        try:
+            room = MAX_MESSAGES - await self._opened.waiting()
+        except Unavailable:
+            self.state = "unreachable"
+            raise
+        self.state = "ok"
+        if room <= 0:
+            await asyncio.sleep(POLL_S)
+            return True
+        limit = min(room, BATCH)
+        rows = await executor.fetch(statements.TAKE, limit=limit, lease_s=executor.lease_s)
+        if rows:
+            # If the messages are lost, the jobs are due again when their leases end.
+            await self.publish([REFERENCE.dump_json(Reference(**row)).decode() for row in rows])
+        return len(rows) < limit
+
+
+async def bury(text: str, error: Exception) -> None:
+    """Make a dead letter of a message that is no job."""
+    reason = str(error)
+    if isinstance(error, ValidationError):
+        # Without the value, which may be personal data.
+        first = error.errors(include_input=False, include_url=False)[0]
+        reason = " ".join([*map(str, first["loc"]), first["msg"]])
+    logger.error("A message of the broker is no job: %s", reason)
+    # PostgreSQL stores no NUL.
+    body = text[:MAX_BODY_CHARS].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    await executor.fetch(
+        statements.ADD,
+        id=uuid4(),
+        name="message",
+        version=1,
+        arguments=orjson.dumps({"body": body}).decode(),
+        key=None,
+        request_id="",
+        delay_s=0.0,
+        attempts=1,
+        state="dead",
+        error=reason,
+    )
+
+
+relay = Relay()

@@ -1,0 +1,41 @@
+"""An application that enqueues jobs, for gunicorn."""
+
+import os
+import signal
+from typing import Any
+
+from fastapi import APIRouter
+
+from app.core.application import create_app
+from app.core.database import WriteSessionDep
+from app.core.jobs import enqueue
+from app.settings import get_settings
+from tests.internals.celery.jobs import JOBS, effect, thing
+
+router = APIRouter()
+
+
+@router.post("/{name}/{label}", status_code=202)
+async def accept(
+    session: WriteSessionDep,
+    name: str,
+    label: str,
+    duration_s: float | None = None,
+    key: str | None = None,
+    optional: bool = False,
+    dies: bool = False,
+) -> None:
+    """Enqueue a job in the transaction of a write; `dies` kills this process after the commit."""
+
+    async def end() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if dies:
+        session.after_commit(end)
+    await session.execute(effect.insert().values(label=label, step="accepted"))
+    job: Any = JOBS[name].options(key=key, optional=optional)
+    arguments = {} if duration_s is None else {"duration_s": duration_s}
+    await enqueue(session, job, label, **arguments)
+
+
+app = create_app(get_settings(), router, title="jobs", description="for tests", resources=[thing])
