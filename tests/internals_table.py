@@ -121,10 +121,12 @@ TESTS: dict[str, Needs] = {
     "test_serving.py": Needs(),
     "test_settings.py": Needs(),
     "test_wrong_settings.py": Needs(only=VALKEY | CELERY | REPLICA),
+    "test_streams.py": Needs(),
     "test_static_files.py": Needs(only={"static_files": (True,)}),
     "test_telemetry.py": Needs(by=("cache_backend",)),
     "test_threads.py": Needs(),
     "test_tracing.py": Needs(only=TRACING | CACHED | {"example": (True,)}),
+    "test_watchdog.py": Needs(),
     "test_two_instances.py": Needs(only=VALKEY | {"example": (True,)}),
 }
 
@@ -148,6 +150,7 @@ HELPERS: dict[str, Needs] = {
     "logged.py": Needs(),
     "replica/__init__.py": Needs(only=REPLICA),
     "replica/servers.py": Needs(only=REPLICA),
+    "server.py": Needs(),
     "tables.py": Needs(),
     "valkey_server.py": Needs(only=VALKEY),
 }

@@ -5,26 +5,22 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 from unittest.mock import AsyncMock, Mock
 
 import orjson
 import pytest
 from httpx2 import Client, TransportError
-from uvicorn import Config
 
 from app.core.server import drain
 from app.core.server import worker as server
-from app.core.server.protocol import HttpTools
-from app.core.server.worker import DrainingServer
-from app.core.settings.server import ServerSettings
 from app.core.settings.telemetry import TelemetrySettings
 from app.core.telemetry.requests import Telemetry
 from tests.core.serving import serving
 from tests.internals.commands import master_of, until
 from tests.internals.load import load
+from tests.internals.server import served
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 
@@ -71,39 +67,6 @@ def listens(client: Client) -> bool:
     except TransportError:
         return False
     return True
-
-
-@asynccontextmanager
-async def served(
-    application: Any, ended: list[str], **settings: float
-) -> AsyncIterator[tuple[DrainingServer, socket.socket]]:
-    """Serve in this process, and stop at the end as a worker does."""
-
-    async def with_lifespan(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "lifespan":
-            await application(scope, receive, send)
-            return
-        for event in ("startup", "shutdown"):
-            await receive()
-            ended.append(event)
-            await send({"type": f"lifespan.{event}.complete"})
-
-    config = Config(
-        with_lifespan, http=HttpTools, log_config=None, timeout_graceful_shutdown=1, ws="none"
-    )
-    given: dict[str, Any] = dict(settings)
-    running = DrainingServer(config, ServerSettings.model_construct(**given))
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
-    # Not `serve`, which handles signals.
-    task = asyncio.create_task(running._serve([listener]))
-    while not running.started:
-        await asyncio.sleep(0)
-    try:
-        yield running, listener
-    finally:
-        running.handle_exit(signal.SIGTERM, None)
-        await task
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:
@@ -204,3 +167,35 @@ def test_a_worker_that_has_not_started_ends_at_a_signal(number: signal.Signals) 
     process = subprocess.run([sys.executable, "-c", FORKED, str(int(number))], check=False)
 
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(("method", "ends"), [("GET", True), ("POST", False)])
+async def test_a_read_ends_when_its_client_leaves(
+    method: str, ends: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    began, left, cancelled = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def wait(_scope: Any, receive: Any, _send: Any) -> None:
+        began.set()
+        try:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            left.set()
+            if ends:
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    observer = Mock()
+    application = Telemetry(wait, settings=TelemetrySettings(), observers=[observer])
+    async with served(application, []) as (_, listener):
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(GET.replace(b"GET", method.encode()))
+        async with asyncio.timeout(10):
+            await began.wait()
+            writer.close()
+            await (cancelled if ends else left).wait()
+        assert cancelled.is_set() == ends
+    assert observer.finished.call_args.args[0].status == 499
+    assert "Exception in ASGI application" not in caplog.text

@@ -216,17 +216,53 @@ async def test_a_host_of_strangers_makes_no_entry_of_the_cache(edge: Edge) -> No
             assert response.headers["cache-status"].startswith("app; hit")
 
 
-async def test_an_unknown_host_gets_no_socket() -> None:
-    sent: list[Any] = []
+async def opened_by(*headers: tuple[bytes, bytes]) -> int:
+    """Return the status of a WebSocket with these headers; 101 if it reaches the application."""
+    statuses: list[int] = []
+
+    async def inner(_scope: Any, _receive: Any, _send: Any) -> None:
+        statuses.append(101)
 
     async def send(message: Any) -> None:
-        sent.append(message["type"])
+        statuses.extend([message["status"]] if "status" in message else [])
 
-    scope = {"type": "websocket", "path": "/socket", "headers": [(b"host", b"b.example")]}
-    app = Hosts(FastAPI(), allowed=("a.example",))
+    app = Hosts(inner, allowed=("a.example",), origins=("https://app.example", "*"))
+    scope = {
+        "type": "websocket",
+        "path": "/socket",
+        "headers": headers,
+        "extensions": {"websocket.http.response": {}},
+    }
     await app(scope, None, send)  # type: ignore[arg-type]
+    (status,) = statuses
+    return status
 
-    assert sent[0] in ("websocket.close", "websocket.http.response.start")
+
+async def test_an_unknown_host_gets_no_socket() -> None:
+    assert await opened_by((b"host", b"b.example")) == 400
+
+
+@pytest.mark.parametrize(
+    ("origins", "status"),
+    [
+        ([], 101),
+        (["https://a.example"], 101),
+        # A proxy may not pass the port on.
+        (["http://A.example:8080"], 101),
+        (["https://app.example"], 101),
+        (["https://b.example"], 403),
+        (["https://app.example.b.example"], 403),
+        (["https://a.example@b.example"], 403),
+        (["https://b.example/https://a.example"], 403),
+        (["null"], 403),
+        ([""], 403),
+        (["https://a.example", "https://b.example"], 403),
+    ],
+)
+async def test_a_page_of_another_site_opens_no_socket(origins: list[str], status: int) -> None:
+    headers = [(b"origin", origin.encode()) for origin in origins]
+
+    assert await opened_by((b"host", b"a.example:443"), *headers) == status
 
 
 @pytest.mark.parametrize("docs", [False, True])

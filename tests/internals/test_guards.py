@@ -1,8 +1,9 @@
 """The guards of tests/core find the faults that they look for, and nothing else."""
 
+import asyncio
 import os
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from blockbuster import BlockBuster, BlockingError
@@ -16,6 +17,7 @@ from app.core.concurrency import run_in_process, run_in_thread
 from app.core.http.body_limit import Upload
 from app.core.http.routing import flatten
 from app.core.pagination import Page, PageParams
+from tests.core import leftovers
 from tests.core.openapi import Operation, operations
 from tests.core.test_routes import without_bound, without_policy
 from tests.core.test_smoke import differences, routes_that_make_their_bytes
@@ -242,3 +244,57 @@ async def test_the_traceback_of_an_unexpected_error_is_in_the_log(
     assert "GET /broken" in caplog.text
     assert "in broken\n" in caplog.text
     assert "ZeroDivisionError: the reason" in caplog.text
+
+
+# As of a file of the team.
+LEAVING = """
+import asyncio
+
+async def wait():
+    await asyncio.Event().wait()
+
+async def leave(create_task):
+    return create_task(wait(), name="refresh")
+
+async def end():
+    asyncio.create_task(wait()).cancel()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.sleep(0))
+"""
+
+
+def code_of(path: str) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    exec(compile(LEAVING, leftovers.APP + path, "exec"), names)  # noqa: S102
+    return names
+
+
+@pytest.mark.parametrize("by_a_library", [False, True])
+async def test_a_task_that_is_left_behind_fails_its_test(app: FastAPI, by_a_library: bool) -> None:
+    create_task: Any = asyncio.create_task
+    if by_a_library:
+        create_task = lambda work, name: asyncio.create_task(work, name=name)  # noqa: E731
+    before = [*leftovers.made]
+    task = await code_of("orders/service.py")["leave"](create_task)
+
+    with pytest.raises(pytest.fail.Exception) as failed:
+        await leftovers.assert_none_left(before)
+
+    assert "coroutine object wait" in str(failed.value)
+    assert " of refresh, made at app/orders/service.py:8, in leave" in str(failed.value)
+    assert task.cancelled()
+    await leftovers.assert_none_left(before)
+
+
+@pytest.mark.parametrize("path", ["core/cache/store/cache.py", "resources.py"])
+async def test_tasks_of_core_and_of_resources_may_run_on(app: FastAPI, path: str) -> None:
+    task = await code_of(path)["leave"](asyncio.create_task)
+
+    await leftovers.assert_none_left([])
+    task.cancel()
+
+
+async def test_tasks_that_have_ended_are_none(app: FastAPI) -> None:
+    await code_of("orders/service.py")["end"]()
+
+    await leftovers.assert_none_left([])

@@ -144,6 +144,8 @@ def test_a_scrape_has_every_metric_once_with_names_that_promtool_accepts(
         "db_pool_connections",
         "db_pool_waiting",
         "event_loop_lag_seconds",
+        "http_server_open_streams",
+        "partial_failures",
         "http_server_active_requests",
         "http_server_queries_per_request",
         "jobs",

@@ -139,6 +139,8 @@ class Seen:
     def finished(self, request: Finished) -> None:
         self.requests.append((request.route, request.cache))
 
+    def streamed(self, change: int) -> None: ...
+
 
 async def test_a_shared_response_has_no_id_of_a_request_but_its_log_lines_do(site: Site) -> None:
     seen: list[Any] = []

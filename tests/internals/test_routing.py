@@ -102,17 +102,34 @@ async def test_dependencies_can_still_be_overridden() -> None:
     assert (await answers(flat))[1][2] == '{"name":"x other"}'
 
 
-def websocket() -> APIRouter:
+async def test_websockets_are_flat_as_well() -> None:
+    router = APIRouter(prefix="/inner", dependencies=[_added("inner")])
+
+    @router.websocket("/socket/{number}", name="one", dependencies=[_added("own")])
+    async def socket(_: WebSocket, number: int) -> None: ...
+
+    app = tree()
+    app.include_router(router, prefix="/outer", dependencies=[_added("outer")])
+    flatten(app)
+
+    route: Any = app.router.routes[-1]
+    assert not any(hasattr(route, "include_context") for route in app.router.routes)
+    assert (route.path, route.name, route.endpoint) == (
+        "/outer/inner/socket/{number}",
+        "one",
+        socket,
+    )
+    assert len(route.dependant.dependencies) == 4
+
+
+def mount() -> APIRouter:
     router = APIRouter()
-
-    @router.websocket("/socket")
-    async def socket(_: WebSocket) -> None: ...
-
+    router.mount("/mounted", Response("mounted"))
     return router
 
 
 @pytest.mark.parametrize(
-    "router", [websocket(), APIRouter(form_limits={"max_files": 1})], ids=["websocket", "forms"]
+    "router", [mount(), APIRouter(form_limits={"max_files": 1})], ids=["mount", "forms"]
 )
 async def test_what_cannot_be_flattened_stays_a_tree(router: APIRouter) -> None:
     app = tree()

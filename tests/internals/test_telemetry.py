@@ -32,7 +32,7 @@ class Seen:
     """An observer that keeps everything."""
 
     def __init__(self) -> None:
-        self.running = 0
+        self.running = self.streams = 0
         self.requests: list[Finished] = []
 
     def started(self) -> None:
@@ -41,6 +41,9 @@ class Seen:
     def finished(self, request: Finished) -> None:
         self.running -= 1
         self.requests.append(request)
+
+    def streamed(self, change: int) -> None:
+        self.streams += change
 
 
 def measured(app: App, **settings: Any) -> tuple[Telemetry, Seen]:
@@ -354,3 +357,56 @@ async def test_by_default_clients_see_no_timing(app: FastAPI) -> None:
         headers = (await client.get("/livez")).headers
 
     assert {"server-timing", "x-process-time"}.isdisjoint(headers)
+
+
+async def test_an_event_stream_is_reported_when_it_begins() -> None:
+    async def stream(_scope: Any, _receive: Any, send: Any) -> None:
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        assert (seen.running, seen.streams) == (0, 1)
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        raise ZeroDivisionError
+
+    app, seen = measured(stream)
+    with pytest.raises(ZeroDivisionError):
+        await call(app)
+
+    assert [(request.method, request.status) for request in seen.requests] == [("GET", 200)]
+    assert (seen.running, seen.streams) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("messages", "status"),
+    [
+        ([{"type": "websocket.accept"}, {"type": "websocket.close"}], 101),
+        ([{"type": "websocket.close"}], 403),
+        (
+            [
+                {"type": "websocket.http.response.start", "status": 401},
+                {"type": "websocket.http.response.body"},
+            ],
+            401,
+        ),
+        ([], 500),
+    ],
+)
+async def test_a_websocket_is_reported_when_it_opens_or_is_refused(
+    messages: list[Any], status: int
+) -> None:
+    async def socket(_scope: Any, _receive: Any, send: Any) -> None:
+        for message in messages:
+            await send(message)
+
+    app, seen = measured(socket)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"x-request-id", b"mine")]
+    await app({"type": "websocket", "path": "/", "headers": headers}, None, send)  # type: ignore[arg-type]
+
+    assert [(request.method, request.status) for request in seen.requests] == [("GET", status)]
+    assert (seen.running, seen.streams) == (0, 0)
+    if status in (101, 401):
+        assert (b"x-request-id", b"mine") in sent[0]["headers"]

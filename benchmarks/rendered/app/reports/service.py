@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
-from app.core.concurrency import partial_result
+from app.core.concurrency import Part
 from app.core.database import PreparedRead, ReadSession, Row, columns_of
 from app.core.http.problems import NotFound
 from app.posts.models import Post
@@ -58,12 +58,13 @@ async def dashboard(session: ReadSession, author_id: UUID) -> dict[str, Any]:
     Raises:
         NotFound: when there is no such user.
     """
-    user, numbers, own_posts, latest_posts, announcement = await asyncio.gather(
+    announcement = Part("announcement", announcements.current())
+    user, numbers, own_posts, latest_posts, _ = await asyncio.gather(
         session.fetch_one(USER, user_id=author_id),
         session.fetch_one(SUMMARY, author_id=author_id),
         session.fetch(POSTS_OF, author_id=author_id),
         session.fetch(LATEST_POSTS),
-        partial_result("announcement", announcements.current(), timeout_s=ANNOUNCEMENT_TIMEOUT_S),
+        announcement.run(ANNOUNCEMENT_TIMEOUT_S),
     )
     if user is None:
         raise NotFound(f"There is no user {author_id}.")

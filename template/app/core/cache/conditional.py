@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.cache import headers as h
 from app.core.cache.policy import CREDENTIALS, Audience, Policy, no_store, policy_of
+from app.core.http.streams import is_event_stream
 
 CREDENTIAL_HEADERS = frozenset(name.encode() for name in CREDENTIALS)
 # The response to a request with credentials on a public route, and every response with a cookie.
@@ -170,6 +171,9 @@ def declared(
 ) -> h.Headers:
     """Return the headers of a response with the `Cache-Control` and `Vary` of its policy."""
     added: h.Headers = []
+    if is_event_stream(headers) and (b"cache-control", b"no-cache") in headers:
+        # FastAPI's own, for all of them.
+        headers = [item for item in headers if item[0] != b"cache-control"]
     if h.get(headers, b"cache-control") is None:
         control = declaration.policy.cache_control_of(status)
         is_one_clients = has_credentials or h.get(headers, b"set-cookie") is not None

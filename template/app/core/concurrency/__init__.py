@@ -4,16 +4,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from app.core.concurrency import threads
-from app.core.concurrency.partial import Partial, missing_parts, partial_result
+from app.core.concurrency.partial import Part, gather
 from app.core.concurrency.processes import ProcessDied, processes, run_in_process
 from app.core.concurrency.threads import run_in_thread
 from app.core.settings.concurrency import ConcurrencySettings
 
 __all__ = [
-    "Partial",
+    "Part",
     "ProcessDied",
-    "missing_parts",
-    "partial_result",
+    "gather",
     "pools",
     "run_in_process",
     "run_in_thread",

@@ -1,53 +1,66 @@
-"""Partial results: a task that fails or hangs does not fail the tasks beside it."""
+"""Parts of an answer that are read at once: one that fails or hangs does not fail the others."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from logging import getLogger
+from math import inf
 from typing import Any, Generic, TypeVar
 
 from app.core.http.problems import Unavailable
 
 T = TypeVar("T")
 
+# Names come from the code; a name with a value in it must not make a metric grow.
+MAX_NAMES = 100
+
 logger = getLogger(__name__)
+# Parts that failed, by name.
+failures: Counter[tuple[str]] = Counter()
 
 
-@dataclass(frozen=True)
-class Partial(Generic[T]):
-    """The result of one task: a value, or None and the error that ended the task."""
+class Part(Generic[T]):
+    """The work of one part, and its `value`, which is None while the part is missing."""
 
-    value: T | None
-    error: Exception | None
+    def __init__(self, name: str, work: Coroutine[Any, Any, T], *, timeout_s: float = inf) -> None:
+        self.name = name
+        self.value: T | None = None
+        self.is_missing = True
+        self._work = work
+        self._timeout_s = timeout_s
 
-
-async def partial_result(
-    name: str, work: Coroutine[Any, Any, T], *, timeout_s: float
-) -> Partial[T]:
-    """Run `work`; an error or a timeout becomes part of the result. For use in `asyncio.gather`:
-
-        orders, customers = await asyncio.gather(
-            partial_result("orders", count_orders(session), timeout_s=1.0),
-            partial_result("customers", count_customers(session), timeout_s=1.0),
-        )
-
-    Errors are logged with `name`. Cancelling the caller cancels `work` as well.
-    """
-    try:
-        async with asyncio.timeout(timeout_s):
-            return Partial(await work, None)
-    except Exception as error:
-        logger.warning("%s failed: %r", name, error)
-        return Partial(None, error)
+    async def run(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(min(timeout_s, self._timeout_s)):
+                self.value = await self._work
+            self.is_missing = False
+        except Exception as error:
+            logger.warning("%s failed: %r", self.name, error)
 
 
-def missing_parts(**results: Partial[Any]) -> list[str]:
-    """Return the names of the results that are errors.
+async def gather(*parts: Part[Any], timeout_s: float) -> list[str]:
+    """Run the parts at once; return the names of those that failed or took too long.
+
+        orders = Part("orders", count_orders(session), timeout_s=0.5)
+        customers = Part("customers", count_customers(session))
+        missing = await gather(orders, customers, timeout_s=1)
+
+    All parts have ended when it returns, also when the caller is cancelled: each part is then
+    cancelled, and its connection given back. Failures are logged and counted by name.
+
+    Args:
+        timeout_s: the longest time for all of them; a part may have less.
 
     Raises:
-        Unavailable: when all of them are: an answer without any part is no success.
+        Unavailable: when all parts are missing: an answer without any part is no success.
     """
-    missing = [name for name, result in results.items() if result.error]
-    if len(missing) == len(results):
+    async with asyncio.TaskGroup() as group:
+        for part in parts:
+            group.create_task(part.run(timeout_s), name=part.name)
+    missing = [part.name for part in parts if part.is_missing]
+    for name in missing:
+        is_bounded = len(failures) < MAX_NAMES or (name,) in failures
+        failures[(name if is_bounded else "other",)] += 1
+    if len(missing) == len(parts):
         raise Unavailable("No part of the answer is available now.")
     return missing

@@ -1,4 +1,4 @@
-"""The `Host` of a request: well-formed, and one that this service has."""
+"""The `Host` of a request, which this service must have, and the `Origin` of a WebSocket."""
 
 from collections.abc import Collection
 from http import HTTPStatus
@@ -6,7 +6,7 @@ from http import HTTPStatus
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.http.problems import problem_response
-from app.core.settings.edge import parse_host
+from app.core.settings.edge import host_name, parse_host
 
 # An orchestrator names the address of the instance, and HAProxy nothing.
 _PROBES = frozenset(("/livez", "/readyz"))
@@ -18,18 +18,30 @@ class Hosts:
     `/livez` and `/readyz` answer for every well-formed host. The server ignores the host of an
     absolute request target, so only the header counts.
 
+    A page of any site may open a WebSocket, with the cookies of the browser, and CORS does not
+    apply: 403 for the `Origin` of another host, unless `origins` has it. Other clients send none.
+
     Args:
         allowed: names such as `api.example.org` or `*.example.org`, in lower case and without
             ports, which are ignored; empty for all hosts.
+        origins: such as `https://app.example.org`; `*` allows none.
         root_path: the prefix that a proxy has removed from the path; added again, where ASGI
             expects it.
     """
 
-    def __init__(self, app: ASGIApp, *, allowed: Collection[str], root_path: str = "") -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        allowed: Collection[str],
+        origins: Collection[str] = (),
+        root_path: str = "",
+    ) -> None:
         self.app = app
         self.names = frozenset(name for name in allowed if not name.startswith("*"))
         self.suffixes = tuple(name[1:] for name in allowed if name.startswith("*"))
         self.allows_all = not allowed
+        self.origins = frozenset(origin.encode() for origin in origins)
         self.root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,6 +53,11 @@ class Hosts:
             if host is None or not (self._allows(host[0]) or scope["path"] in _PROBES):
                 reason = "missing or malformed" if host is None else "unknown"
                 response = problem_response(HTTPStatus.BAD_REQUEST, f"The header Host is {reason}.")
+                await response(scope, receive, send)
+                return
+            if scope["type"] == "websocket" and not self._may_open(scope, host[0]):
+                detail = "The header Origin names a site that is not in CORS_ORIGINS."
+                response = problem_response(HTTPStatus.FORBIDDEN, detail)
                 await response(scope, receive, send)
                 return
             if host[1] != sent:
@@ -56,3 +73,14 @@ class Hosts:
 
     def _allows(self, name: str) -> bool:
         return self.allows_all or name in self.names or name.endswith(self.suffixes)
+
+    def _may_open(self, scope: Scope, host: str) -> bool:
+        """Return whether the page that opens a WebSocket is of the same host or an allowed one.
+
+        Cookies belong to a host with all its ports, and proxies do not pass its port on.
+        """
+        sent = [value for name, value in scope["headers"] if name == b"origin"]
+        return all(
+            origin in self.origins or host_name(origin.partition(b"://")[2]) == host
+            for origin in sent
+        )

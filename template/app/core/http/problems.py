@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.core.telemetry import request_id
 
@@ -111,6 +112,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ClientDisconnect, _left)
+    app.add_exception_handler(WebSocketDisconnect, _left_socket)
     # For errors of the team's middleware; `create_app` handles those further inside.
     app.add_exception_handler(Exception, unexpected)
 
@@ -160,6 +162,10 @@ async def _invalid(_: Request, error: Exception) -> Response:
 async def _left(_: Request, _error: Exception) -> Response:
     """Answer no one: the client left, or was too slow, while an endpoint read the body."""
     return Response(status_code=HTTPStatus.BAD_REQUEST)
+
+
+async def _left_socket(_: WebSocket, _error: Exception) -> None:
+    """Answer no one: the client left while an endpoint used its WebSocket."""
 
 
 async def unexpected(_: Request, error: Exception) -> Response:

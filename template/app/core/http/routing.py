@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
-from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+from fastapi.routing import APIRoute, APIWebSocketRoute, RouteContext, iter_route_contexts
 
 # The options of a path operation.
 _OPTIONS = [
@@ -18,12 +18,14 @@ _OPTIONS = [
     if name not in ("self", "route_class_override")
 ]
 
+_SOCKET_OPTIONS = ("path", "endpoint", "name", "dependencies")
+
 
 def flatten(app: FastAPI) -> None:
     """Replace included routers by their routes, with the options that the routers add.
 
-    Change nothing if an included router has a route that is no path operation, a limit on forms, or
-    an option that a later FastAPI adds: requests are then slower, and answered the same.
+    Change nothing if an included router has a mount, a limit on forms, or an option that a later
+    FastAPI adds: requests are then slower, and answered the same.
     """
     flat = APIRouter(dependency_overrides_provider=app)
     routes: list[Any] = []
@@ -33,6 +35,10 @@ def flatten(app: FastAPI) -> None:
             routes.append(route)
             continue
         options = _options(context)
+        if isinstance(route, APIWebSocketRoute):
+            flat.add_api_websocket_route(**{name: options[name] for name in _SOCKET_OPTIONS})
+            routes.append(flat.routes[-1])
+            continue
         if not isinstance(route, APIRoute) or len(options) < len(_OPTIONS):
             return
         flat.add_api_route(**options, route_class_override=type(route))

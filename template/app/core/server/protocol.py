@@ -25,6 +25,20 @@ MAX_HEAD_BYTES = 32 * 1024
 MIN_BODY_BYTES_PER_S = 1024
 
 
+def unread(transport: Any) -> tuple[int, bytes] | None:
+    """Return what the client has not read, or None if all is sent; it shows progress.
+
+    Also the bytes that are not acknowledged, where Linux tells it: the kernel takes more from the
+    transport only when a third of its megabytes are free.
+    """
+    waiting, in_kernel = transport.get_write_buffer_size(), b""
+    if not waiting:
+        return None
+    with suppress(OSError, TypeError):
+        in_kernel = ioctl(transport.get_extra_info("socket"), TIOCOUTQ, bytes(4))
+    return waiting, in_kernel
+
+
 class Protocol(_Base):
     """A connection of a client."""
 
@@ -48,6 +62,13 @@ class Protocol(_Base):
                 self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             if self.transport.is_closing():
                 return
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        # Of a GET or HEAD, set by telemetry. Nobody waits for the response any more.
+        task = getattr(self.cycle, "task", None)
+        if task is not None and self.is_waiting:
+            task.cancel()
 
     def send_400_response(self, msg: str) -> None:
         """Answer malformed HTTP, for which uvicorn calls this."""
@@ -98,8 +119,8 @@ class Protocol(_Base):
 
     def _phase(self) -> tuple[str, Any]:
         """Return the thing that the service expects of the client, and what shows progress."""
-        if unread := self.transport.get_write_buffer_size():
-            return "response", (unread, self._in_kernel())
+        if waiting := unread(self.transport):
+            return "response", waiting
         if self.cycle is None or self.cycle.response_complete:
             # uvicorn has a timer for a connection that is idle between two requests.
             is_idle = self.timeout_keep_alive_task and not self.is_in_head
@@ -107,15 +128,6 @@ class Protocol(_Base):
         # If reading is paused, the application is the slow one.
         is_sending = self.cycle.more_body and not self.cycle.waiting_for_100_continue
         return ("body" if is_sending and not self.flow.read_paused else "idle"), self.cycle
-
-    def _in_kernel(self) -> bytes:
-        """Return the number of bytes that the client has not acknowledged, where Linux tells it.
-
-        The kernel takes more from the transport only when a third of its megabytes are free.
-        """
-        with suppress(OSError, TypeError):
-            return ioctl(self.transport.get_extra_info("socket"), TIOCOUTQ, bytes(4))
-        return b""
 
 
 class HttpTools(Protocol):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from uvicorn.config import STARTUP_FAILURE, Config
 from uvicorn.server import Server
@@ -18,7 +18,10 @@ from uvicorn_worker import UvicornWorker
 
 from app.core.server.drain import stopping
 from app.core.server.protocol import MAX_HEAD_BYTES, PARSER, HttpTools, Protocol
+from app.core.server.websocket import WebSocketProtocol
 from app.core.settings.server import ServerSettings
+
+T = TypeVar("T")
 
 # Longest time that a stopping worker keeps idle connections open for a last request each.
 IDLE_DRAIN_S = 1
@@ -53,7 +56,9 @@ class DrainingServer(Server):
             self.server_state.default_headers.append(_CLOSE)
         if counter % 10 == 0:
             now_s = asyncio.get_running_loop().time()
-            for connection in self._connections():
+            for upgraded in self._connections(WebSocketProtocol):
+                upgraded.abort_if_unread(now_s, self.settings.body_timeout_s)
+            for connection in self._connections(Protocol):
                 connection.close_if_slow(
                     now_s,
                     head_s=self.settings.header_timeout_s,
@@ -70,7 +75,7 @@ class DrainingServer(Server):
             await self._tick_until(lambda: not self.server_state.connections)
         await self._stop_listening(sockets or [])
         # Requests of connections that were accepted last.
-        await self._tick_until(lambda: all(each.cycle for each in self._connections()))
+        await self._tick_until(lambda: all(each.cycle for each in self._connections(Protocol)))
         loop = asyncio.get_running_loop()
         loop.call_later(REQUEST_DRAIN_S - 1, self._refuse_waiting)
         await super().shutdown(sockets)
@@ -107,7 +112,7 @@ class DrainingServer(Server):
 
     def _refuse_waiting(self) -> None:
         """Answer in place of requests that are about to be cancelled."""
-        for connection in self._connections():
+        for connection in self._connections(Protocol):
             if connection.is_waiting:
                 connection.refuse(
                     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -115,9 +120,8 @@ class DrainingServer(Server):
                     **{"Retry-After": "1"},
                 )
 
-    def _connections(self) -> list[Protocol]:
-        """Return the connections that are no WebSockets."""
-        return [each for each in self.server_state.connections if isinstance(each, Protocol)]
+    def _connections(self, kind: type[T]) -> list[T]:
+        return [each for each in self.server_state.connections if isinstance(each, kind)]
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no types
@@ -130,6 +134,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no type
     settings: ClassVar[ServerSettings]
     CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - as the base class does
         "http": HttpTools if PARSER == "httptools" else Protocol,
+        "ws": WebSocketProtocol,
         # gunicorn counts its `timeout` from the last notification; every half of it is the default.
         "timeout_notify": 1,
         "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
@@ -147,6 +152,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no type
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
+        self.config.ws_max_size = self.settings.max_body_bytes
         server = DrainingServer(self.config, self.settings)
         # gunicorn sends it for Ctrl-C, and uvicorn does not handle it.
         quit_ = signal.SIGQUIT

@@ -20,6 +20,13 @@ class TelemetrySettings(BaseSettings):
         ge=0,
         description="A request whose response starts later than this is logged; 0 logs none.",
     )
+    blocked_loop_ms: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="A call that holds the event loop for longer is logged with its stack; 0 logs "
+        "none.",
+    )
     access_log_sample: float = Field(
         0,
         ge=0,

@@ -36,8 +36,9 @@ class Activity:
     def route(self) -> str:
         """The template of the route, or `unmatched`: a label, of which there are few."""
         scope = self.scope or {}
-        route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
-        return getattr(route, "path", "unmatched")
+        context = scope.get("fastapi", {}).get("effective_route_context")
+        # That of a WebSocket has an empty path.
+        return getattr(context, "path", "") or getattr(scope.get("route"), "path", "unmatched")
 
 
 # Each request has an account of its own; tasks that it starts inherit it.

@@ -40,9 +40,15 @@ def configure_logging(level: str, form: LogFormat) -> None:
         logger.handlers.clear()
         # uvicorn's access log has query strings; telemetry writes another one.
         logger.propagate = name != "uvicorn.access"
+        logger.filters = [_is_no_socket]
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda args: _log_uncaught(*args[:3])
+
+
+def _is_no_socket(record: logging.LogRecord) -> bool:
+    """Leave out uvicorn's lines about each WebSocket, which have its query string."""
+    return record.levelno > logging.INFO or "websockets" not in record.pathname
 
 
 def _log_uncaught(*exc_info: Any) -> None:

@@ -4,14 +4,16 @@ Reports go to the observers, to the log of slow requests, to the access log and,
 for, to the client in `Server-Timing`.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from logging import getLogger
 from time import perf_counter
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.core.http.streams import is_event_stream
 from app.core.settings.telemetry import TelemetrySettings
 from app.core.telemetry import request_id
 from app.core.telemetry.activity import Activity, current
@@ -21,6 +23,8 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", 
 CLIENT_LEFT = 499
 # The most lines about slow requests that one worker writes in a second.
 MAX_SLOW_LINES = 10
+_STARTS = frozenset(("http.response.start", "websocket.http.response.start", "websocket.accept"))
+_ENDS = frozenset(("http.response.body", "websocket.http.response.body", "websocket.close"))
 
 access_log = getLogger("app.access")
 slow_log = getLogger("app.slow")
@@ -33,8 +37,9 @@ class Finished(NamedTuple):
         method: one of `METHODS`, or `_OTHER`.
         route: the template of the route, or `unmatched`.
         status: `CLIENT_LEFT` if the client did not wait; 500 if the response is incomplete; that of
-            the server if it answered in place of the application.
-        duration_s: until the last byte of the response.
+            the server if it answered in place of the application; 101 of a WebSocket.
+        duration_s: until the last byte of the response, or the first one of an event stream or a
+            WebSocket, which is reported when it begins: its client chooses when it ends.
         pool_wait_s: the time that tasks of the request waited for connections.
         cache: how the response cache answered: hit, stale, miss, collapsed, error or bypass; empty
             for other routes.
@@ -50,11 +55,16 @@ class Finished(NamedTuple):
 
 
 class Observer(Protocol):
-    """Gets each request, in the event loop, when it starts and when its response has ended."""
+    """Gets each request, in the event loop, when it starts and when its response has ended.
+
+    An event stream or a WebSocket that begins is `streamed` by 1, and by -1 when it ends.
+    """
 
     def started(self) -> None: ...
 
     def finished(self, request: Finished) -> None: ...
+
+    def streamed(self, change: int) -> None: ...
 
 
 class Telemetry:
@@ -79,16 +89,24 @@ class Telemetry:
         measured = _Measured(self, scope, send)
         # After an error the context keeps the request, for the log of the server.
         token = current.set(measured)
-        if scope["type"] == "websocket":
-            await self.app(scope, receive, send)
-        else:
-            for observer in self.observers:
-                observer.started()
-            try:
-                await self.app(scope, receive, measured.send)
-            finally:
-                if measured.telemetry is not None:
-                    measured.finish(500)
+        for observer in self.observers:
+            observer.started()
+        # uvicorn's request and response.
+        cycle: Any = getattr(send, "__self__", None)
+        if cycle is not None and scope.get("method") in ("GET", "HEAD"):
+            cycle.task = asyncio.current_task()
+        try:
+            await self.app(scope, receive, measured.send)
+        except asyncio.CancelledError:
+            # A read whose client left, which `Protocol` cancels, is no error.
+            if not getattr(cycle, "disconnected", False):
+                raise
+        finally:
+            if measured.telemetry is not None:
+                measured.finish(500)
+            elif measured.is_stream:
+                for observer in self.observers:
+                    observer.streamed(-1)
         current.reset(token)
 
     def report(self, request: Finished, identifier: str, waited_s: float) -> None:
@@ -113,7 +131,7 @@ class Telemetry:
 
 
 class _Measured(Activity):
-    __slots__ = ("_send", "_started_s", "_status", "_waited_s", "telemetry")
+    __slots__ = ("_send", "_started_s", "_status", "_waited_s", "is_stream", "telemetry")
 
     def __init__(self, telemetry: Telemetry, scope: Scope, send: Send) -> None:
         super().__init__(request_id.of(scope["headers"]), scope)
@@ -122,6 +140,7 @@ class _Measured(Activity):
             self.outer = self.outer.outer
         # None when the request has been reported.
         self.telemetry: Telemetry | None = telemetry
+        self.is_stream = False
         self._send = send
         # Of the response, and how long the client waited for it.
         self._status = 0
@@ -130,16 +149,23 @@ class _Measured(Activity):
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
-        if kind == "http.response.start":
+        if kind in _STARTS:
             self._waited_s = perf_counter() - self._started_s
-            self._status = message["status"]
+            self._status = message.get("status", 101)
             headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
+            self.is_stream = self._status == 101 or is_event_stream(headers)
             if self.telemetry is not None and self.telemetry.server_timing:
                 headers += self._timing()
             message = {**message, "headers": headers}
         await self._send(message)
-        if kind == "http.response.body" and not message.get("more_body"):
-            self.finish(self._status)
+        if self.is_stream:
+            if kind in _STARTS and self.telemetry is not None:
+                for observer in self.telemetry.observers:
+                    observer.streamed(1)
+                self.finish(self._status)
+        elif kind in _ENDS and not message.get("more_body"):
+            # The server refuses a WebSocket that is closed before it is open.
+            self.finish(self._status or 403)
 
     def _timing(self) -> list[tuple[bytes, bytes]]:
         timing = (
@@ -159,7 +185,7 @@ class _Measured(Activity):
         cycle = getattr(self._send, "__self__", None)
         if self._status < 500 and getattr(cycle, "disconnected", False):
             status = getattr(cycle, "refused", CLIENT_LEFT)
-        method = self.scope["method"]
+        method = self.scope.get("method", "GET")
         if method not in METHODS:
             method = "_OTHER"
         request = Finished(
