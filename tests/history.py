@@ -92,7 +92,7 @@ REMOVED = "app/core/removed.py"
 CONTESTED = {"app/core/operations/capacity.py", "app/core/telemetry/logs.py", "app/main.py", "noxfile.py", *MOVED}
 # Files of the renamed choice alone. Copier also renders the newer `_exclude` with the older name of the choice, which
 # leaves these files out of the comparison: any edit there is a conflict.
-CHOSEN = re.compile(r"app/worker\.py|app/core/jobs/(broker|celery|worker)\.py|tests/core/job_worker\.py")
+CHOSEN = re.compile(r"app/core/jobs/(broker|celery|celery_worker|direct|outbox|relay)\.py")
 
 
 def make_lists_shorter(template: Path) -> None:

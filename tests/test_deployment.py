@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.rendering import ROOT, render, with_few_files
-from tests.variants import DEFAULTS, QUESTIONS, WITHOUT_PYTHON, Answer, Answers
+from tests.variants import DEFAULTS, QUESTIONS, WITH_BROKER, WITHOUT_PYTHON, Answer, Answers
 
 CHOICES = QUESTIONS["deployment"]
 OTHERS = {question: answers for question, answers in QUESTIONS.items() if question not in WITHOUT_PYTHON}
@@ -145,8 +145,10 @@ def test_the_servers_are_those_that_the_answers_need(composed: list[tuple[Answer
         expected = {"nginx", "web-1", "web-2", "migrate", "postgres"}
         if answers["cache_backend"] == "valkey":
             expected |= {"cache"}
-        if answers["background_jobs"] == "celery":
-            expected |= {"worker", "broker"}
+        if answers["background_jobs"] != "background_tasks":
+            expected |= {"worker"}
+        if answers["background_jobs"] in WITH_BROKER:
+            expected |= {"broker"}
         if answers["metrics"] == "prometheus":
             expected |= {"prometheus", "grafana"}
         assert set(content["services"]) == expected
@@ -227,7 +229,8 @@ def test_the_instances_fit_into_the_database(composed: list[tuple[Answers, dict[
         cores = max(1, int(answers["cpu_cores"]))
         workers = max(1, int(cores * float(answers["workers_per_core"])))
         web, environment = content["services"]["web-1"], content["x-environment"]
-        jobs = 2 * 2 * cores if answers["background_jobs"] == "celery" else 0
+        # Two connections for each process of the job workers, at least.
+        jobs = 2 * 2 * {"background_tasks": 0, "postgres": 1}.get(str(answers["background_jobs"]), cores)
         assert web["cpus"] == cores
         assert int(web["mem_limit"].removesuffix("m")) >= workers * 160
         connections = int(environment["INSTANCES"]) * workers + jobs + 5

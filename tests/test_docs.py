@@ -408,11 +408,11 @@ def test_an_update_takes_the_examples_along(extended: Path, template: Path, tmp_
     assert "app.add_middleware(Release, " in read(service / "app/main.py")
 
 
-@pytest.mark.parametrize("deployment", ["compose", "kubernetes"])
+@pytest.mark.parametrize(("deployment", "engine"), [("compose", "rq"), ("kubernetes", "postgres")])
 def test_the_page_for_operators_has_every_alert_and_the_present_variables(
-    rendered: Callable[[Answers], Path], deployment: str
+    rendered: Callable[[Answers], Path], deployment: str, engine: str
 ) -> None:
-    service = rendered({"deployment": deployment, "background_jobs": "celery"})
+    service = rendered({"deployment": deployment, "background_jobs": engine})
     page = (service / "docs/operations.md").read_text(encoding="utf-8")
     variables = re.findall(
         r"^\| `([A-Z_]+)` \|", (service / "docs/configuration.md").read_text(encoding="utf-8"), re.MULTILINE

@@ -25,9 +25,10 @@ KUBERNETES: Answers = {"deployment": "kubernetes"}
 CASES: dict[str, Answers] = {
     "defaults": KUBERNETES,
     "full": KUBERNETES
-    | {"background_jobs": "celery", "cpu_cores": 2, "workers_per_core": 1.5, "read_replica": True}
+    | {"background_jobs": "rq", "cpu_cores": 2, "workers_per_core": 1.5, "read_replica": True}
     | {"instances": 30, "db_max_connections": 400, "project_slug": LONG, "tracing": True},
-    "least": KUBERNETES | {"cache_backend": "none", "metrics": "none", "pagination": "offset"},
+    "least": KUBERNETES
+    | {"cache_backend": "none", "background_jobs": "background_tasks", "metrics": "none", "pagination": "offset"},
 }
 OVERLAYS = ("production", "staging")
 # Of operators that a cluster may have; their schemas are their own.
@@ -108,7 +109,7 @@ def test_every_pod_is_restricted_and_writes_to_no_image(built: Build, case: str,
     """Pod Security "restricted", and beyond: a read-only file system, no token, no variables of other services."""
     objects = built(case, overlay)
     pods = [each["spec"]["template"]["spec"] for each in objects if each["kind"] in ("Deployment", "Job")]
-    assert len(pods) == (3 if case == "full" else 2)
+    assert len(pods) == (2 if case == "least" else 3)
     for pod in pods:
         assert pod["automountServiceAccountToken"] is False
         assert pod["enableServiceLinks"] is False
@@ -227,6 +228,12 @@ def test_a_pod_has_memory_for_its_workers(built: Build, rendered: Callable[[Answ
         )
     )
     assert plan.workers == int(resources["cpu"]) * answers["workers_per_core"]
+    for worker in of_kind(built(case, "production"), "Deployment"):
+        limits = worker["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+        if worker["metadata"]["name"].endswith("-worker"):
+            processes = 2 if case == "full" else 1
+            assert int(limits["cpu"]) == processes
+            assert int(limits["memory"].removesuffix("Mi")) >= 96 + processes * (96 + 32)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -240,8 +247,17 @@ def test_the_example_of_the_secrets_has_every_required_variable(
     assert "DATABASE_URL" in required
     for scaled in of_kind(built(case, "production"), "ScaledObject"):
         (trigger,) = scaled["spec"]["triggers"]
-        address = base64.b64decode(secrets[trigger["metadata"]["addressFromEnv"]]).decode()
-        assert f"@{address}/" in base64.b64decode(secrets["BROKER_URL"]).decode()
-        assert trigger["metadata"]["passwordFromEnv"] in secrets
+        metadata = trigger["metadata"]
+        if trigger["type"] == "postgresql":
+            assert metadata["connectionFromEnv"] == "DATABASE_URL"
+            # The condition by which the metrics count the jobs that wait.
+            metrics = (rendered(CASES[case]) / "app/core/jobs/metrics.py").read_text(encoding="utf-8")
+            assert metadata["query"].removeprefix("SELECT count(*) ") in metrics
+        else:
+            address = base64.b64decode(secrets[metadata["addressFromEnv"]]).decode()
+            assert f"@{address}/" in base64.b64decode(secrets["BROKER_URL"]).decode()
+            assert metadata["passwordFromEnv"] in secrets
+            # The key of RQ's queue.
+            assert metadata["listName"] == f"rq:queue:{LONG}"
     variables = set(re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE))
     assert config(built(case, "production")).keys() <= variables

@@ -91,6 +91,18 @@ SITUATIONS: dict[str, tuple[Series, str, set[str]]] = {
         {"JobsWait"},
     ),
     "jobs that run": (UP | gauge("jobs_oldest_age_seconds", "0 100 200 300 0x9"), "7m", set()),
+    "jobs that failed": (UP | gauge("jobs_dead", "1x9") | {"jobs_dead{instance='b'}": "1x9"}, "7m", {"JobsFail"}),
+    "jobs that failed and ran again": (UP | gauge("jobs_dead", "1 1 1 0x9"), "7m", set()),
+    "jobs without a worker": (
+        ALIVE | gauge("jobs_waiting", "1x20") | {"jobs_total{instance='a', outcome='succeeded'}": "7x20"},
+        "15m",
+        {"JobsStop"},
+    ),
+    "jobs with a slow worker": (
+        ALIVE | gauge("jobs_waiting", "9x20") | {"jobs_total{instance='a', outcome='failed'}": "7+1x20"},
+        "15m",
+        set(),
+    ),
     "no broker": (ALIVE | {"up{instance='b'}": "1x9"}, "7m", {"BrokerDown"}),
     "a restart of the broker": (ALIVE | gauge("jobs_waiting", "0 0 _ _ 0x9"), "7m", set()),
 }
@@ -189,11 +201,12 @@ def test_each_alert_says_what_is_wrong_and_what_to_do(rendered: Rendered) -> Non
             assert all(text.endswith(".") for text in rule["annotations"].values())
 
 
-@pytest.mark.parametrize(("answers", "aggregation"), [(COMPOSE, "sum"), (FULL, "max")])
-def test_jobs_of_a_shared_queue_count_once(rendered: Rendered, answers: Answers, aggregation: str) -> None:
-    """With Celery, each instance has the numbers of the one queue."""
-    text = (rendered(answers) / "deploy/grafana/dashboards/service.json").read_text(encoding="utf-8")
-    assert f'"{aggregation} by (outcome) (rate(jobs_total{{' in text
+@pytest.mark.parametrize(("engine", "aggregation"), [("background_tasks", "sum"), ("postgres", "max")])
+def test_jobs_of_a_shared_queue_count_once(rendered: Rendered, engine: str, aggregation: str) -> None:
+    """Each instance has the numbers of the one table; jobs in the memory of a web process are its own."""
+    service = rendered(COMPOSE | {"background_jobs": engine})
+    text = (service / "deploy/grafana/dashboards/service.json").read_text(encoding="utf-8")
+    assert '"max by (outcome) (rate(jobs_total{' in text
     assert f'"{aggregation}(jobs_waiting{{' in text
 
 

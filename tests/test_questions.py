@@ -30,8 +30,10 @@ ASKED = [
     *("deployment", "ci", "example"),
 ]
 EXPERT = ["project_slug", "workers_per_core", "db_max_connections", "instances", "read_replica", "static_files"]
-EXPERT += ["metrics", "tracing"]
+EXPERT += ["metrics", "tracing", "http_client", "outbox"]
 RECORDED = ASKED + EXPERT
+# An engine that has a question of its own.
+BROKER: Answers = {"background_jobs": "rq"}
 
 # The sentence for each bad value; some sentences are Copier's own.
 REFUSALS: dict[str, dict[str, list[str]]] = {
@@ -68,6 +70,8 @@ REFUSALS: dict[str, dict[str, list[str]]] = {
     "static_files": {"Invalid choice for 'static_files': 'maybe' is not in": ["maybe"]},
     "metrics": {"Invalid choice for 'metrics': 'statsd' is not in": ["statsd"]},
     "tracing": {"Invalid choice for 'tracing': 'maybe' is not in": ["maybe"]},
+    "http_client": {"Invalid choice for 'http_client': 'maybe' is not in": ["maybe"]},
+    "outbox": {"Invalid choice for 'outbox': 'maybe' is not in": ["maybe"]},
 }
 BAD_ANSWERS = [
     (question, value, sentence)
@@ -88,8 +92,10 @@ LOADS = [
     (1, 0.1, 3, "celery"),
     (2, 1.5, 2, "celery"),
     (4, 2.0, 1, "background_tasks"),
-    (8, 1.1, 7, "celery"),
+    (8, 1.1, 7, "rq"),
     (64, 0.5, 20, "background_tasks"),
+    (2, 1.0, 1, "postgres"),
+    (1, 1.0, 30, "postgres"),
 ]
 
 
@@ -147,8 +153,8 @@ def test_each_question_is_asked_or_for_experts_or_derived() -> None:
     assert asked == ASKED
     assert expert == EXPERT
     assert derived == [
-        *("planned_workers", "planned_cores", "planned_instances", "planned_connections", "planned_pool_size"),
-        "update_command",
+        *("planned_workers", "planned_cores", "planned_instances", "planned_jobs", "planned_connections"),
+        *("planned_pool_size", "update_command"),
     ]
 
 
@@ -190,17 +196,21 @@ def test_a_question_that_takes_any_text_or_number_refuses_in_plain_sentences(nam
         assert len(f"Validation error for question '{name}': {sentence}") < 80
 
 
-def test_only_answers_are_recorded_and_none_that_is_derived(service: Path) -> None:
-    assert sorted(answers_of(service)) == sorted(["_commit", "_src_path", *RECORDED])
+def test_only_answers_are_recorded_and_none_that_is_derived(rendered: Callable[[Answers], Path], service: Path) -> None:
+    recorded = {"_commit", "_src_path", *RECORDED}
+    assert set(answers_of(rendered(BROKER))) == recorded
+    assert set(answers_of(service)) == recorded - {"outbox"}
 
 
 @pytest.mark.parametrize(("question", "answer"), OTHER_ANSWERS)
 def test_an_answer_changes_more_than_its_record(
     rendered: Callable[[Answers], Path], service: Path, question: str, answer: Answer
 ) -> None:
+    base = rendered(BROKER) if question == "outbox" else service
     # The slug follows the name: it would hide that nothing else does.
-    other = files(rendered({question: answer} | ({"project_slug": "my-service"} if question == "project_name" else {})))
-    default = files(service)
+    fixed: Answers = {"project_slug": "my-service"} if question == "project_name" else {}
+    other = files(rendered((BROKER if question == "outbox" else fixed) | {question: answer}))
+    default = files(base)
     changed = {path for path in default.keys() | other.keys() if default.get(path) != other.get(path)}
     assert changed - {ANSWERS_FILE}
 
@@ -220,7 +230,7 @@ def test_a_bad_answer_is_refused_with_a_sentence_and_nothing_is_rendered(
     template: Path, tmp_path: Path, question: str, value: str, sentence: str
 ) -> None:
     with pytest.raises((TypeError, ValueError)) as refusal:
-        render(template, tmp_path / "service", {question: value})
+        render(template, tmp_path / "service", BROKER | {question: value})
     assert sentence in str(refusal.value)
     assert not (tmp_path / "service").exists()
 
@@ -342,8 +352,8 @@ def test_a_person_answers_the_questionnaire(questionnaire: Questionnaire, tmp_pa
     questionnaire.writes("Takes & tracks orders")
     questionnaire.sees("Where are cached responses stored?")
     questionnaire.presses(f"{DOWN}\r")
-    questionnaire.sees("Which process runs background jobs?")
-    questionnaire.presses(f"{DOWN}\r")
+    questionnaire.sees("Which engine runs background jobs?")
+    questionnaire.presses(f"{DOWN}{DOWN}\r")
     questionnaire.sees("How do lists return their pages?")
     questionnaire.presses("\r")
     questionnaire.sees("How many CPU cores has one instance?")
@@ -376,6 +386,8 @@ def test_a_person_answers_the_questionnaire(questionnaire: Questionnaire, tmp_pa
         "static_files": False,
         "metrics": "prometheus",
         "tracing": False,
+        "http_client": True,
+        "outbox": True,
     }
     assert f"Orders is ready in {service}\n" in message
     assert f"  cd {service}\n  git init && git add --all && git commit" in message
@@ -390,7 +402,7 @@ def test_more_cores_than_the_database_can_serve_lose_no_answer(questionnaire: Qu
     questionnaire.presses("\r")
     questionnaire.sees("Where are cached responses stored?")
     questionnaire.presses("\r")
-    questionnaire.sees("Which process runs background jobs?")
+    questionnaire.sees("Which engine runs background jobs?")
     questionnaire.presses("\r")
     questionnaire.sees("How do lists return their pages?")
     questionnaire.presses("\r")
@@ -402,7 +414,7 @@ def test_more_cores_than_the_database_can_serve_lose_no_answer(questionnaire: Qu
     questionnaire.presses("\r")
     questionnaire.sees("Add an example domain?")
     questionnaire.presses("\r")
-    assert "ATTENTION: these answers need at least 133 database connections" in questionnaire.sees_the_end()
+    assert "ATTENTION: these answers need at least 135 database connections" in questionnaire.sees_the_end()
 
 
 # --- The capacity line ---
@@ -447,7 +459,8 @@ def plan(capacity: ModuleType, load: tuple[int, float, int, str], connections: i
             workers_per_core=workers_per_core,
             instances=instances,
             max_connections=connections,
-            jobs=0 if jobs == "celery" else None,
+            jobs={"background_tasks": None, "postgres": 1}.get(jobs, 0),
+            jobs_at_once=8 if jobs == "postgres" else 0,
         )
     )
 
@@ -464,7 +477,9 @@ def least_connections(capacity: ModuleType, load: tuple[int, float, int, str]) -
     return next(connections for connections in range(100_000) if suffices(connections))
 
 
-@pytest.mark.parametrize(("load", "spare"), [*zip(LOADS, [0, 37, 5000, 60, 0], strict=True), (LOADS[0], 5000)], ids=str)
+@pytest.mark.parametrize(
+    ("load", "spare"), [*zip(LOADS, [0, 37, 5000, 60, 0, 9, 90], strict=True), (LOADS[0], 5000)], ids=str
+)
 def test_the_capacity_line_says_what_the_service_will_plan(
     template: Path,
     tmp_path: Path,

@@ -98,7 +98,11 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
         "defaults": {},
         "memory": {"cache_backend": "memory"},
         "none": {"cache_backend": "none"},
+        "web": {"background_jobs": "background_tasks"},
         "celery": {"background_jobs": "celery"},
+        "rq": {"background_jobs": "rq"},
+        "direct": {"background_jobs": "rq", "outbox": False},
+        "no client": {"http_client": False},
         "offset": {"pagination": "offset"},
         "gitlab": {"ci": "gitlab"},
         "no CI": {"ci": "none"},
@@ -140,14 +144,23 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
             "tests/users/test_users_cache.py",
         },
     )
-    assert change("celery") == (
-        {
-            *(f"app/core/jobs/{name}.py" for name in ("broker", "celery", "worker")),
-            "app/worker.py",
-            "tests/core/job_worker.py",
-        },
-        {"app/core/jobs/background_tasks.py"},
+    postgres = {f"app/core/jobs/{name}.py" for name in ("postgres", "postgres_worker")}
+    broker = {f"app/core/jobs/{name}.py" for name in ("broker", "relay")}
+    assert change("web") == (
+        {f"app/core/jobs/{name}.py" for name in ("background_tasks", "lost")},
+        {*postgres, "app/worker.py", "tests/core/job_worker.py"},
     )
+    for engine, way in (("celery", "outbox"), ("rq", "outbox"), ("direct", "direct")):
+        library = "celery" if engine == "celery" else "rq"
+        assert change(engine) == (
+            {*broker, *(f"app/core/jobs/{name}.py" for name in (way, library, f"{library}_worker"))},
+            {*postgres, "app/core/jobs/worker.py"},
+        )
+    added, removed = change("no client")
+    assert added == set()
+    assert {name for name in removed if not name.startswith("app/core/http_client/")} == {
+        "app/core/settings/http_client.py"
+    }
     assert change("offset") == (
         {"app/core/pagination/offset.py"},
         {

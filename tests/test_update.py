@@ -62,6 +62,8 @@ OTHER_ANSWERS: Answers = {
     "static_files": True,
     "metrics": "none",
     "tracing": True,
+    "http_client": False,
+    "outbox": False,
 }
 CI = ".github/workflows/ci.yml"
 # The command that leads back to the last commit, as an update and the hooks print it.
@@ -281,7 +283,7 @@ def test_a_migration_keeps_what_copier_alone_loses(
         return {
             "renamed question": recorded[RENAMED_QUESTION[1]] == "offset"
             and (service / "app/core/pagination/offset.py").exists(),
-            "renamed choice": recorded[question] == choice and (service / "app/core/jobs/celery.py").exists(),
+            "renamed choice": recorded[question] == choice and (service / "app/core/jobs/celery_worker.py").exists(),
             "moved file": [token in read(service / MOVED[1]) for token, path in marks.items() if path == MOVED[0]]
             == [True],
             "removed file": [token in text for token, path in marks.items() if path == REMOVED] == [True],

@@ -210,9 +210,11 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     r"\brq\b": lambda answers: answers["background_jobs"] == "rq",
     r"broker|job_queue|job_process": lambda answers: answers["background_jobs"] in WITH_BROKER,
     r"job_worker|app/worker": lambda answers: answers["background_jobs"] != "background_tasks",
-    r"background_tasks|backgroundtasks|job_concurrency|job_drain": lambda answers: (
-        answers["background_jobs"] == "background_tasks"
-    ),
+    r"jobs[./]outbox": lambda answers: answers["background_jobs"] in WITH_BROKER and bool(answers["outbox"]),
+    r"jobs[./]direct": lambda answers: answers["background_jobs"] in WITH_BROKER and not answers["outbox"],
+    r"jobs[./]postgres": lambda answers: answers["background_jobs"] == "postgres",
+    r"background_tasks|backgroundtasks|job_backlog": lambda answers: answers["background_jobs"] == "background_tasks",
+    r"job_concurrency": lambda answers: answers["background_jobs"] not in WITH_BROKER,
     # Not SQLAlchemy's CursorResult and before_cursor_execute.
     r"cursor(?!result|_execute)|keyset": lambda answers: answers["pagination"] == "cursor",
     r"offset": lambda answers: answers["pagination"] == "offset",

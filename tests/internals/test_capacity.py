@@ -54,6 +54,10 @@ CACHE = PROCESS_BYTES
         pytest.param(Limits(8, None, jobs=19), 8, 7, 99, id="jobs take theirs"),
         pytest.param(Limits(8, None, jobs=0), 8, 9, 93, id="as many job processes as cores"),
         pytest.param(Limits(8, 3 * EACH, jobs=0), 2, 10, 29, id="or as the memory allows"),
+        pytest.param(Limits(2, None, jobs=1, jobs_at_once=8), 2, 10, 34, id="jobs at once"),
+        pytest.param(
+            Limits(1, None, instances=30, jobs=1, jobs_at_once=8), 1, 1, 95, id="they share, too"
+        ),
     ],
 )
 def test_plan(limits: Limits, workers: int, pool_size: int, connections: int) -> None:

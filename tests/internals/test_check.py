@@ -121,6 +121,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("database.migrations", server("database", missing="0007"), "0007"),
     ("database.foreign_keys", server("database", unindexed=["a: b"]), "a: b"),
     ("database.invalid_indexes", server("database", invalid=["ix_a"]), "ix_a"),
+    ("jobs.dead", server("database", dead_jobs=3), "3 background jobs failed"),
     ("replica.absent", settings(database_replica_url=None), "DATABASE_REPLICA_URL"),
     ("replica.unavailable", {"servers": {"database_replica": DOWN}}, "port 5432"),
     ("replica.primary", server("database_replica", is_read_only=False), "no replica"),
@@ -168,7 +169,7 @@ def test_each_finding(name: str, facts: Mapping[str, Any], part: str) -> None:
 def test_every_finding_has_a_case_a_condition_and_a_severity() -> None:
     assert KNOWN.keys() <= {name for name, _, _ in CASES}
     assert KNOWN.keys() <= CONDITIONS.keys()
-    assert CONDITIONS.keys() - KNOWN.keys() <= {"broker.shared"}
+    assert CONDITIONS.keys() - KNOWN.keys() <= {"broker.shared", "broker.persistence"}
     assert {severity for severity, _, _ in KNOWN.values()} <= set(SEVERITIES)
 
 
@@ -224,7 +225,7 @@ def live(**changed: Any) -> dict[str, str]:
     """Return the findings about the servers of the tests, which lose data when they stop."""
     found = gather(get_settings().model_copy(update=changed), deploy=True)
     sentences = {finding.id: finding.sentence for finding in findings(found, deploy=True)}
-    servers = ("database.", "cache.", "broker.")
+    servers = ("database.", "cache.", "broker.", "jobs.")
     ours = {"database.durability", "broker.persistence", "cache.version", "cache.workers"}
     return {
         name: text

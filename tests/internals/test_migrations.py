@@ -33,6 +33,10 @@ down_revision = {follows!r}
 
 def upgrade() -> None:
     {upgrade}
+
+
+def downgrade() -> None:
+    pass
 '''
 
 FAIL_WITHOUT_THE_LOCK = """
@@ -171,6 +175,26 @@ def test_the_command_says_what_it_applied_and_accepts_a_newer_database(project: 
     ]
 
 
+def test_a_database_of_an_older_release_gets_the_tables_of_core(project: Path) -> None:
+    plant(project, "one", "op.execute('CREATE TABLE test_once (id int)')")
+
+    with new_to_migrations() as url, session(url) as sql:
+        first = ended(migrate(project, url))
+        sql("DROP TABLE alembic_version_core, background_job, background_job_count")
+        second = ended(migrate(project, url))
+        compared = alembic(project, url, "check")
+        alembic(project, url, "downgrade", "base")
+        applied = "SELECT version_num FROM alembic_version"
+        left = sql(f"{applied} UNION ALL {applied}_core")
+
+    assert first == (0, "Applied: one.\n")
+    assert second == (0, "Applied: core_0001.\n")
+    # Neither a comparison nor a downgrade of the team's line sees the tables of core.
+    assert "test_once" in compared
+    assert "background_job" not in compared
+    assert [row["version_num"] for row in left] == ["core_0001"]
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """This project without its migrations."""
@@ -194,6 +218,20 @@ def migrate(project: Path, url: str, **variables: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def alembic(project: Path, url: str, *arguments: str) -> str:
+    """Run a command of Alembic, and return its output."""
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=project,
+        env=os.environ | {"DATABASE_URL": url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_S,
+    ).stdout
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:

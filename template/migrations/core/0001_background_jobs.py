@@ -36,12 +36,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_background_job"),
         sa.UniqueConstraint("name", "key", name="uq_background_job_name_key"),
     )
-    op.create_index(
-        "ix_background_job_due_at",
-        "background_job",
-        ["due_at"],
-        postgresql_where=sa.text("state = 'waiting'"),
-    )
+    op.create_index("ix_background_job_state", "background_job", ["state", "due_at"])
     op.create_table(
         "background_job_count",
         sa.Column("outcome", sa.Text(), nullable=False),

@@ -5,10 +5,12 @@ the process stops, or has a key or a delay, is in the database: one of all web p
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from logging import getLogger
+from time import monotonic
 
 from app.core.database import WriteSession
 from app.core.http.problems import Busy, Unavailable
@@ -33,6 +35,8 @@ class Runner:
         self._settings: JobsSettings | None = None
         self._worker: Worker | None = None
         self._slots = asyncio.Semaphore()
+        # When each job that waits in memory was accepted; the first starts first.
+        self._waiting: deque[float] = deque()
         self._count: Count | None = None
 
     @asynccontextmanager
@@ -43,6 +47,7 @@ class Runner:
         """
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.job_concurrency)
+        self._waiting.clear()
         await asyncio.to_thread(self._open_count)
         try:
             claimed = running(settings, execute=self._run_claimed, poll_s=POLL_S)
@@ -82,6 +87,10 @@ class Runner:
         else:
             session.after_commit(partial(self._start, delivery))
 
+    def backlog(self) -> tuple[int, float]:
+        """Return the number of jobs that wait in memory, and the seconds of the oldest."""
+        return len(self._waiting), monotonic() - self._waiting[0] if self._waiting else 0.0
+
     async def drain(self) -> None:
         """Wait for the jobs that were accepted, up to the drain timeout."""
         if self._worker and self._settings:
@@ -93,6 +102,7 @@ class Runner:
             return
         if self._count:
             self._count.add(1)
+        self._waiting.append(monotonic())
         self._worker.start(self._run_accepted(delivery))
 
     async def _run_claimed(self, delivery: Delivery) -> None:
@@ -101,6 +111,7 @@ class Runner:
 
     async def _run_accepted(self, delivery: Delivery) -> None:
         async with self._slots:
+            self._waiting.popleft()
             outcome = await executor.run(delivery)
         if outcome.label != "succeeded":
             await self._store(delivery, outcome)

@@ -50,7 +50,8 @@ async def _work(settings: CoreSettings, resources: Sequence[Resource[Any]]) -> N
     queue = Database()
     deadlines_s = [job.deadline_s or 0 for job in declared.values()]
     longest_s = max([settings.job_time_limit_s, *deadlines_s])
-    async with lifecycle.resources(settings, resources, pool_size=settings.job_concurrency):
+    pool_size = settings.plan().job_pool_size - 1
+    async with lifecycle.resources(settings, resources, pool_size=pool_size):
         queue.open(settings, pool_size=1)
         try:
             async with running(settings, queue), periodic.running():

@@ -1,6 +1,6 @@
 """The tables of background jobs."""
 
-from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, Table, Text, Uuid, func, text
+from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, Table, Text, Uuid, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.schema import UniqueConstraint
 
@@ -23,7 +23,8 @@ background_job = Table(
     Column("error", Text),
     Column("keep_until", DateTime(timezone=True)),
     UniqueConstraint("name", "key"),
-    Index(None, "due_at", postgresql_where=text("state = 'waiting'")),
+    # Also for the failed jobs, which are counted at each scrape.
+    Index("ix_background_job_state", "state", "due_at"),
 )
 
 background_job_count = Table(

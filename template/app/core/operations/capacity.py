@@ -12,7 +12,8 @@ from pathlib import Path
 ADMINISTRATION = 5
 # A worker runs Python on one core: more connections only move the queue into the database.
 MAX_POOL_SIZE = 10
-# A process for jobs runs one at a time; the second connection serves a read beside its transaction.
+# A job has one connection, and a second one for a read beside its transaction; of a process that
+# runs several jobs at once, one connection is for the queue.
 JOB_POOL_SIZE = 2
 # The size of anyio's limiter: `def` endpoints and blocking calls of one worker that run at once.
 THREADS = 40
@@ -32,7 +33,8 @@ class Limits:
     """The limits of the plan; a `workers`, `pool_size`, `jobs` or `cpu_processes` of 0 is derived.
 
     `jobs` are the processes of the job worker of each instance, in a container of its own; None
-    without one. Each process takes `cache_bytes`, and each group of processes has a master.
+    without one. With `jobs_at_once`, the job worker is one process that runs so many at once.
+    Each process takes `cache_bytes`, and each group of processes has a master.
     """
 
     cores: float
@@ -43,6 +45,7 @@ class Limits:
     max_connections: int = 100
     pool_size: int = 0
     jobs: int | None = None
+    jobs_at_once: int = 0
     cache_bytes: int = 0
     cpu_processes: int = 0
 
@@ -59,8 +62,8 @@ class Limits:
 class Plan:
     """The sizes of one instance, and the connections that all instances take together.
 
-    `pool_size` and `cpu_processes` are of one worker. The job worker has `jobs` processes and a
-    memory of its own.
+    `pool_size` and `cpu_processes` are of one worker. The job worker has `jobs` processes, each
+    with `job_pool_size` connections, and a memory of its own.
     `arithmetic` and `memory` are the sums of connections and of memory, as text.
     """
 
@@ -70,6 +73,7 @@ class Plan:
     jobs: int
     pool_size: int
     cpu_processes: int
+    job_pool_size: int
     connections: int
     max_connections: int
     memory_bytes: int
@@ -111,7 +115,11 @@ def make_plan(limits: Limits) -> Plan:
     """
     workers = limits.workers or limits.processes(limits.workers_per_core)
     jobs = 0 if limits.jobs is None else limits.jobs or limits.processes(1)
-    job_connections = limits.instances * jobs * JOB_POOL_SIZE
+    job_pool_size = JOB_POOL_SIZE
+    if limits.jobs_at_once:
+        share = (limits.max_connections - ADMINISTRATION) // (limits.instances * (workers + jobs))
+        job_pool_size = min(limits.jobs_at_once + 1, max(JOB_POOL_SIZE, share))
+    job_connections = limits.instances * jobs * job_pool_size
     others = ADMINISTRATION + job_connections
     free = limits.max_connections - others
     pool_size = limits.pool_size or max(1, min(MAX_POOL_SIZE, free // (limits.instances * workers)))
@@ -129,8 +137,11 @@ def make_plan(limits: Limits) -> Plan:
             "Raise it if the server allows more, or lower INSTANCES, WEB_CONCURRENCY or "
             "DATABASE_POOL_SIZE."
         )
-    memory_bytes, memory = _memory(workers, limits)
-    job_memory_bytes, job_memory = _memory(jobs, limits, ", for jobs ") if jobs else (0, "")
+    memory_bytes, memory = _memory(workers, 1, limits)
+    job_memory_bytes, job_memory = 0, ""
+    if jobs:
+        job_memory_bytes, job_memory = _memory(jobs, 0 if limits.jobs_at_once else 1, limits)
+        job_memory = f", for jobs {job_memory}"
     limit = limits.memory_bytes
     if limit is None:
         bound = "without a limit"
@@ -145,6 +156,7 @@ def make_plan(limits: Limits) -> Plan:
         jobs=jobs,
         pool_size=pool_size,
         cpu_processes=limits.cpu_processes or _cpu_processes(limits, workers, memory_bytes),
+        job_pool_size=job_pool_size,
         connections=connections,
         max_connections=limits.max_connections,
         memory_bytes=memory_bytes,
@@ -164,13 +176,14 @@ def _cpu_processes(limits: Limits, workers: int, memory_bytes: int) -> int:
     return max(1, derived)
 
 
-def _memory(processes: int, limits: Limits, label: str = "") -> tuple[int, str]:
-    """Return the memory of a master and its processes, in bytes and as a sum."""
-    total = (processes + 1) * PROCESS_BYTES + processes * limits.cache_bytes
-    cache_sum = f" + {_count(processes, 'cache')} x {_mib(limits.cache_bytes)}"
+def _memory(workers: int, masters: int, limits: Limits) -> tuple[int, str]:
+    """Return the memory of masters and workers, in bytes and as a sum."""
+    processes = workers + masters
+    total = processes * PROCESS_BYTES + workers * limits.cache_bytes
+    cache_sum = f" + {_count(workers, 'cache')} x {_mib(limits.cache_bytes)}"
     caches = cache_sum if limits.cache_bytes else ""
     each = _mib(PROCESS_BYTES)
-    return total, f"{label}{processes + 1} processes x {each}{caches} = {_mib(total)}"
+    return total, f"{_count(processes, 'process', 'es')} x {each}{caches} = {_mib(total)}"
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:
