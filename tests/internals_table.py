@@ -22,7 +22,7 @@ VALKEY: dict[str, tuple[Answer, ...]] = {"cache_backend": ("valkey",)}
 MEMORY: dict[str, tuple[Answer, ...]] = {"cache_backend": ("memory",)}
 BACKGROUND: dict[str, tuple[Answer, ...]] = {"background_jobs": ("background_tasks",)}
 POSTGRES: dict[str, tuple[Answer, ...]] = {"background_jobs": ("postgres",)}
-CELERY: dict[str, tuple[Answer, ...]] = {"background_jobs": ("celery",)}
+BROKER: dict[str, tuple[Answer, ...]] = {"background_jobs": WITH_BROKER}
 REPLICA: dict[str, tuple[Answer, ...]] = {"read_replica": (True,)}
 METRICS: dict[str, tuple[Answer, ...]] = {"metrics": ("prometheus",)}
 HTTP_CLIENT: dict[str, tuple[Answer, ...]] = {"http_client": (True,)}
@@ -50,9 +50,11 @@ class Needs:
 
 
 TESTS: dict[str, Needs] = {
-    "celery/test_broker.py": Needs(only=CELERY | {"outbox": (True,)}),
-    "celery/test_direct.py": Needs(only=CELERY | {"outbox": (False,)}),
-    "celery/test_worker.py": Needs(only=CELERY | {"outbox": (True,)}),
+    "broker/test_broker.py": Needs(by=("background_jobs",), only=BROKER | {"outbox": (True,)}),
+    "broker/test_direct.py": Needs(by=("background_jobs",), only=BROKER | {"outbox": (False,)}),
+    "broker/test_relay.py": Needs(only=BROKER),
+    "broker/test_rq.py": Needs(only={"background_jobs": ("rq",), "outbox": (True,)}),
+    "broker/test_worker.py": Needs(by=("background_jobs",), only=BROKER | {"outbox": (True,)}),
     "replica/test_cache_rules.py": Needs(only=CACHED | REPLICA),
     "replica/test_decisions.py": Needs(only=REPLICA),
     "replica/test_replica.py": Needs(by=("cache_backend",), only=REPLICA),
@@ -118,8 +120,8 @@ TESTS: dict[str, Needs] = {
     "test_server.py": Needs(),
     "test_serving.py": Needs(),
     "test_settings.py": Needs(),
-    "test_wrong_settings.py": Needs(only=VALKEY | CELERY | REPLICA),
     "test_streams.py": Needs(),
+    "test_wrong_settings.py": Needs(only=VALKEY | BROKER | REPLICA),
     "test_static_files.py": Needs(only={"static_files": (True,)}),
     "test_telemetry.py": Needs(by=("cache_backend",)),
     "test_threads.py": Needs(),
@@ -131,13 +133,14 @@ TESTS: dict[str, Needs] = {
 # Shared modules, with the answers under which they can be imported.
 HELPERS: dict[str, Needs] = {
     "__init__.py": Needs(),
-    "broker_server.py": Needs(only={"background_jobs": WITH_BROKER}),
+    "broker/__init__.py": Needs(only=BROKER),
+    "broker/engine.py": Needs(only=BROKER),
+    "broker/jobs.py": Needs(only=BROKER),
+    "broker/service.py": Needs(only=BROKER),
+    "broker/web.py": Needs(only=BROKER),
+    "broker/worker.py": Needs(only=BROKER),
+    "broker_server.py": Needs(only=BROKER),
     "calling.py": Needs(only=HTTP_CLIENT),
-    "celery/__init__.py": Needs(only=CELERY),
-    "celery/jobs.py": Needs(only=CELERY),
-    "celery/service.py": Needs(only=CELERY),
-    "celery/web.py": Needs(only=CELERY),
-    "celery/worker.py": Needs(only=CELERY),
     "commands.py": Needs(),
     "computing.py": Needs(),
     "fault_proxy.py": Needs(),

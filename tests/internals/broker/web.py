@@ -10,7 +10,7 @@ from app.core.application import create_app
 from app.core.database import WriteSessionDep
 from app.core.jobs import enqueue
 from app.settings import get_settings
-from tests.internals.celery.jobs import JOBS, effect, thing
+from tests.internals.broker.jobs import JOBS, effect, thing
 
 router = APIRouter()
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 
 from sqlalchemy import Column, Integer, MetaData, Table, Text, func, insert, select
@@ -74,10 +75,17 @@ async def survive(label: str) -> None:
     await note(label, "done")
 
 
+@job
+async def block(label: str) -> None:
+    """Hold the event loop for longer than the deadline."""
+    await note(label, "begun")
+    time.sleep(60)  # noqa: ASYNC251
+
+
 async def _is_first(label: str) -> bool:
     await note(label, "begun")
     runs = select(func.count()).where(effect.c.label == label, effect.c.step == "begun")
     return await ReadSession().scalar(runs) == 1
 
 
-JOBS = {each.name.rpartition(".")[2]: each for each in (work, fail, die, need, survive)}
+JOBS = {each.name.rpartition(".")[2]: each for each in (work, fail, die, need, survive, block)}

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.internals.celery.service import Service, eventually, service
+from tests.internals.broker.service import Service, eventually, service
 
 pytestmark = pytest.mark.timeout(90)
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,8 +19,10 @@ from sqlalchemy import make_url
 from dev.processes import free_port, log_of, start
 from tests.core.plugin import migrated_database
 from tests.core.serving import ROOT
+from tests.internals.broker.engine import ENGINE
 from tests.internals.broker_server import BrokerServer, broker_server
 
+QUEUE = import_module(f"app.core.jobs.{ENGINE}").QUEUE
 TIMEOUT_S = 20.0
 LEASE_S = 1
 DRAIN_TIMEOUT_S = 1
@@ -57,7 +60,9 @@ class Program:
 class Service:
     def __init__(self, home: Path, database_url: str, broker: BrokerServer) -> None:
         self.broker = broker
-        self.queue = f"test_{secrets.token_hex(4)}"
+        self._name = f"test_{secrets.token_hex(4)}"
+        # The key of the list in the broker.
+        self.queue = str(QUEUE.format(self._name))
         self._home = home
         self._database_url = make_url(database_url).render_as_string(hide_password=False)
         self._port = free_port()
@@ -72,7 +77,7 @@ class Service:
         own = {
             "DATABASE_URL": self._database_url,
             "BROKER_URL": self.broker.url,
-            "JOB_QUEUE": self.queue,
+            "JOB_QUEUE": self._name,
             "JOB_LEASE_S": str(LEASE_S),
             "JOB_DRAIN_TIMEOUT_S": str(DRAIN_TIMEOUT_S),
             "JOB_PROCESSES": "2",
@@ -87,11 +92,11 @@ class Service:
 
     def start_web(self) -> None:
         config = ("--config", "deploy/gunicorn.conf.py")
-        self.web = self.start("gunicorn", *config, "tests.internals.celery.web:app")
+        self.web = self.start("gunicorn", *config, "tests.internals.broker.web:app")
 
     def start_worker(self) -> None:
         """Start a worker, which is `worker` from now on; it needs no other to end."""
-        self.worker = self.start("tests.internals.celery.worker")
+        self.worker = self.start("tests.internals.broker.worker")
 
     def begun(self, label: str) -> int:
         """Wait until the job begins; return the id of its process."""

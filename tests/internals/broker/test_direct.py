@@ -6,8 +6,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.internals.celery.jobs import work
-from tests.internals.celery.service import Service, eventually, service
+from tests.internals.broker.jobs import work
+from tests.internals.broker.service import Service, eventually, service
 
 pytestmark = pytest.mark.timeout(90)
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.internals.celery.service import Service, eventually, service
+from tests.internals.broker.service import Service, eventually, service
 
 pytestmark = pytest.mark.timeout(90)
 
-# Longer than Celery needs to notice that the broker hangs.
+# Longer than a worker needs to notice that the broker hangs.
 HANG_S = 4.0
 JUNK = (
     b"junk",
@@ -29,7 +29,7 @@ def running() -> Iterator[Service]:
     with service() as running:
         pid = running.worker.process.pid
         yield running
-        # The same worker lives, and Celery has not started again.
+        # The same worker lives, and has not started again.
         assert running.worker.process.is_running()
         assert running.worker.log.count(" ready.") == 1
         assert pid == running.worker.process.pid
