@@ -67,6 +67,8 @@ class Relay:
         self._is_woken = asyncio.Event()
         # Of the broker, for `/readyz`: `ok` or `unreachable`.
         self.state = "ok"
+        # Messages that no worker has; None if the broker does not answer.
+        self.waiting: int | None = 0
 
     @asynccontextmanager
     async def running(self, broker: Broker, settings: JobsSettings) -> AsyncIterator[None]:
@@ -77,8 +79,10 @@ class Relay:
             try:
                 yield
             finally:
-                task.cancel()
-                await asyncio.wait([task])
+                while not task.done():
+                    # redis-py can lose a cancellation.
+                    task.cancel()
+                    await asyncio.wait([task], timeout=POLL_S)
 
     async def wake(self) -> None:
         """Send the jobs that are due, soon; a callback for `after_commit`."""
@@ -126,11 +130,12 @@ class Relay:
         """Send a batch of jobs; return whether no more of them can be sent now."""
         self._is_woken.clear()
         try:
-            room = MAX_MESSAGES - await self._opened.waiting()
+            self.waiting = await self._opened.waiting()
         except Unavailable:
-            self.state = "unreachable"
+            self.state, self.waiting = "unreachable", None
             raise
         self.state = "ok"
+        room = MAX_MESSAGES - self.waiting
         if room <= 0:
             await asyncio.sleep(POLL_S)
             return True
