@@ -41,9 +41,9 @@ PROOFS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 BY_BROKER = {
     "process": (
-        "test_another_worker_runs_the_job_of_a_worker_that_is_killed",
+        "test_a_worker_that_starts_without_the_broker_runs_the_job_of_one_that_was_killed",
         "test_jobs_of_a_web_process_that_is_killed_after_the_commit_run",
-        "test_a_job_that_ends_its_process_is_a_dead_letter",
+        "test_a_job_that_kills_its_process_three_times_is_a_dead_letter",
         "test_a_periodic_job_is_enqueued_once_by_all_workers_and_restarts",
     ),
     "broker": (
