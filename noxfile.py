@@ -163,6 +163,13 @@ def bench_operations(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.operations", env={"TMPDIR": os.environ.get("TMPDIR")})
 
 
+@nox.session(name="bench-jobs", python=interpreters.newest())
+def bench_jobs(session: nox.Session) -> None:
+    """Measure background jobs by engine, process pools and the HTTP client, and print one table."""
+    install_benchmark(session)
+    session.run("python", "-m", "benchmarks.jobs", env={"TMPDIR": os.environ.get("TMPDIR")})
+
+
 @nox.session(name="bench-tests", python=interpreters.newest())
 def bench_tests(session: nox.Session) -> None:
     """The tests of the benchmark, on real servers and with few rows. Arguments after `--` go to pytest."""

@@ -98,6 +98,7 @@ TESTS: dict[str, Needs] = {
     "test_http_client.py": Needs(only=HTTP_CLIENT | METRICS | TRACING),
     "test_jobs_commands.py": Needs(only=POSTGRES),
     "test_jobs_metrics.py": Needs(by=("background_jobs",), only=METRICS),
+    "test_killed.py": Needs(),
     "test_lists.py": Needs(),
     "test_logs.py": Needs(),
     "test_metrics.py": Needs(by=("background_jobs",), only=METRICS),

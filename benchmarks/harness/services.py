@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,17 +205,21 @@ def render_service(template: Path, destination: Path, *, cached: bool) -> Path:
     """Render the service with its example, and lay over it what the benchmark needs beside that."""
     answers = DEFAULTS | {"cache_backend": "valkey" if cached else "none"}
     render(template, destination, answers)
-    domains = (*OVERLAY_DOMAINS, CACHED_DOMAIN) if cached else OVERLAY_DOMAINS
-    for domain in domains:
-        shutil.copytree(OVERLAY / "app" / domain, destination / "app" / domain)
+    lay_over(destination, (*OVERLAY_DOMAINS, CACHED_DOMAIN) if cached else OVERLAY_DOMAINS)
     shutil.copytree(OVERLAY / "app" / REPLACED_DOMAIN, destination / "app" / REPLACED_DOMAIN, dirs_exist_ok=True)
-    routers = destination / "app" / "api.py"
+    return destination
+
+
+def lay_over(service: Path, domains: Sequence[str]) -> None:
+    """Add domains of the benchmark to a rendered service, and include their routers."""
+    for domain in domains:
+        shutil.copytree(OVERLAY / "app" / domain, service / "app" / domain)
+    routers = service / "app" / "api.py"
     lines = routers.read_text().splitlines()
-    first_import = next(number for number, line in enumerate(lines) if line.startswith("from app."))
+    first_import = next(number for number, line in enumerate(lines) if line.startswith(("from app.", "from fastapi")))
     lines[first_import:first_import] = [f"from app.{name}.router import router as {name}" for name in domains]
     lines += [f"router.include_router({name})" for name in domains]
     routers.write_text("\n".join([*lines, ""]))
-    return destination
 
 
 def render_services(workspace: Path) -> dict[bool, Path]:

@@ -45,6 +45,8 @@ class Executor:
         self._tasks: set[asyncio.Task[Outcome]] = set()
         self._succeeded: list[Delivery] = []
         self._turn = asyncio.Lock()
+        # The task that stores `_succeeded`, while it waits for its turn.
+        self._next: asyncio.Task[None] | None = None
         # Outcomes that are not in `background_job_count` yet.
         self._counts: Counter[str] = Counter()
 
@@ -58,7 +60,7 @@ class Executor:
         one of its own, or leases may end while jobs run.
         """
         self._settings, self._database, self._stops = settings, source, False
-        self._turn = asyncio.Lock()
+        self._turn, self._next = asyncio.Lock(), None
         upkeep = asyncio.create_task(self._keep_up(settings.job_lease_s))
         try:
             yield
@@ -194,12 +196,10 @@ class Executor:
         """Store the outcome, unless another process has the job by now."""
         if outcome.label == "succeeded" and delivery.key is None:
             self._succeeded.append(delivery)
-            # Outcomes that wait, or come in this turn of the event loop, share a statement.
-            async with self._turn:
-                await asyncio.sleep(0)
-                ended, self._succeeded = self._succeeded, []
-                if ended:
-                    await self._insist(statements.SUCCEED, **_columns(ended))
+            if self._next is None:
+                self._next = asyncio.create_task(self._store_succeeded())
+            # All of them end at once, so that the next claim has as many jobs.
+            await asyncio.shield(self._next)
             return
         job = declared.get(delivery.name)
         # The slot of a periodic job is its key, and must outlast the interval.
@@ -216,6 +216,14 @@ class Executor:
             keep_s=keep_s,
             error=outcome.error,
         )
+
+    async def _store_succeeded(self) -> None:
+        """Store all successes that come before the statement of the earlier ones has ended."""
+        async with self._turn:
+            # Jobs that end in the same turn of the event loop are stored together.
+            await asyncio.sleep(0)
+            ended, self._succeeded, self._next = self._succeeded, [], None
+            await self._insist(statements.SUCCEED, **_columns(ended))
 
     async def _insist(self, statement: PreparedWrite, **values: Any) -> None:
         """Store an outcome, again and again while the leases last; then the jobs run again."""
