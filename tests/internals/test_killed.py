@@ -12,18 +12,18 @@ from app.core.jobs.table import background_job_count
 SCRIPT = """
 import asyncio, os, signal
 from app.core.database import WriteSession
+from app.core.jobs.table import background_job_count
 from app.core.operations.lifecycle import resources
 from app.settings import get_settings
-from tests.internals.test_killed import WRITE
+from sqlalchemy import insert
 
 async def write():
     async with resources(get_settings(), pool_size=1), WriteSession() as session:
-        await session.execute(WRITE)
+        await session.execute(insert(background_job_count).values(outcome="killed", count=1))
         os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(write())
 """
-WRITE = insert(background_job_count).values(outcome="killed", count=1)
 
 
 async def test_a_write_of_a_killed_process_is_rolled_back(database: None) -> None:
@@ -32,4 +32,4 @@ async def test_a_write_of_a_killed_process_is_rolled_back(database: None) -> Non
 
     # The same row again: it is neither there, nor locked for longer than this statement may take.
     async with WriteSession() as session:
-        await session.execute(WRITE)
+        await session.execute(insert(background_job_count).values(outcome="killed", count=1))
