@@ -82,7 +82,7 @@ async def _until_left(socket: WebSocket) -> None:
 @asynccontextmanager
 async def watching() -> AsyncIterator[None]:
     """End the streams of this process when its server, uvicorn under gunicorn or alone, stops."""
-    # uvicorn tells the application nothing: https://github.com/Kludex/uvicorn/pull/2913
+    # uvicorn tells the application nothing of its stop.
     server: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
 
     async def watch() -> None:
