@@ -65,7 +65,8 @@ class _Client(Redis):
     """Turns each element of the queue into a message of Celery, which ends on others."""
 
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
-        reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+        read: Any = super().parse_response
+        reply = read(connection, command_name, **options)
         if command_name == "BRPOP" and reply:
             queue, element = reply
             return queue, _message(queue, element)
