@@ -150,10 +150,11 @@ def module(path: str) -> str:
 
 
 def offered(path: str, text: str) -> Iterator[str]:
-    """Return the importable names: modules as `a.b`, and their top-level names as `a.b:name`."""
+    """Return the importable names: modules as `a.b` and `a:b`, and their top-level names as `a.b:name`."""
     if not path.endswith(".py"):
         return
-    yield module(path)
+    package, _, leaf = module(path).rpartition(".")
+    yield from (module(path), f"{package}:{leaf}")
     parts = list(ast.parse(text).body)
     for node in parts:
         match node:

@@ -466,8 +466,8 @@ _TEST = '''"""$Noun by $noun."""
 
 from httpx2 import AsyncClient
 
+from app import settings
 from app.$name.opened import ${name}_opened
-from app.settings import get_settings
 
 
 async def test_it_is_read_and_listed(client: AsyncClient, $noun: dict[str, str]) -> None:
@@ -482,7 +482,7 @@ async def test_it_is_read_and_listed(client: AsyncClient, $noun: dict[str, str])
 
 
 def test_the_setting_has_its_default() -> None:
-    assert get_settings().${name}_shown == 20
+    assert settings.get_settings().${name}_shown == 20
 '''
 _COUNT = '''"""How many there are, in the prepared lane."""
 

@@ -144,7 +144,9 @@ def rename_choice(template: Path) -> None:
         choices = config[question]["choices"]
         config[question]["choices"] = {text: older if value == newer else value for text, value in choices.items()}
 
-    comparison = re.compile(rf"(?P<before>\b{question} [!=]= (?P<quote>['\"])){newer}(?=(?P=quote))")
+    # Also within the list of `in (...)`.
+    operator = r"(?:[!=]= |(?:not )?in \([^)]*)"
+    comparison = re.compile(rf"(?P<before>\b{question} {operator}(?P<quote>['\"])){newer}(?=(?P=quote))")
     rewrite(template, change, lambda tag: comparison.sub(lambda match: match["before"] + older, tag))
 
 

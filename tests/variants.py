@@ -189,7 +189,7 @@ SHELL = {
 }
 
 # Together they have every answer to a question that brings or takes paths: CI updates these, `thorough` all.
-HARDEST = ("everything", "minimum", "memory-celery")
+HARDEST = ("defaults", "everything", "minimum", "none-rq", "memory-postgres")
 
 # The words that only some answers may bring into the rendered files and their names: a pattern (case does not
 # matter), and the answers with which it may, and must, occur.
