@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import Context
+from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -11,7 +12,8 @@ import pytest
 
 from app.core.database import WriteSession
 from app.core.http.problems import Conflict, Unavailable
-from app.core.jobs import background_tasks, drain, enqueue, job
+from app.core.jobs import background_tasks, drain, enqueue, every, job, periodic
+from app.core.jobs.declaration import declared
 from app.core.telemetry import request_id
 from app.settings import get_settings
 from tests.internals.jobs.queue import make_due, rows, states, until
@@ -183,6 +185,27 @@ async def test_jobs_that_are_left_at_a_stop_run_in_another_process() -> None:
             return seen == [2]
 
         await until(is_run)
+
+
+async def test_periodic_jobs_run_by_themselves_in_a_service_and_not_in_its_tests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @every(timedelta(days=1000))
+    @job
+    async def rarely() -> None:
+        seen.append("ran")
+
+    async def is_run() -> bool:
+        return seen == ["ran"]
+
+    try:
+        await periodic._enqueue({})
+        assert await rows() == []
+        monkeypatch.setattr(periodic, "declared", declared)
+        async with process():
+            await until(is_run)
+    finally:
+        del declared[rarely.name]
 
 
 async def test_the_next_start_says_how_many_jobs_a_kill_lost(

@@ -223,7 +223,11 @@ async def test_a_database_that_restarts_at_the_end_of_a_job_gets_its_outcome() -
     assert seen == [0, 1]
 
 
-async def test_a_periodic_job_is_enqueued_once_by_all_workers_and_restarts() -> None:
+async def test_a_periodic_job_is_enqueued_once_by_all_workers_and_restarts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(periodic, "declared", declared)
+
     @every(timedelta(days=1000))
     @job
     async def rarely() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -33,8 +34,9 @@ from app.core.settings.database import DatabaseSettings
 from app.core.telemetry.activity import add_statement
 
 Part = TypeVar("Part")
-# Awaits the rows of a statement that runs on the connection.
-WaitForRows = Callable[[Awaitable[list[Row]], PoolProxiedConnection], Awaitable[list[Row]]]
+Run = Callable[[], Awaitable[list[Row]]]
+# Runs a statement, with others before and after it on the same connection; returns its rows.
+Around = Callable[[Run, PoolProxiedConnection], Awaitable[list[Row]]]
 
 SETTLE_TIMEOUT_S = 0.5
 # An error that comes again this soon after a reconnect is none of the connection.
@@ -107,14 +109,15 @@ class Database:
         return _opened(self._autocommit_engine)
 
     async def fetch(
-        self, statement: Prepared, values: Mapping[str, Any], wait: WaitForRows | None = None
+        self, statement: Prepared, values: Mapping[str, Any], around: Around | None = None
     ) -> list[Row]:
-        """Run a prepared statement as a transaction of its own; `wait` awaits its rows."""
+        """Run a prepared statement as a transaction of its own; `around` calls it, if given."""
         async with self.gate:
             connection = await self._check_out()
             try:
-                rows = self.run(statement, connection, values)
-                return await (wait(rows, connection) if wait else rows)
+                if around is None:
+                    return await self.run(statement, connection, values)
+                return await around(partial(self.run, statement, connection, values), connection)
             except BaseException as error:
                 if isinstance(driver_error(error), (asyncio.CancelledError, TimeoutError)):
                     await settle(connection)

@@ -7,7 +7,7 @@ ends, and another process claims the job.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from logging import getLogger
@@ -18,7 +18,7 @@ from uuid import UUID
 from sqlalchemy.pool import PoolProxiedConnection
 
 from app.core.database import PreparedWrite, Row
-from app.core.database.engine import Database, WaitForRows, database, settle
+from app.core.database.engine import Around, Database, Run, database, settle
 from app.core.http.problems import Unavailable
 from app.core.jobs import statements
 from app.core.jobs.declaration import declared
@@ -135,12 +135,12 @@ class Executor:
         return self._opened.job_lease_s
 
     async def fetch(
-        self, statement: PreparedWrite, wait: WaitForRows | None = None, **values: Any
+        self, statement: PreparedWrite, around: Around | None = None, **values: Any
     ) -> list[Row]:
         """Run a statement of the queue; Unavailable if the database does not answer in time."""
         try:
             async with asyncio.timeout(STATEMENT_TIMEOUT_S):
-                return await self._database.fetch(statement, values, wait)
+                return await self._database.fetch(statement, values, around)
         except TimeoutError:
             raise Unavailable("The database did not answer in time.") from None
 
@@ -150,21 +150,17 @@ class Executor:
             raise RuntimeError("Jobs need `async with lifecycle.resources(...)`.")
         return self._settings
 
-    async def _commit(
-        self, rows: Awaitable[list[Row]], connection: PoolProxiedConnection
-    ) -> list[Row]:
-        """Commit a claim when its rows are here.
+    async def _commit(self, run: Run, connection: PoolProxiedConnection) -> list[Row]:
+        """Run a claim, and commit it when its rows are here.
 
         A database that hung may run a statement for which this process has ceased to wait: without
         the COMMIT, it gives the jobs back at once.
         """
         try:
             await self._database.command(connection, "BEGIN")
-            claimed = await rows
+            claimed = await run()
             await self._database.command(connection, "COMMIT")
         except BaseException:
-            if isinstance(rows, Coroutine):
-                rows.close()  # Not awaited, if BEGIN failed.
             await settle(connection, "ROLLBACK")
             raise
         return claimed
