@@ -42,6 +42,8 @@ nox.options.report = str(REPORT)
 
 DEPENDENCIES = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 NAMES = [nox.param(name, id=name) for name in VARIANTS]
+# Of programs that start services, which would be compiled again at each start.
+SERVICES = {"TMPDIR": os.environ.get("TMPDIR"), "PYTHONDONTWRITEBYTECODE": None}
 # On the newest interpreter as well.
 NEWEST_NAMES = [nox.param(name, id=name) for name in ("defaults", "everything")]
 
@@ -160,21 +162,21 @@ def bench(session: nox.Session) -> None:
 def bench_operations(session: nox.Session) -> None:
     """Measure telemetry, start-up, memory and restarts of the rendered service, and print one table."""
     install_benchmark(session)
-    session.run("python", "-m", "benchmarks.operations", env={"TMPDIR": os.environ.get("TMPDIR")})
+    session.run("python", "-m", "benchmarks.operations", env=SERVICES)
 
 
 @nox.session(name="bench-jobs", python=interpreters.newest())
 def bench_jobs(session: nox.Session) -> None:
     """Measure background jobs by engine, process pools and the HTTP client, and print one table."""
     install_benchmark(session)
-    session.run("python", "-m", "benchmarks.jobs", env={"TMPDIR": os.environ.get("TMPDIR")})
+    session.run("python", "-m", "benchmarks.jobs", env=SERVICES)
 
 
 @nox.session(name="bench-tests", python=interpreters.newest())
 def bench_tests(session: nox.Session) -> None:
     """The tests of the benchmark, on real servers and with few rows. Arguments after `--` go to pytest."""
     install_benchmark(session)
-    session.run("pytest", "-rs", "benchmarks/tests", *session.posargs)
+    session.run("pytest", "-rs", "benchmarks/tests", *session.posargs, env={"PYTHONDONTWRITEBYTECODE": None})
 
 
 def run_tests(session: nox.Session, *arguments: str) -> None:
@@ -231,7 +233,9 @@ def test_internals(
     run_internals(session, service, "ruff", "check", "tests/internals", environment=environment)
     run_internals(session, service, "ruff", "format", "--check", "tests/internals", environment=environment)
     run_internals(session, service, "mypy", *paths, environment=environment)
-    output = run_internals(session, service, "pytest", "--numprocesses=auto", *paths, environment=environment)
+    # Tests of one group share a service.
+    spread = ("--numprocesses=auto", "--dist=loadgroup")
+    output = run_internals(session, service, "pytest", *spread, *paths, environment=environment)
     session.log(f"{name}: {passed(output)} of the internals; {time.monotonic() - started:.0f} s")
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import asyncpg
 import psutil
@@ -64,7 +65,7 @@ class Side:
     def database(self) -> str:
         return self.variables["DATABASE_URL"]
 
-    def run(self, *command: str) -> dict[str, list[float]]:
+    def run(self, *command: str) -> dict[str, Any]:
         """Run a program that prints JSON."""
         process = subprocess.run(
             [sys.executable, "-m", *command],
@@ -75,7 +76,7 @@ class Side:
             check=True,
             timeout=TIMEOUT_S,
         )
-        found: dict[str, list[float]] = json.loads(process.stdout)
+        found: dict[str, Any] = json.loads(process.stdout)
         return found
 
     @contextmanager

@@ -30,11 +30,11 @@ REMAINING = {
 
 def application(url: str) -> procrastinate.App:
     app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=url))
-
-    @app.task(name="nothing")
-    async def nothing(number: int) -> None: ...
-
+    app.task(name="nothing")(nothing)
     return app
+
+
+async def nothing(number: int) -> None: ...
 
 
 async def install(library: str, url: str) -> None:
@@ -50,17 +50,17 @@ async def work(library: str, url: str) -> None:
     """Run jobs until SIGTERM; successful ones are deleted, as ours."""
     if library == "PgQueuer":
         worker = PgQueuer(AsyncpgPoolDriver(await asyncpg.create_pool(url, min_size=2, max_size=4)))
-
-        @worker.entrypoint("nothing")
-        async def nothing(job: Any) -> None:
-            json.loads(job.payload)
-
+        worker.entrypoint("nothing")(read)
         # It refuses a limit of jobs below twice the batch.
         await worker.run(batch_size=CONCURRENCY, max_concurrent_tasks=2 * CONCURRENCY)
     else:
         app = application(url)
         async with app.open_async():
             await app.run_worker_async(concurrency=CONCURRENCY, delete_jobs="successful")
+
+
+async def read(job: Any) -> None:
+    json.loads(job.payload)
 
 
 async def enqueue(library: str, url: str) -> None:

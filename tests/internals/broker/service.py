@@ -23,7 +23,8 @@ from tests.internals.broker.engine import ENGINE
 from tests.internals.broker_server import BrokerServer, broker_server
 
 QUEUE = import_module(f"app.core.jobs.{ENGINE}").QUEUE
-TIMEOUT_S = 20.0
+# A loaded machine starts a program in 20 s.
+TIMEOUT_S = 40.0
 LEASE_S = 1
 DRAIN_TIMEOUT_S = 1
 EFFECT = (

@@ -9,7 +9,7 @@ from rq.worker import BaseWorker
 
 from tests.internals.broker.service import Service, eventually, service
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.timeout(90), pytest.mark.xdist_group("broker-rq")]
 
 
 @pytest.fixture(scope="module")

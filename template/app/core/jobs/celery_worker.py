@@ -127,10 +127,11 @@ class _Process:
         self._is_open: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stops = asyncio.Event()
-        self._thread = Thread(target=self._run_loop, daemon=True)
 
     def start(self, **_: Any) -> None:
         signal.signal(DRAIN, self._drain)
+        # Python 3.13.0 starts no thread that was created before the fork.
+        self._thread = Thread(target=self._run_loop, daemon=True)
         self._thread.start()
         try:
             self._is_open.result()
