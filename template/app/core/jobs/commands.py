@@ -16,7 +16,7 @@ from app.core.jobs.table import background_job as job
 from app.core.settings.database import DatabaseSettings
 
 USAGE = "use `failed`, `show ID`, `retry ID...` or `retry all`."
-# The longest list; a retry makes it shorter.
+# Most jobs in the list; a retry makes it shorter.
 SHOWN = 1000
 
 

@@ -60,7 +60,7 @@ class Worker:
             self._wake.clear()
             free = max(self._concurrency - len(self._tasks), 0)
             claimed = await self._claim(free) if free else 0
-            # If there were fewer than slots, no other job is due.
+            # After fewer jobs than free slots, no other job is due.
             await self._wait(self._poll_s if claimed < free else None)
             if claimed == free and len(self._tasks) > self._concurrency / 2:
                 # One claim for all slots that become free in this time.
@@ -72,7 +72,7 @@ class Worker:
         self._wake.set()
 
     async def wait(self, timeout_s: float) -> None:
-        """Wait until no job runs, also of those that jobs enqueue."""
+        """Wait until no job runs, and none that a job has enqueued."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while self._tasks:
