@@ -34,7 +34,6 @@ class Host:
         return True
 
     def note(self, *, failed: bool, now_s: float) -> None:
-        """Count the result of a call."""
         self._retries = min(RETRY_BUDGET, self._retries + RETRY_SHARE)
         self._failures = self._failures + 1 if failed else 0
         if self._failures >= FAILURES:

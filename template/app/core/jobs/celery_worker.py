@@ -146,7 +146,6 @@ class _Process:
             self._thread.join()
 
     def run(self, text: str) -> None:
-        """Run the job of a message."""
         assert self._loop
         try:
             asyncio.run_coroutine_threadsafe(receive(text), self._loop).result()

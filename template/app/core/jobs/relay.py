@@ -40,11 +40,9 @@ class Broker(Protocol):
 
     async def waiting(self) -> int:
         """Return the number of messages that no worker has."""
-        ...
 
     async def publish(self, messages: Sequence[str]) -> None:
         """Add messages to the queue."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,6 @@ class Worker:
                 await asyncio.sleep(GATHER_S)
 
     def stop(self) -> None:
-        """Claim no more jobs."""
         self._stops = True
         self._wake.set()
 
@@ -91,7 +90,6 @@ class Worker:
         return len(self._tasks)
 
     def start(self, execution: Coroutine[Any, Any, None]) -> None:
-        """Run a job, and store its outcome."""
         task = asyncio.create_task(execution)
         # The event loop keeps only weak references to tasks.
         self._tasks.add(task)
