@@ -40,7 +40,7 @@ class Job(Generic[P]):
         name: module and function. Waiting jobs keep the name: they fail if the function is renamed.
         retries: how often a failed job runs again.
         deadline_s: the longest time of one run; None for `JOB_TIME_LIMIT_S`.
-        version: that of the arguments; increase it when older releases cannot run the new ones.
+        version: version of the arguments; increase it when old releases cannot run the new ones.
         every: the interval of a periodic job.
         key, delay_s, optional: see `options`.
     """
