@@ -177,6 +177,28 @@ def test_the_readme_counts_the_lines_of_every_part(defaults: Path) -> None:
     assert int(rows[-1][1].replace(",", "")) == pytest.approx(everything, rel=0.1)
 
 
+# --- Figures ---
+
+
+def test_the_figures_of_engines_are_those_of_the_benchmark() -> None:
+    columns = ("one worker", "CPU of the worker", "enqueue in a transaction")
+    table = read(ROOT / "docs/performance/README.md")
+    measured = {
+        (side.lower(), figure): median
+        for side, figure, median in re.findall(r"^\| (\w+): ([^|,]+)[^|]* \| [^|]+ \| ([\d,.]+) ", table, re.MULTILINE)
+        if figure in columns
+    }
+    page = read(ROOT / "docs/background-jobs.md").partition("## Figures")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `?(\w+).* \| (.+) \| (.+) \| (.+) \|$", page, re.MULTILINE)[1:]
+    quoted = {
+        (side.lower(), column): cell
+        for side, *cells in rows
+        for column, cell in zip(columns, cells, strict=True)
+        if cell != "–"
+    }
+    assert quoted == measured
+
+
 # --- Ownership ---
 
 

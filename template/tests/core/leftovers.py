@@ -25,7 +25,7 @@ made: WeakKeyDictionary[asyncio.Task[Any], str] = WeakKeyDictionary()
 def make_task(
     loop: asyncio.AbstractEventLoop, coroutine: Any, /, **options: Any
 ) -> asyncio.Task[Any]:
-    """Make a task, as a factory of the event loop, and remember the place."""
+    """Make a task and remember its place; a task factory of the event loop."""
     task = asyncio.Task(coroutine, loop=loop, **options)
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not frame.f_code.co_filename.startswith(APP):
@@ -37,7 +37,7 @@ def make_task(
 
 
 async def assert_none_left(before: Collection[asyncio.Task[Any]]) -> None:
-    """Fail with the names of running tasks that are not in `before`, and cancel these."""
+    """Fail with the names of running tasks that are not in `before`, and cancel them."""
     for _ in range(TURNS):
         await asyncio.sleep(0)
     left = [task for task in made if not task.done() and task not in before]

@@ -1,4 +1,4 @@
-"""Thumbnails: made in a process of the pool, from bytes that nobody can trust."""
+"""Thumbnails: made in a process of the pool, from bytes of clients."""
 
 import struct
 import zlib

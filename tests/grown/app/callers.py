@@ -17,7 +17,7 @@ async def current_settings() -> Settings:
 
 
 async def current_caller(session: ReadSessionDep, x_group: Annotated[str, Header()]) -> Group:
-    """Return the group that calls; FastAPI asks once for a request, however many take it."""
+    """Return the group that calls; FastAPI calls this once for each request."""
     group = await session.scalar(select(Group).where(Group.name == x_group))
     if group is None:
         raise NotFound("There is no such group.")

@@ -172,7 +172,7 @@ def declared(
     """Return the headers of a response with the `Cache-Control` and `Vary` of its policy."""
     added: h.Headers = []
     if is_event_stream(headers) and (b"cache-control", b"no-cache") in headers:
-        # FastAPI's own, for all of them.
+        # FastAPI sets this header on every event stream.
         headers = [item for item in headers if item[0] != b"cache-control"]
     if h.get(headers, b"cache-control") is None:
         control = declaration.policy.cache_control_of(status)

@@ -21,7 +21,7 @@ __all__ = [
 
 @asynccontextmanager
 async def pools(settings: ConcurrencySettings, *, cpu_processes: int) -> AsyncIterator[None]:
-    """Let `run_in_process` and `run_in_thread` work for the block; both start at first use."""
+    """Open both pools for the block; processes and threads start at their first call."""
     processes.slots.open(size=cpu_processes, backlog=settings.cpu_backlog)
     threads.slots.open(size=settings.blocking_threads, backlog=settings.blocking_backlog)
     try:

@@ -1,7 +1,7 @@
-"""A process of the pool: reads calls from its standard input, a socket, and answers there.
+"""A process of the pool: reads calls from a socket, its standard input, and answers there.
 
-It runs as a script and imports nothing of the service but the modules of the functions. A parent
-that ends, even by SIGKILL, ends it too.
+It runs as a script, and imports only the modules of the functions that it runs. It ends with its
+parent, even if the parent is killed.
 """
 
 import faulthandler
@@ -20,7 +20,7 @@ from typing import Any
 CALL = struct.Struct("!dQ")
 # An answer: whether the function returned, and the size of the pickled result or error.
 ANSWER = struct.Struct("!?Q")
-# The parent kills a call in time; the signal ends one whose parent has ended.
+# The parent kills a late process; after this time more, a timer ends one without a parent.
 GRACE_S = 1
 
 
@@ -28,8 +28,8 @@ def main() -> None:
     sys.path[:] = sys.argv[1:]
     # A crash in a C library shows its stack in the log.
     faulthandler.enable()
-    # A supervisor may send it to all processes of the service, while requests still need them. A
-    # program that a function starts does not inherit this handler, as it would SIG_IGN.
+    # A supervisor may send SIGTERM to all processes of the service, while requests still need this
+    # one. Not SIG_IGN, which a program that a function starts would inherit.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     connection = socket.socket(fileno=os.dup(0))
     with open(os.devnull) as nothing:
@@ -46,7 +46,7 @@ def main() -> None:
 
 def end_with_parent(connection: socket.socket) -> None:
     poll = select.poll()
-    # The end of the other side is reported without any flag.
+    # `poll` reports the end of the other side although no event is registered.
     poll.register(connection, 0)
     poll.poll()
     os._exit(0)
@@ -65,7 +65,7 @@ def run(call: bytes, limit_s: float) -> tuple[bool, bytes]:
 
 
 def portable(error: BaseException) -> Any:
-    """Return the error, or one that the parent can read and that does not end the parent."""
+    """Return the error if the parent can unpickle and survive it, or a RuntimeError like it."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - from this process
         if isinstance(error, Exception):

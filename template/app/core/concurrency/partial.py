@@ -11,7 +11,7 @@ from app.core.http.problems import Unavailable
 
 T = TypeVar("T")
 
-# Names come from the code; a name with a value in it must not make a metric grow.
+# A bound on the series of the metric, for names that contain a value.
 MAX_NAMES = 100
 
 logger = getLogger(__name__)

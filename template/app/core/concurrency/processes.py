@@ -1,7 +1,7 @@
 """Run computations in processes, so that the event loop answers other requests meanwhile.
 
-`run_in_process` is for functions that hold a core: pictures, documents, large sums. A process of
-the pool starts at its first call, and inherits no socket and no signal handler of the service.
+`run_in_process` is for computations: pictures, documents, large sums. A process of the pool starts
+at its first call, and inherits no socket and no signal handler of the service.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ class ProcessDied(RuntimeError):
 
 
 class ProcessPool:
-    """The processes that compute for this one; opened and closed with its other resources."""
+    """The pool of this process; opened and closed with its other resources."""
 
     def __init__(self) -> None:
         self.slots = Slots("process")
@@ -109,8 +109,8 @@ class _Child:
         self._socket.setblocking(False)
         command = [sys.executable, "-P", _CHILD, *sys.path]
         with theirs:
-            # uvloop would copy the tables of our memory, and leave our sockets open in the process.
-            # A session of its own: the Ctrl-C of a terminal is not meant for it.
+            # Not by uvloop, which copies the page tables of this process and leaves its sockets
+            # open in the child. In a session of its own, the child gets no Ctrl-C of the terminal.
             self.process = subprocess.Popen(  # noqa: S603 - our own script
                 command, stdin=theirs.fileno(), start_new_session=True
             )

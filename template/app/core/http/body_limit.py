@@ -82,7 +82,7 @@ class RequestLimits:
                 plain = {"Accept-Encoding": "identity"}
                 reason = "Content-Encoding is not supported: send the body without it."
                 raise _refusal(415, reason, plain)
-            # Known by now: the endpoint reads the body.
+            # The endpoint is known by now, because it reads the body.
             upload: Upload | None = getattr(scope.get("endpoint"), _ATTRIBUTE, None)
             if upload and media_type.partition(";")[0].strip() not in upload.media_types:
                 kinds = ", ".join(upload.media_types)

@@ -160,12 +160,12 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 
 async def _left(_: Request, _error: Exception) -> Response:
-    """Answer no one: the client left, or was too slow, while an endpoint read the body."""
+    """Send no answer: the client left, or was too slow, while an endpoint read the body."""
     return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
 async def _left_socket(_: WebSocket, _error: Exception) -> None:
-    """Answer no one: the client left while an endpoint used its WebSocket."""
+    """Send no answer: the client left while an endpoint used its WebSocket."""
 
 
 async def unexpected(_: Request, error: Exception) -> Response:

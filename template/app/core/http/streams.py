@@ -10,7 +10,7 @@ from starlette.websockets import WebSocket
 
 T = TypeVar("T")
 
-# A small part of the time that a worker which stops gives to its streams.
+# Much less than the time that a stopping worker gives its streams.
 POLL_S = 0.2
 
 
@@ -23,7 +23,7 @@ def is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 class Stream:
-    """One stream: the wait for its next item can be ended from outside."""
+    """A stream whose wait for the next item can be ended from outside."""
 
     is_ended = False
     wait: asyncio.Timeout | None = None
@@ -40,9 +40,9 @@ streams: set[Stream] = set()
 async def until_stop(items: AsyncIterable[T], socket: WebSocket | None = None) -> AsyncIterator[T]:
     """Yield the items until the worker stops, so that a stream ends between two of them.
 
-    The source is then cancelled and closed. Without `socket`, the items are of a response, which
-    the server cancels itself when its client leaves. With it, they end when the client leaves or
-    the server closes the socket, by 1012 when it stops; the messages of the client are dropped:
+    The source is then cancelled and closed. Without `socket`, the items belong to a response, which
+    the server cancels when its client leaves. With `socket`, they also end when the client leaves
+    or the server closes the socket (1012 at a stop), and messages of the client are dropped:
 
         await socket.accept()
         async for order in until_stop(new_orders(), socket):
@@ -82,13 +82,13 @@ async def _until_left(socket: WebSocket) -> None:
 @asynccontextmanager
 async def watching() -> AsyncIterator[None]:
     """End the streams of this process when its server, uvicorn under gunicorn or alone, stops."""
-    # uvicorn tells the application nothing of its stop.
+    # uvicorn does not tell the application that it stops.
     server: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
 
     async def watch() -> None:
         while True:
             await asyncio.sleep(POLL_S)
-            # Again and again, for streams that begin later.
+            # At each poll, because streams may begin later.
             if getattr(server, "should_exit", False):
                 for stream in streams:
                     stream.end()

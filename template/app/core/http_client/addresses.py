@@ -1,7 +1,7 @@
 """Addresses that a URL of a client may lead to: those of the public internet.
 
-The check is where a socket is made: after the name is resolved, for the very address that is
-connected to, and for each redirect.
+The check runs when a socket is made: after the name was resolved, for the address of the
+connection, and for each redirect.
 """
 
 import socket
@@ -33,7 +33,7 @@ def sockets_to_public(exceptions: Sequence[str] = ()) -> Callable[[Any], socket.
     """Return a factory of sockets, which raises `AddressRefused` for an address that is not public.
 
     Args:
-        exceptions: networks that are allowed all the same.
+        exceptions: networks that are allowed although they are not public.
     """
     networks = [ip_network(each) for each in exceptions]
 

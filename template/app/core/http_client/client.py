@@ -21,16 +21,16 @@ from app.core.telemetry import request_id
 
 T = TypeVar("T")
 
-# Longest wait for one of the calls in flight to the same host to end.
+# Longest wait for a slot when HTTP_MAX_IN_FLIGHT calls to the host run.
 QUEUE_TIMEOUT_S = 0.25
 # Hosts that are remembered; a client may name any number.
 MAX_HOSTS = 1000
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-# Statuses of a service that is unavailable, and of one that asks for patience.
+# Statuses of an unavailable service. A 429 is retried, and opens no circuit.
 FAILED = frozenset({502, 503, 504})
 RETRIED = FAILED | {429}
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# For clients of this service, which do not know the other ones.
+# For clients of this service, which do not know the other services.
 UNAVAILABLE = "Another service is unavailable."
 
 
@@ -40,7 +40,7 @@ class Call:
 
     method: str
     url: URL
-    # Sent to addresses that clients name.
+    # Whether a client named the URL.
     is_public: bool
     headers: dict[str, str]
     status: int = 0
@@ -60,7 +60,7 @@ class Answer:
 
 
 class CallFailed(Exception):
-    """Says in the log which call failed, and why."""
+    """The reason of a failed call, for the log."""
 
 
 class BadAnswer(Problem):
@@ -77,7 +77,7 @@ class BadAnswer(Problem):
         self.answer = answer
 
 
-# Gets each attempt, to which it may add headers, and returns a function for its end.
+# Receives each attempt, may add headers to it, and returns a function that is called at its end.
 Observer = Callable[[Call], Callable[[], None]]
 
 
@@ -103,7 +103,7 @@ class HttpClient:
         """Keep connections to other services for the block; each one is made at its first use."""
         make_socket = sockets_to_public(settings.http_private_networks)
         session = aiohttp.ClientSession(
-            # Without a limit of its own: each host has one here.
+            # No limit for all hosts together: `Host` has one for each.
             connector=aiohttp.TCPConnector(
                 limit=0, socket_factory=make_socket if self._only_public else None
             ),
@@ -134,7 +134,7 @@ class HttpClient:
         timeout_s: float | None = None,
         redirects: int = 0,
     ) -> T:
-        """Read a URL, as `request` does; follow `redirects` of them, without headers elsewhere."""
+        """Send a GET; the arguments and errors are those of `request`."""
         return await self.request(
             "GET",
             url,
@@ -168,12 +168,12 @@ class HttpClient:
             content: bytes to send instead, with their `Content-Type` in `headers`.
             timeout_s: limit of the call, retries included; `HTTP_TOTAL_TIMEOUT_S` if absent.
             idempotent: whether the call may run twice; decided by the method if absent. A POST may
-                if the other service knows it by a key.
+                with an idempotency key.
             redirects: the most to follow, for a GET; `headers` are not sent to another origin.
 
         Raises:
             Unavailable: when the service does not answer in time, answers 429, 502, 503 or 504, has
-                too many calls of this process, or failed so often that it is left alone.
+                too many calls of this process, or an open circuit.
             BadAnswer: when the answer has no status 2xx, is too large or not valid.
             Unprocessable: by `public_http`, when the URL or its address is not a public one.
         """
@@ -210,7 +210,7 @@ class HttpClient:
     ) -> Answer:
         """Return the answer of the first attempt that has one, within the limits of the host."""
         host = self._host(call.url)
-        reason = "it failed before, and is left alone"
+        reason = "its circuit is open"
         for attempt in range(1, self._settings.http_retries + 2):
             if not host.admits(_now_s()):
                 break
@@ -265,7 +265,7 @@ class HttpClient:
 
     async def _take_slot(self, call: Call, host: Host) -> None:
         with suppress(TimeoutError):
-            # A timer costs, and is seldom needed.
+            # A timer takes CPU time, and is seldom needed.
             async with asyncio.timeout(QUEUE_TIMEOUT_S) if host.slots.locked() else nullcontext():
                 await host.slots.acquire()
                 return
@@ -322,7 +322,7 @@ def _validated(call: Call, answer: Answer, into: type[T] | TypeAdapter[T]) -> T:
     raise BadAnswer(answer) from CallFailed(f"{call}: {reason}")
 
 
-# To make one takes far longer than to use it.
+# Making an adapter takes far longer than using it.
 _adapter: Callable[[Any], TypeAdapter[Any]] = lru_cache(maxsize=256)(TypeAdapter)
 
 

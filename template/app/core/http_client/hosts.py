@@ -1,14 +1,14 @@
-"""Decisions about the calls to one host: the circuit breaker, the retries and their waits."""
+"""Decisions about calls to one host: the circuit breaker, the retries and their waits."""
 
 import asyncio
 import random
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-# Consecutive failures that open the circuit, and the time until the next call is let through.
+# Consecutive failures that open the circuit, and the time between trial calls while it is open.
 FAILURES = 5
 OPEN_S = 5.0
-# A tenth of the calls may be retries, after the first ones.
+# Ten retries, and one more for every ten calls.
 RETRY_BUDGET = 10.0
 RETRY_SHARE = 0.1
 FIRST_WAIT_S = 0.1
@@ -21,24 +21,23 @@ class Host:
     def __init__(self, max_in_flight: int) -> None:
         self.slots = asyncio.Semaphore(max_in_flight)
         self._failures = 0
-        self._closed_at_s = 0.0
+        self._trial_at_s = 0.0
         self._retries = RETRY_BUDGET
 
     def admits(self, now_s: float) -> bool:
-        """Return whether the circuit lets a call through; an open circuit lets one at a time."""
+        """Return whether the circuit admits a call; an open one admits trial calls."""
         if self._failures < FAILURES:
             return True
-        if now_s < self._closed_at_s:
+        if now_s < self._trial_at_s:
             return False
-        self._closed_at_s = now_s + OPEN_S
+        self._trial_at_s = now_s + OPEN_S
         return True
 
     def note(self, *, failed: bool, now_s: float) -> None:
-        """Count the result of a call."""
         self._retries = min(RETRY_BUDGET, self._retries + RETRY_SHARE)
         self._failures = self._failures + 1 if failed else 0
         if self._failures >= FAILURES:
-            self._closed_at_s = now_s + OPEN_S
+            self._trial_at_s = now_s + OPEN_S
 
     def may_retry(self) -> bool:
         """Take one retry from the budget."""
@@ -49,7 +48,7 @@ class Host:
 
 
 def wait_before(attempt: int, retry_after_s: float = 0) -> float:
-    """Return the seconds before a retry, the first being 1: full jitter, or later if told so."""
+    """Return the seconds before retry `attempt`, 1 or more: full jitter, or `retry_after_s`."""
     longest_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempt - 1))
     return max(retry_after_s, random.uniform(0, longest_s))  # noqa: S311 - no secret
 

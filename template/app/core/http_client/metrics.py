@@ -8,7 +8,7 @@ from prometheus_client import Histogram
 
 from app.core.http_client.client import Call
 
-# More hosts than a service has in its settings would be series without end.
+# A bound on the number of series; the settings of a service have fewer hosts.
 MAX_HOSTS = 30
 BUCKETS_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 10)
 

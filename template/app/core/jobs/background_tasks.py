@@ -1,7 +1,7 @@
 """Jobs in the web process, after the response.
 
 The first run of a job is in memory, and a killed process loses it. A job that fails, is late when
-the process stops, or has a key or a delay, is in the database: one of all web processes claims it.
+the process stops, or has a key or a delay, is stored in the database. One web process claims it.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Runner:
     async def opened(self, settings: JobsSettings) -> AsyncIterator[None]:
         """Accept and run jobs until the block ends; then drain, and store the jobs that are left.
 
-        Logs how many jobs were lost by processes that were killed.
+        Logs how many jobs the processes that were killed have lost.
         """
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.job_concurrency)
@@ -119,7 +119,7 @@ class Runner:
             self._count.add(-1)
 
     async def _store(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Insert the job with its outcome, again and again until the database accepts it."""
+        """Insert the job with its outcome; try until the database accepts it."""
         message = Message(
             delivery.id,
             delivery.name,
@@ -147,7 +147,7 @@ class Runner:
 
 
 async def checks() -> dict[str, str]:
-    """Return nothing for `/readyz`, which checks the database."""
+    """Return no state for `/readyz`, which checks the database itself."""
     return {}
 
 

@@ -1,9 +1,8 @@
 """Celery's worker: takes messages from the broker, and runs their jobs in processes.
 
-By itself, Celery ends on a message that it cannot read, and waits up to half a minute before it
-connects again: the classes below mend both. Messages are acknowledged when a process takes them,
-because the table knows the jobs that have not run. The acknowledgement of a job that ends later
-would end Celery after a restart of the broker.
+Without the classes below, Celery ends at a message that it cannot read, and waits up to half a
+minute before it reconnects. Messages are acknowledged when a process takes them, because the table
+knows the jobs that have not run; a later acknowledgement ends Celery after a restart of the broker.
 """
 
 import asyncio
@@ -45,13 +44,14 @@ from app.core.operations.resource import Resource
 from app.core.settings import CoreSettings
 from app.core.telemetry.logs import configure_logging
 
-# Celery's only task. Its argument is an element of the queue, whatever that is.
+# Celery's only task. Its argument is an element of the queue, valid or not.
 RUN = "run"
-# How often Celery looks for a late reply, which takes a second otherwise; it connects again each
-# `RETRY_S`. A broker that hangs is noticed within 5 s.
+# The longest wait for a reply, and the interval of health checks: a broker that hangs is noticed
+# within 5 s.
 HANG_S = 2
+# The pause before a new connection.
 RETRY_S = 1
-# A process whose job blocks its event loop cannot end it: it is killed so long after the deadline.
+# No deadline ends a job that blocks the event loop: Celery kills its process this time later.
 GRACE_S = 10
 DRAIN = signal.SIGUSR2
 
@@ -62,7 +62,7 @@ _stops: list[bool] = []
 
 
 class _Client(Redis):
-    """Turns each element of the queue into a message of Celery, which ends on others."""
+    """Turns each element of the queue into a message of Celery, which ends at any other element."""
 
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
         read: Any = super().parse_response
@@ -74,14 +74,14 @@ class _Client(Redis):
 
 
 class _Channel(kombu.Channel):
-    # Kombu's own keeps a copy of each message in the broker, which doubles the CPU of this process.
+    # Kombu's own class copies each message in the broker, which doubles the CPU of this process.
     QoS = virtual.QoS  # type: ignore[assignment]  # the superclass of the declared type
 
     def _get_client(self) -> type[Redis]:
         return _Client
 
     def _restore(self, message: Any, leftmost: bool = False) -> None:
-        """Return a message that no process took to the queue, as the element that it was."""
+        """Return a message that no process took to the queue, in its original form."""
         (element,), *_ = orjson.loads(message.body)
         with self.conn_or_acquire() as client:
             client.rpush(message.delivery_info["routing_key"], element)
@@ -138,7 +138,7 @@ class _Process:
         except Exception:
             logger.exception("The process does not open its resources; another one tries again")
             time.sleep(RETRY_S)
-            # Celery goes on after an exception.
+            # Celery ignores an exception here.
             os._exit(1)
 
     def stop(self, **_: Any) -> None:
@@ -147,7 +147,6 @@ class _Process:
             self._thread.join()
 
     def run(self, text: str) -> None:
-        """Run the job of a message."""
         assert self._loop
         try:
             asyncio.run_coroutine_threadsafe(receive(text), self._loop).result()
@@ -195,12 +194,12 @@ def create_worker(
             without_gossip=True,
             without_mingle=True,
             without_heartbeat=True,
-            # Without a banner, which is no line of the log.
+            # The banner is no line of the log.
             quiet=True,
         )
         worker.start()
         if worker.exitcode and not _stops:
-            # After an error that Celery does not know. The id of the process stays the same.
+            # An error that Celery does not handle. The new program keeps the id of the process.
             logger.critical("The worker starts again")
             time.sleep(RETRY_S)
             os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - no shell
@@ -231,13 +230,13 @@ def _configured(settings: CoreSettings, resources: Sequence[Resource[Any]]) -> C
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
         worker_enable_prefetch_count_reduction=False,
-        # Without effect on messages that are acknowledged; the default is deprecated, and warns.
+        # No effect on acknowledged messages; the default is deprecated, and warns.
         worker_cancel_long_running_tasks_on_connection_loss=True,
-        # Every client of the broker could stop the workers.
+        # Otherwise, each client of the broker could stop the workers.
         worker_enable_remote_control=False,
     )
     celery.task(name=RUN)(process.run)
-    # Celery keeps only weak references otherwise.
+    # Otherwise, Celery keeps only weak references.
     worker_process_init.connect(process.start, weak=False)
     worker_process_shutdown.connect(process.stop, weak=False)
     worker_shutting_down.connect(_drain_processes, weak=False)
@@ -274,7 +273,7 @@ def _configure_logging(settings: CoreSettings) -> None:
     # With a receiver for this signal, Celery changes no logger.
     setup_logging.connect(_keep_logging, weak=False)
     getLogger("celery").setLevel(settings.log_level)
-    # That of Celery's processes, which passes nothing on.
+    # The logger of Celery's processes does not propagate.
     getLogger("multiprocessing").handlers = [*getLogger().handlers]
     # `execution` logs jobs, with the ids of their requests.
     for name in ("app.trace", "worker.strategy", "worker.consumer.connection"):

@@ -16,19 +16,19 @@ from app.core.jobs.table import background_job as job
 from app.core.settings.database import DatabaseSettings
 
 USAGE = "use `failed`, `show ID`, `retry ID...` or `retry all`."
-# The longest list; a retry makes it shorter.
+# Most jobs in the list; a retry makes it shorter.
 SHOWN = 1000
 
 
 def run(settings: DatabaseSettings, action: str, ids: Sequence[str], *, as_json: bool) -> None:
-    """Run one action; exit with one line that names the reason when it fails."""
+    """Run one action; a failure exits with a line that names the reason."""
     asyncio.run(execute(settings, action, ids, as_json=as_json))
 
 
 async def execute(
     settings: DatabaseSettings, action: str, ids: Sequence[str], *, as_json: bool
 ) -> None:
-    """Run one action with a connection of its own; SystemExit has the reason of a failure."""
+    """Run one action on a connection of its own; a failure raises SystemExit with the reason."""
     source = Database()
     source.open(settings, pool_size=1)
     try:

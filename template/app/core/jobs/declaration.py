@@ -1,4 +1,4 @@
-"""How a team declares jobs: async functions with typed arguments, retries and a deadline."""
+"""Declarations of jobs: async functions with typed arguments, retries and a deadline."""
 
 import inspect
 import re
@@ -29,7 +29,7 @@ declared: dict[str, "Job[Any]"] = {}
 
 
 class BadArguments(TypeError):
-    """An argument of a job is not valid: it is no value of its type, or JSON cannot carry it."""
+    """An argument of a job is no value of its type, or JSON cannot carry it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +37,10 @@ class Job(Generic[P]):
     """A declared job; a call of it runs the function, without a queue.
 
     Attributes:
-        name: of module and function. Jobs that wait have it: a renamed function leaves them
-            unknown, and `python -m app jobs failed` lists them later.
-        retries: the number of times that a failed job runs again.
+        name: module and function. Waiting jobs keep the name: they fail if the function is renamed.
+        retries: how often a failed job runs again.
         deadline_s: the longest time of one run; None for `JOB_TIME_LIMIT_S`.
-        version: of the arguments. Increase it when older releases cannot run the new ones.
+        version: version of the arguments; increase it when old releases cannot run the new ones.
         every: the interval of a periodic job.
         key, delay_s, optional: see `options`.
     """
@@ -70,7 +69,7 @@ class Job(Generic[P]):
             key: the idempotency key. `enqueue` does nothing if a job of this name has the same
                 key, and waits, runs, is dead, or succeeded within the last day.
             delay_s: the seconds before the job may run.
-            optional: whether `enqueue` logs that the queue is unavailable, and does not raise.
+            optional: whether `enqueue` logs, and does not raise, that the queue is unavailable.
         """
         return replace(self, key=key, delay_s=delay_s, optional=optional)
 
@@ -153,7 +152,7 @@ def job(
 
 
 def every(interval: timedelta) -> Callable[[JobT], JobT]:
-    """Have a job without arguments run once in each interval, by one worker of all.
+    """Run a job without arguments once in each interval, in one of all workers.
 
     Intervals begin at multiples of their length since 1970 (UTC): those of a day at midnight. If
     no worker ran at the beginning, the job runs later within the interval.

@@ -54,7 +54,7 @@ async def receive(text: str) -> None:
         await relay.publish([text])
         raise
     except Exception as error:
-        # The database cannot store a value of it.
+        # The database cannot store one of its values.
         await bury(text, error)
         return
     if not message.delay_s:

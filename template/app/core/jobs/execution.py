@@ -1,4 +1,4 @@
-"""Runs jobs that were claimed and stores their outcomes, for every engine.
+"""Runs claimed jobs and stores their outcomes, for every engine.
 
 A claim is a lease, which this process extends while the job runs. If the process dies, the lease
 ends, and another process claims the job.
@@ -56,8 +56,8 @@ class Executor:
     ) -> AsyncIterator[None]:
         """Extend leases and store counts until the block ends.
 
-        `source` is the database of the queue. If jobs can hold all connections of a pool, it needs
-        one of its own, or leases may end while jobs run.
+        `source` is the database of the queue. It has a pool of its own if jobs can hold all
+        connections of the other pool: otherwise, leases may end while jobs run.
         """
         self._settings, self._database, self._stops = settings, source, False
         self._turn, self._next = asyncio.Lock(), None
@@ -81,7 +81,7 @@ class Executor:
             self._held.discard(delivery)
 
     async def claim(self, limit: int) -> list[Delivery]:
-        """Claim so many jobs that are due; Unavailable if the database does not answer in time."""
+        """Claim up to `limit` due jobs; Unavailable if the database does not answer in time."""
         values = {"limit": limit, "lease_s": self.lease_s}
         rows = await self.fetch(statements.CLAIM, self._commit, **values)
         return [Delivery(**row) for row in rows]
@@ -117,7 +117,6 @@ class Executor:
         return outcome
 
     def count(self, outcome: str) -> None:
-        """Count one more job with this outcome."""
         self._counts[outcome] += 1
 
     def cancel(self) -> None:
@@ -151,10 +150,10 @@ class Executor:
         return self._settings
 
     async def _commit(self, run: Run, connection: PoolProxiedConnection) -> list[Row]:
-        """Run a claim, and commit it when its rows are here.
+        """Commit a claim after its rows have arrived.
 
-        A database that hung may run a statement for which this process has ceased to wait: without
-        the COMMIT, it gives the jobs back at once.
+        A database that hung may run a claim when this process has stopped to wait for it. Without
+        the COMMIT, such a claim has no effect.
         """
         try:
             await self._database.command(connection, "BEGIN")
@@ -198,7 +197,7 @@ class Executor:
             await asyncio.shield(self._next)
             return
         job = declared.get(delivery.name)
-        # The slot of a periodic job is its key, and must outlast the interval.
+        # The key of a periodic job is its interval, and must outlast it.
         keep_s = 2 * job.every.total_seconds() if job and job.every else KEEP_KEY_S
         await self._insist(
             statements.END,
@@ -214,7 +213,7 @@ class Executor:
         )
 
     async def _store_succeeded(self) -> None:
-        """Store all successes that come before the statement of the earlier ones has ended."""
+        """Store together the successes that came while the statement before ran."""
         async with self._turn:
             # Jobs that end in the same turn of the event loop are stored together.
             await asyncio.sleep(0)
@@ -222,7 +221,7 @@ class Executor:
             await self._insist(statements.SUCCEED, **_columns(ended))
 
     async def _insist(self, statement: PreparedWrite, **values: Any) -> None:
-        """Store an outcome, again and again while the leases last; then the jobs run again."""
+        """Try to store an outcome until the leases end; then the jobs run again."""
         deadline_s = monotonic() + self.lease_s
         while True:
             try:

@@ -1,8 +1,8 @@
-"""Counts the jobs in the memory of a process, so that the next start can say how many a kill lost.
+"""Counts the jobs in the memory of a process, so that the next start logs how many a kill lost.
 
-The count is in a file of the temporary directory, which each process maps and locks: a file that
-nothing locks is of a process that was killed. If the directory goes with the process, as in a new
-container, nothing is said.
+Each process maps and locks a file with its count in the temporary directory. A file without a lock
+belongs to a process that was killed. If the directory is deleted with the process, as in a new
+container, nothing is logged.
 """
 
 import os
@@ -39,7 +39,6 @@ class Count:
         self._value = 0
 
     def add(self, number: int) -> None:
-        """Add to the count."""
         self._value += number
         self._map[:] = self._value.to_bytes(_SIZE, "big")
 

@@ -1,4 +1,4 @@
-"""The outcome of one delivery of a job: success, a later retry, a dead letter, or none yet."""
+"""The outcome of one delivery of a job: success, a later retry, a dead letter, or a release."""
 
 import asyncio
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from uuid import UUID
 from app.core.http.problems import Unavailable
 from app.core.jobs.declaration import BadArguments, Job, declared
 
-# A job that ends its process, or blocks its event loop, is not run more often.
+# The most runs of a job that ends its process, or blocks its event loop.
 MAX_DELIVERIES = 3
 MAX_BACKOFF_S = 600.0
-# The longest wait for a dependency that is unavailable: a tenth of the age of the job, at most.
+# A job whose dependency is unavailable waits for a tenth of its age, and at most this time.
 MAX_WAIT_S = 60.0
 # An older release may meet a newer job during a deploy: these retries take about 17 minutes.
 UNKNOWN_RETRIES = 10
@@ -66,7 +66,7 @@ class Outcome:
 def outcome_of(
     delivery: Delivery, error: BaseException | None, *, stops: bool, jitter: float = 1.0
 ) -> Outcome:
-    """Return the outcome of a run that ended with `error`; `stops` says whether we cancelled it."""
+    """Return the outcome of a run that ended with `error`; `stops`: the process stops its jobs."""
     attempts, earlier = delivery.attempts, delivery.deliveries - 1
     if error is None:
         return Outcome("succeeded", attempts)

@@ -23,5 +23,5 @@ async def drain() -> None:
 
 
 async def checks() -> dict[str, str]:
-    """Return nothing for `/readyz`, which checks the database."""
+    """Return no state for `/readyz`, which checks the database itself."""
     return {}

@@ -29,7 +29,7 @@ logger = getLogger(__name__)
 def create_worker(
     settings: CoreSettings, resources: Sequence[Resource[Any]] = ()
 ) -> Callable[[], None]:
-    """Return a function that runs jobs until SIGTERM; import the jobs beside it.
+    """Return a function that runs jobs until SIGTERM; import the jobs before.
 
     The process opens `resources`, after those of core.
     """
@@ -46,7 +46,7 @@ async def _work(settings: CoreSettings, resources: Sequence[Resource[Any]]) -> N
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    # One connection is for the queue alone: leases are extended while jobs hold all others.
+    # A connection for the queue alone: leases are extended while jobs hold all others.
     queue = Database()
     deadlines_s = [job.deadline_s or 0 for job in declared.values()]
     longest_s = max([settings.job_time_limit_s, *deadlines_s])

@@ -27,8 +27,8 @@ POLL_S = 0.5
 # Also the longest wait of jobs after the return of the broker.
 MAX_BACKOFF_S = 5.0
 BATCH = 100
-# Other jobs wait in the table. So the memory of the broker is bounded, and messages seldom wait for
-# longer than a lease, after which they are sent again.
+# Other jobs wait in the table. This bounds the memory of the broker, and a message seldom waits
+# longer than its lease, after which it is sent again.
 MAX_MESSAGES = 1000
 MAX_BODY_CHARS = 1024
 
@@ -40,11 +40,9 @@ class Broker(Protocol):
 
     async def waiting(self) -> int:
         """Return the number of messages that no worker has."""
-        ...
 
     async def publish(self, messages: Sequence[str]) -> None:
         """Add messages to the queue."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Relay:
     def __init__(self) -> None:
         self._broker: Broker | None = None
         self._is_woken = asyncio.Event()
-        # Of the broker, for `/readyz`: `ok` or `unreachable`.
+        # The state of the broker for `/readyz`: `ok` or `unreachable`.
         self.state = "ok"
         # Messages that no worker has; None if the broker does not answer.
         self.waiting: int | None = 0
@@ -85,7 +83,7 @@ class Relay:
                     await asyncio.wait([task], timeout=POLL_S)
 
     async def wake(self) -> None:
-        """Send the jobs that are due, soon; a callback for `after_commit`."""
+        """Have due jobs sent soon; a callback for `after_commit`."""
         self._is_woken.set()
 
     async def publish(self, messages: Sequence[str]) -> None:
@@ -127,7 +125,7 @@ class Relay:
                         await self._is_woken.wait()
 
     async def _send(self) -> bool:
-        """Send a batch of jobs; return whether no more of them can be sent now."""
+        """Send a batch of due jobs; return whether no other can be sent now."""
         self._is_woken.clear()
         try:
             self.waiting = await self._opened.waiting()

@@ -1,9 +1,9 @@
 """RQ's worker: processes that take messages from the broker, and run their jobs.
 
-RQ's own workers fork for each job, which would then open all resources, or end with an error of
-the broker. Here each process opens the resources once and runs jobs in its event loop, one at a
-time; RQ's worker waits for messages in a thread. The table of jobs has their retries, deadlines and
-dead letters: RQ's are not used, nor are its registries and its scheduler.
+RQ's own workers either fork a process for each job, which would open all resources, or end at an
+error of the broker. Here each process opens the resources once and runs one job at a time in its
+event loop; RQ's worker waits for messages in a thread. The table of jobs has retries, deadlines and
+dead letters: those of RQ, its registries and its scheduler are not used.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 POLL_S = 1
 # A broker that hangs is noticed within this time.
 HANG_S = 3
-# How often messages return to the queue that a process took, and has not acknowledged.
+# Messages that were taken and not acknowledged return to the queue at this interval.
 RETURN_S = 5
 HEARTBEAT_S = 30
 RELEASE_TIMEOUT_S = 2.0
@@ -56,7 +56,7 @@ logger = getLogger(__name__)
 
 
 class _Message(Job):
-    """A message of ours, in place of the id of a job of RQ."""
+    """A message of ours, where RQ expects the id of a job."""
 
     text: bytes
 
@@ -108,12 +108,15 @@ class _Worker(BaseWorker):
         """Do nothing: a command of RQ would stop a job, and the table would not know."""
 
     def heartbeat(self, *arguments: Any, **options: Any) -> None:
-        """Tell RQ's tools that the worker lives; RQ does so three times for each job."""
+        """Tell RQ's tools that the worker lives, less often than RQ's three times for each job."""
         if not self.last_heartbeat or now() - self.last_heartbeat > timedelta(seconds=POLL_S):
             super().heartbeat(*arguments, **options)
 
     def run_maintenance_tasks(self) -> None:
-        """Return messages of processes that were killed, and of jobs that run: they run once."""
+        """Return the taken messages to the queue, because their processes may be dead.
+
+        A job that still runs is not run again: the table knows its delivery.
+        """
         (queue,) = self.queues
         for _ in range(self.connection.llen(queue.intermediate_queue_key)):
             self.connection.lmove(queue.intermediate_queue_key, queue.key, "LEFT", "RIGHT")
@@ -158,7 +161,7 @@ class _Process:
                 await self._ended.wait()
 
     def _take(self) -> None:
-        """Take messages until the stop, whatever becomes of the broker."""
+        """Take messages until the stop; connect again after each error of the broker."""
         while not _Queue.stop.is_set():
             try:
                 connection = Redis.from_url(
@@ -192,7 +195,7 @@ class _Process:
 def create_worker(
     settings: CoreSettings, resources: Sequence[Resource[Any]] = ()
 ) -> Callable[[], None]:
-    """Return a function that runs jobs until SIGTERM; import the jobs beside it.
+    """Return a function that runs jobs until SIGTERM; import the jobs before.
 
     Each of its processes opens `resources`, after those of core.
     """

@@ -29,13 +29,13 @@ from app.core.jobs.table import background_job_count as count
 
 
 def _after(name: str) -> Any:
-    """Return the time after so many seconds."""
+    """Return the time in so many seconds, a parameter of this name."""
     return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam(name, type_=Float))
 
 
 # Not a parameter, with which PostgreSQL could not use the index of waiting jobs.
 _IS_WAITING = job.c.state == literal_column("'waiting'")
-# Leases and outcomes are of one delivery: another worker has the job after the lease.
+# Leases and outcomes belong to one delivery: after the lease, another worker may have the job.
 _DELIVERY = and_(
     job.c.id == bindparam("id"),
     job.c.attempts == bindparam("attempts", type_=Integer),
@@ -101,7 +101,7 @@ TAKE = PreparedWrite(
     .values(due_at=_after("lease_s"))
     .returning(job.c.id, job.c.attempts, job.c.deliveries)
 )
-# Of jobs that were taken: nothing if another worker had the job in the meantime.
+# Claims a job that was taken, unless another worker has claimed it since then.
 CLAIM_ONE = PreparedWrite(
     update(job)
     .where(_DELIVERY)

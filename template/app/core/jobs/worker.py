@@ -60,19 +60,18 @@ class Worker:
             self._wake.clear()
             free = max(self._concurrency - len(self._tasks), 0)
             claimed = await self._claim(free) if free else 0
-            # If there were fewer than slots, no other job is due.
+            # After fewer jobs than free slots, no other job is due.
             await self._wait(self._poll_s if claimed < free else None)
             if claimed == free and len(self._tasks) > self._concurrency / 2:
                 # One claim for all slots that become free in this time.
                 await asyncio.sleep(GATHER_S)
 
     def stop(self) -> None:
-        """Claim no more jobs."""
         self._stops = True
         self._wake.set()
 
     async def wait(self, timeout_s: float) -> None:
-        """Wait until no job runs, also of those that jobs enqueue."""
+        """Wait until no job runs, and none that a job has enqueued."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while self._tasks:
@@ -91,7 +90,6 @@ class Worker:
         return len(self._tasks)
 
     def start(self, execution: Coroutine[Any, Any, None]) -> None:
-        """Run a job, and store its outcome."""
         task = asyncio.create_task(execution)
         # The event loop keeps only weak references to tasks.
         self._tasks.add(task)

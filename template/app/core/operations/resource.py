@@ -13,7 +13,7 @@ CLOSE_TIMEOUT_S = 2.0
 
 
 class Resource(Generic[T]):
-    """The value that an async generator of the settings yields, such as a client of a server.
+    """A value that each process opens with the settings, such as a client of another server.
 
         @Resource
         async def search(settings: Settings) -> AsyncIterator[SearchClient]:
@@ -29,7 +29,7 @@ class Resource(Generic[T]):
         if not isasyncgenfunction(function):
             raise TypeError(f"{self.name} is no resource: expected `async def` with one `yield`.")
         self._manager = asynccontextmanager(function)
-        # The last is in use: a test may replace the value.
+        # The last one is in use; tests add one.
         self._values: list[T] = []
 
     def get(self) -> T:
@@ -56,7 +56,7 @@ class Resource(Generic[T]):
 
     @asynccontextmanager
     async def opened(self, settings: Any) -> AsyncIterator[None]:
-        """Keep the resource open for the block; an error of it has a note with its name."""
+        """Keep the resource open for the block; its errors have a note with its name."""
         manager = self._manager(settings)
         with self._named("did not open"):
             value = await manager.__aenter__()
@@ -66,7 +66,7 @@ class Resource(Generic[T]):
         finally:
             with self._named(f"did not close within {CLOSE_TIMEOUT_S:g} s, or failed"):
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    # Without the error of the block, so that the code after `yield` runs.
+                    # The code after `yield` runs without the error of the block.
                     await manager.__aexit__(None, None, None)
 
     @contextmanager

@@ -31,7 +31,7 @@ def require_address(host: str, variable: str = "HOST") -> None:
             sys.exit(f"{sentence}: the file exists and is no socket")
         return
     try:
-        # With any port: another process may have that of the settings, even this service.
+        # With any port: another process may use the port of the settings, even this service.
         create_server((host, 0), family=_family(host)).close()
     except (OSError, UnicodeError) as error:
         sys.exit(f"{sentence}: {error}")
@@ -40,7 +40,7 @@ def require_address(host: str, variable: str = "HOST") -> None:
 def require_free(variable: str, host: str, port: int) -> None:
     """Stop the process if another one has the port; gunicorn tries five times, and names none."""
     if host.startswith(_UNIX):
-        # gunicorn removes a socket, also that of a process which listens.
+        # gunicorn removes a socket, even if another process listens on it.
         with closing(socket(AF_UNIX)) as client, suppress(OSError):
             client.connect(host.removeprefix(_UNIX))
             sys.exit(f"HOST: another process listens on {host}")

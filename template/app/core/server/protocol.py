@@ -26,10 +26,10 @@ MIN_BODY_BYTES_PER_S = 1024
 
 
 def unread(transport: Any) -> tuple[int, bytes] | None:
-    """Return what the client has not read, or None if all is sent; it shows progress.
+    """Return a measure of the bytes that the client has not read, or None; reads change it.
 
-    Also the bytes that are not acknowledged, where Linux tells it: the kernel takes more from the
-    transport only when a third of its megabytes are free.
+    On Linux, it includes the bytes that are not acknowledged: the buffer of the kernel has
+    megabytes, and accepts more only when a third of it is free.
     """
     waiting, in_kernel = transport.get_write_buffer_size(), b""
     if not waiting:
@@ -65,7 +65,7 @@ class Protocol(_Base):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        # Of a GET or HEAD, set by telemetry. Nobody waits for the response any more.
+        # The task of a GET or HEAD, set by telemetry: no client waits for its response any more.
         task = getattr(self.cycle, "task", None)
         if task is not None and self.is_waiting:
             task.cancel()
@@ -118,7 +118,7 @@ class Protocol(_Base):
             self.transport.close()
 
     def _phase(self) -> tuple[str, Any]:
-        """Return the thing that the service expects of the client, and what shows progress."""
+        """Return the step that the service expects of the client, and a sign of its progress."""
         if waiting := unread(self.transport):
             return "response", waiting
         if self.cycle is None or self.cycle.response_complete:

@@ -1,4 +1,4 @@
-"""WebSockets whose clients must read, as those of HTTP must."""
+"""WebSockets; a client that reads nothing is disconnected, as it is over HTTP."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def send(self, message: Any) -> None:
         await super().send(message)
-        # After a refusal by a response, uvicorn logs an error otherwise.
+        # Otherwise, uvicorn logs an error after a refusal by a response.
         self.handshake_complete = self.handshake_complete or self.close_sent
 
     def abort_if_unread(self, now_s: float, timeout_s: float) -> None:

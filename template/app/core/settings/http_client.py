@@ -22,10 +22,10 @@ class HttpClientSettings(BaseSettings):
         10.0, gt=0, description="Longest time of a call to another service, retries included."
     )
     http_retries: int = Field(
-        2, ge=0, le=10, description="Retries of an idempotent call at most, within its time limit."
+        2, ge=0, le=10, description="Most retries of an idempotent call, within its time limit."
     )
     http_max_in_flight: int = Field(
-        50, ge=1, description="Calls that one process has in flight to one host, at most."
+        50, ge=1, description="Most calls in flight from one process to one host."
     )
     http_max_response_bytes: int = Field(
         1024**2, ge=1, description="Largest response of another service, after decompression."

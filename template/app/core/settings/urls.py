@@ -1,4 +1,4 @@
-"""What the addresses of servers have in common, whatever their scheme."""
+"""Checks of the addresses of servers, for every scheme."""
 
 import re
 from urllib.parse import unquote

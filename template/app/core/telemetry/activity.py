@@ -37,7 +37,7 @@ class Activity:
         """The template of the route, or `unmatched`: a label, of which there are few."""
         scope = self.scope or {}
         context = scope.get("fastapi", {}).get("effective_route_context")
-        # That of a WebSocket has an empty path.
+        # The context of a WebSocket has an empty path.
         return getattr(context, "path", "") or getattr(scope.get("route"), "path", "unmatched")
 
 
@@ -71,7 +71,7 @@ def set_cache_result(result: str) -> None:
 def log_fields() -> dict[str, str]:
     """Return the fields of log lines that belong to a request or to its job; empty elsewhere.
 
-    Those of a load of the cache are of the request that began it.
+    A load of the cache has the fields of the request that began it.
     """
     activity = current.get()
     while activity is not None and not activity.request_id:

@@ -1,6 +1,6 @@
 """A thread that names the call that holds the event loop, for development.
 
-The debug mode of uvloop names no request and no line, and makes a task cost 18 times as much.
+The debug mode of uvloop names no request and no line, and a task then costs 18 times as much.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from types import FrameType
 from app.core.telemetry.activity import Activity
 
 APP = Path(__file__).parents[2]
-# A loop that is held for longer is reported before it goes on.
+# A call that holds the loop for longer is reported before it ends.
 MAX_S = 10
 
 logger = logging.getLogger("app.blocked")
@@ -25,7 +25,7 @@ logger = logging.getLogger("app.blocked")
 
 @contextmanager
 def watching(limit_ms: int) -> Iterator[None]:
-    """Log each call that holds the event loop of this thread for longer; 0 watches nothing."""
+    """Log each call that holds this event loop for longer than `limit_ms`; 0 logs none."""
     ended = threading.Event()
     if limit_ms:
         loop, thread = asyncio.get_running_loop(), threading.get_ident()
@@ -52,7 +52,7 @@ def _watch(
             continue
         now = _frames(thread)
         calls, activity = _calls(now), _activity(now)
-        # Many short calls are not one long call.
+        # Several short calls are not reported as one long call.
         is_one = calls[0] in before
         stack = traceback.StackSummary.extract((call, call.f_lineno) for call in calls)
         del before, now, calls
@@ -75,7 +75,7 @@ def _activity(frames: list[FrameType]) -> Activity | None:
 
 
 def _calls(frames: list[FrameType]) -> list[FrameType]:
-    """Return the calls from the first of the team's code on, or else the innermost one."""
+    """Return the calls from the outermost one of the team's code inwards, or the innermost one."""
     own = [
         number
         for number, frame in enumerate(frames)

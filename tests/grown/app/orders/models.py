@@ -1,6 +1,8 @@
 """The tables of orders; their names are words of SQL."""
 
-from sqlalchemy import ForeignKey, Identity, Index, String
+from datetime import datetime
+
+from sqlalchemy import DateTime, ForeignKey, Identity, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.database import Base
@@ -19,6 +21,7 @@ class Order(Base):
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     group_id: Mapped[int | None] = mapped_column(ForeignKey(Group.id))
     item: Mapped[str] = mapped_column(String(40))
+    receipt_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
 Index("ix_order_group_id", Order.group_id)

@@ -25,6 +25,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), sa.Identity(), nullable=False),
         sa.Column("group_id", sa.Integer(), nullable=True),
         sa.Column("item", sa.String(40), nullable=False),
+        sa.Column("receipt_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(["group_id"], ["group.id"], name=op.f("fk_order_group_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_order")),
     )

@@ -44,7 +44,7 @@ _fresh: ContextVar[bool] = ContextVar("fresh", default=False)
 
 
 def current() -> Consistency:
-    """Return that of this request; its tasks, and jobs that run in this process, share it."""
+    """Return the consistency of this request; its tasks and its jobs in this process share it."""
     consistency = _current.get()
     if consistency is None:
         consistency = Consistency()
