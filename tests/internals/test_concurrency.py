@@ -43,6 +43,7 @@ async def test_failures_and_time_outs_are_missing_logged_and_counted(
 async def test_an_answer_needs_one_part_at_least() -> None:
     with pytest.raises(Unavailable):
         await gather(Part("bad", work(0, -1)), timeout_s=1)
+    assert await gather(timeout_s=1) == []
 
 
 async def test_names_that_a_client_chooses_do_not_make_the_metric_grow() -> None:

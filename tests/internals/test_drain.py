@@ -150,6 +150,13 @@ async def test_slow_clients_are_closed() -> None:
         writer.close()
 
 
+async def test_a_worker_whose_resource_failed_ends() -> None:
+    async with served(hello, []) as (server, _), asyncio.timeout(10):
+        server.lifespan.error_occurred = True
+        while not server.should_exit:
+            await asyncio.sleep(0.01)
+
+
 FORKED = """
 import os, signal, sys
 from types import SimpleNamespace

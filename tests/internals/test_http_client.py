@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import threading
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -17,7 +18,7 @@ from pydantic import BaseModel, TypeAdapter
 from app.core.http.problems import Unavailable, Unprocessable
 from app.core.http_client import Answer, BadAnswer, HttpClient, hosts, http, metrics, public_http
 from app.core.http_client import client as client_module
-from app.core.http_client.addresses import is_public
+from app.core.http_client.addresses import LOOKUPS, Resolver, is_public
 from app.core.http_client.hosts import Host, parse_retry_after, wait_before
 from app.core.telemetry import request_id
 from app.settings import get_settings
@@ -175,6 +176,7 @@ def full_of(number: int) -> Thing:
         (answer(b"x" * (LIMIT + 1)), "more than HTTP_MAX_RESPONSE_BYTES"),
         (raw(CHUNKED, again=b"400\r\n" + b"x" * 1024 + b"\r\n"), "more than HTTP_MAX"),
         (answer(gzip.compress(b"0" * 10**7), content_encoding="gzip"), "more than HTTP_MAX"),
+        (answer(b"no gzip at all", content_encoding="gzip"), "not in its Content-Encoding"),
     ],
 )
 async def test_an_answer_of_no_use_is_a_502_and_not_asked_for_again(
@@ -197,7 +199,6 @@ FAILURES = {
     "cut off": raw(OK + b"content-length: 9\r\n\r\nx", closes=True),
     "no HTTP": raw(b"220 mail.example.org ESMTP\r\n\r\n", closes=True),
     "head without end": raw(OK, again=b"x: " + b"y" * 4000 + b"\r\n"),
-    "no such compression": answer(b"no gzip at all", content_encoding="gzip"),
     "silent": hang,
     "unavailable": answer(b"", 503),
 }
@@ -302,6 +303,23 @@ async def test_a_host_that_fails_is_left_alone_until_one_call_succeeds(
             assert await client.get(peer.url, into=Thing)
 
 
+async def test_only_failures_of_the_host_open_the_circuit(opening: Open, peer: Peer) -> None:
+    async with opening(retries=0) as client:
+        peer.replies = [hang]
+        for _ in range(hosts.FAILURES):
+            with pytest.raises(Unavailable):
+                await client.get(peer.url, into=bytes, timeout_s=0.01)
+        peer.requests.clear()
+        peer.replies = [answer(b"", 503)] * (hosts.FAILURES - 1) + [answer(b"x" * (LIMIT + 1))]
+        for _ in peer.replies[1:]:
+            with pytest.raises(Unavailable):
+                await client.get(peer.url, into=bytes)
+        with pytest.raises(BadAnswer):
+            await client.get(peer.url, into=bytes)
+        (host,) = client._hosts.values()
+        assert host._failures == 0
+
+
 def test_an_open_circuit_lets_one_call_through_at_a_time() -> None:
     host = Host(1)
     for _ in range(hosts.FAILURES):
@@ -337,8 +355,9 @@ def test_both_forms_of_retry_after_are_read() -> None:
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
     past = "Wed, 21 Oct 2015 07:28:00 GMT"
     assert 55 < parse_retry_after(soon) <= 60
-    texts = ("7", "", None, "-1", "soon", past, "1e9", "²")
-    assert [parse_retry_after(text) for text in texts] == [7, 0, 0, 0, 0, 0, 0, 0]
+    never = "Mon, 01 Jan 99999999999 00:00:00 GMT"
+    texts = ("7", "", None, "-1", "soon", past, "1e9", "²", never)
+    assert [parse_retry_after(text) for text in texts] == [7, 0, 0, 0, 0, 0, 0, 0, 0]
 
 
 async def test_redirects_are_followed_only_if_asked_and_without_headers_to_others(
@@ -353,7 +372,8 @@ async def test_redirects_are_followed_only_if_asked_and_without_headers_to_other
     assert thing.number == 7
     assert ["X-Key" in request for request in peer.requests] == [True, True, False]
     peer.replies = [moved]
-    for redirects, location in ((3, None), (0, None), (1, "ftp://x"), (1, "http://x:99999/")):
+    wrong = ("ftp://x", "http://x:99999/", "http://[1::2::3]/", "http://me:key@x/", "http://a..b/")
+    for redirects, location in ((3, None), (0, None), *((1, each) for each in wrong)):
         peer.requests.clear()
         peer.replies = [answer(b"", 302, location=location) if location else moved]
         with pytest.raises(BadAnswer):
@@ -362,12 +382,18 @@ async def test_redirects_are_followed_only_if_asked_and_without_headers_to_other
     with pytest.raises(BadAnswer):
         await client.request("POST", peer.url, into=bytes, redirects=3)
 
+    peer.replies = [moved, answer(b"", 307, location=other), answer()]
+    peer.requests.clear()
+    await client.request("GET", peer.url, into=Thing, content=b"[7]", redirects=2)
+    assert ["[7]" in request for request in peer.requests] == [True, True, False]
+
 
 NOT_PUBLIC = """
 127.0.0.1 127.8.8.8 0.0.0.0 10.1.2.3 172.31.0.1 192.168.1.1 169.254.169.254 100.64.0.1 224.0.0.1
 240.0.0.1 255.255.255.255 192.0.2.1 198.18.0.1 ::1 :: ::ffff:127.0.0.1 ::ffff:10.0.0.1
 ::ffff:169.254.169.254 ::127.0.0.1 fe80::1 fe80::1%1 fc00::1 fd12::1 fec0::1 ff02::1 2001:db8::1
 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 64:ff9b:1::1 2002:7f00:1:: 2002:a00:1::
+192.0.0.9 192.88.99.1 168.63.129.16 ::ffff:168.63.129.16 64:ff9b::a83f:8110 3fff::1
 """
 
 
@@ -403,6 +429,8 @@ NO_URL = "Expected a URL"
         ("gopher://127.0.0.1:{}/", NO_URL),
         ("//127.0.0.1:{}/", NO_URL),
         ("http://me:password@x:99999/", NO_URL),
+        ("http://me:password@127.0.0.1:{}/", NO_URL),
+        ("http://[1::2::3]:{}/", NO_URL),
         ("http://" + "a" * 300 + ".example/", NO_URL),
         ("", NO_URL),
     ],
@@ -447,6 +475,38 @@ async def test_the_address_that_was_checked_is_the_one_that_is_connected_to(
             await client.get(f"http://both:{peer.port}/", into=Thing, redirects=1)
 
     assert [("Host: both" in request) for request in peer.requests] == [True, True]
+
+
+async def test_slow_names_of_clients_take_no_thread_of_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: list[str] = []
+    go = threading.Event()
+
+    def look_up(*_: object, **__: object) -> list[Any]:
+        threads.append(threading.current_thread().name)
+        go.wait(10)
+        return []
+
+    monkeypatch.setattr("app.core.http_client.addresses.socket.getaddrinfo", look_up)
+    resolver = Resolver(timeout_s=0.05)
+    calls = [resolver.resolve(f"slow{number}.example") for number in range(3 * LOOKUPS)]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    go.set()
+    await resolver.close()
+
+    assert {type(each) for each in results} == {TimeoutError}
+    assert len(threads) == LOOKUPS
+    assert all(name.startswith("resolver") for name in threads)
+
+
+async def test_names_of_clients_are_found() -> None:
+    resolver = Resolver(timeout_s=10)
+    found = await resolver.resolve("localhost", 80)
+    await resolver.close()
+
+    assert {each["host"] for each in found} <= {"127.0.0.1", "::1"}
+    assert {each["port"] for each in found} == {80}
 
 
 async def test_an_error_of_the_call_itself_has_no_password(client: HttpClient, peer: Peer) -> None:

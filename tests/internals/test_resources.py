@@ -119,7 +119,9 @@ async def test_a_resource_that_does_not_open_closes_those_before_it_and_is_named
         await hold(make("a"), broken, make("c"), events=events)
 
     assert events == ["a opens", "a closes"]
-    assert caught.value.__notes__ == [f"The resource {__name__}.b did not open."]
+    assert caught.value.__notes__ == [
+        f"The resource {__name__}.b did not open within 20 s, or failed."
+    ]
     with pytest.raises(RuntimeError, match=r"\.b is not open\. List it in RESOURCES of app/res"):
         broken.get()
 
@@ -141,10 +143,35 @@ async def test_a_resource_that_does_not_close_keeps_no_other_open(
 
     assert events == ["a opens", "b opens", "d opens", "runs", "d closes", "a closes"]
     errors = [caught.value, caught.value.__context__]
-    assert [error.__notes__[0].split(" did ")[0] for error in errors if error] == [
+    assert [error.__notes__[0].split(" failed, ")[0] for error in errors if error] == [
         f"The resource {__name__}.b",
         f"The resource {hanging.name}",
     ]
+
+
+async def test_a_resource_that_hangs_or_yields_twice_is_named(
+    events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @Resource
+    async def hanging(_: CoreSettings) -> AsyncIterator[None]:
+        await asyncio.Event().wait()
+        yield
+
+    @Resource
+    async def twice(_: CoreSettings) -> AsyncIterator[None]:
+        yield
+        yield
+
+    monkeypatch.setattr(resource, "OPEN_TIMEOUT_S", 0.01)
+    with pytest.raises(TimeoutError) as late:
+        await hold(hanging, events=events)
+    assert late.value.__notes__ == [
+        f"The resource {hanging.name} did not open within 0.01 s, or failed."
+    ]
+    monkeypatch.setattr(resource, "OPEN_TIMEOUT_S", 10)
+    with pytest.raises(RuntimeError) as wrong:
+        await hold(twice, events=events)
+    assert "has a second `yield`" in wrong.value.__notes__[0]
 
 
 async def test_a_value_is_there_while_it_is_open_and_may_be_replaced(

@@ -3,13 +3,16 @@
 import asyncio
 import os
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from sqlalchemy import func, select
 
+from app.core.concurrency import run_in_thread
 from app.core.database import WriteSession
 from app.core.jobs import job
 from app.core.jobs.postgres_worker import create_worker
+from app.core.operations.resource import Resource
 from app.resources import RESOURCES
 from app.settings import get_settings
 
@@ -59,4 +62,24 @@ async def write_slowly(path: str) -> None:
     append(path, "ended")
 
 
-worker = create_worker(get_settings(), RESOURCES)
+@job
+async def hang_in_thread(path: str) -> None:
+    append(path, "began")
+    await run_in_thread(time.sleep, 60, deadline_s=60)
+
+
+@Resource
+async def lost(_: object) -> AsyncIterator[None]:
+    """A resource whose task fails after the start, if a test asks for it."""
+
+    async def lose() -> None:
+        await asyncio.sleep(0.5)
+        raise ConnectionError("lost")
+
+    async with asyncio.TaskGroup() as group:
+        if "LOSES_RESOURCE" in os.environ:
+            group.create_task(lose())
+        yield
+
+
+worker = create_worker(get_settings(), [*RESOURCES, lost])

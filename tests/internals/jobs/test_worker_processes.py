@@ -18,7 +18,14 @@ from dev.guardian import stop
 from dev.processes import log_of, start
 from tests.core.job_worker import job_worker
 from tests.core.serving import ROOT
-from tests.internals.jobs.process import block, die, hang_once, mark, write_slowly
+from tests.internals.jobs.process import (
+    block,
+    die,
+    hang_in_thread,
+    hang_once,
+    mark,
+    write_slowly,
+)
 from tests.internals.jobs.queue import counts, make_due, rows, run, states, until
 
 TIMEOUT_S = 60
@@ -131,6 +138,24 @@ async def test_a_job_that_blocks_the_event_loop_ends_the_process(tmp_path: Path)
     assert "process.py" in log
     assert "in block" in log
     assert await states() == ["waiting"]
+
+
+async def test_a_thread_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    file = tmp_path / "lines"
+    with worker_process(tmp_path / "worker", JOB_DRAIN_TIMEOUT_S="0") as process:
+        await enqueue(None, hang_in_thread, str(file))
+        await until(has_lines(file, 1))
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, 30) == 0
+
+    assert await states() == ["waiting"]
+
+
+async def test_a_resource_that_fails_ends_the_process(tmp_path: Path) -> None:
+    home = tmp_path / "worker"
+    with worker_process(home, LOSES_RESOURCE="1") as process:
+        assert await asyncio.to_thread(process.wait, TIMEOUT_S) == 1
+        assert "ConnectionError: lost" in log_of(home).read_text()
 
 
 async def test_the_services_own_command_runs_and_stops() -> None:

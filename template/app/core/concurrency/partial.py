@@ -61,6 +61,6 @@ async def gather(*parts: Part[Any], timeout_s: float) -> list[str]:
     for name in missing:
         is_bounded = len(failures) < MAX_NAMES or (name,) in failures
         failures[(name if is_bounded else "other",)] += 1
-    if len(missing) == len(parts):
+    if parts and len(missing) == len(parts):
         raise Unavailable("No part of the answer is available now.")
     return missing

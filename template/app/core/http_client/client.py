@@ -6,15 +6,17 @@ from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Any, TypeVar, cast
 
 import aiohttp
+from aiohttp.http_exceptions import ContentEncodingError
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 from yarl import URL
 
 from app.core.http.problems import Problem, Unavailable, Unprocessable
-from app.core.http_client.addresses import AddressRefused, sockets_to_public
+from app.core.http_client.addresses import AddressRefused, Resolver, sockets_to_public
 from app.core.http_client.hosts import Host, parse_retry_after, wait_before
 from app.core.settings.http_client import HttpClientSettings
 from app.core.telemetry import request_id
@@ -101,12 +103,13 @@ class HttpClient:
     @asynccontextmanager
     async def opened(self, settings: HttpClientSettings) -> AsyncIterator[None]:
         """Keep connections to other services for the block; each one is made at its first use."""
-        make_socket = sockets_to_public(settings.http_private_networks)
+        guards: dict[str, Any] = {}
+        if self._only_public:
+            guards["socket_factory"] = sockets_to_public(settings.http_private_networks)
+            guards["resolver"] = Resolver(settings.http_connect_timeout_s)
         session = aiohttp.ClientSession(
             # No limit for all hosts together: `Host` has one for each.
-            connector=aiohttp.TCPConnector(
-                limit=0, socket_factory=make_socket if self._only_public else None
-            ),
+            connector=aiohttp.TCPConnector(limit=0, **guards),
             # Cookies of one request must not reach another one.
             cookie_jar=aiohttp.DummyCookieJar(),
             # The call has a deadline instead of a total.
@@ -169,7 +172,7 @@ class HttpClient:
             timeout_s: limit of the call, retries included; `HTTP_TOTAL_TIMEOUT_S` if absent.
             idempotent: whether the call may run twice; decided by the method if absent. A POST may
                 with an idempotency key.
-            redirects: the most to follow, for a GET; `headers` are not sent to another origin.
+            redirects: the most to follow, for a GET; only the origin gets `headers` and `content`.
 
         Raises:
             Unavailable: when the service does not answer in time, answers 429, 502, 503 or 504, has
@@ -184,7 +187,7 @@ class HttpClient:
             content = to_json(json)
             headers = {"Content-Type": "application/json", **(headers or {})}
         may_retry = method in IDEMPOTENT if idempotent is None else idempotent
-        target = _parsed(url)
+        target = _parsed(url, is_trusted=not self._only_public)
         if target is None:
             raise self._invalid()
         if params:
@@ -198,11 +201,11 @@ class HttpClient:
             if method != "GET" or redirects < 1 or location is None:
                 return _validated(call, answer, into)
             redirects -= 1
-            following = _parsed(location, base=target)
+            following = _parsed(location, target)
             if following is None:
                 raise BadAnswer(answer) from CallFailed(f"{call}: redirects to no URL of HTTP")
             if following.origin() != target.origin():
-                headers = None
+                headers = content = None
             target = following
 
     async def _answer(
@@ -236,6 +239,11 @@ class HttpClient:
         assert self._session is not None
         await self._take_slot(call, host)
         call.status, answer, reason = 0, None, ""
+        settings = self._settings
+        long_s = min(settings.http_read_timeout_s, settings.http_total_timeout_s)
+        is_short = deadline_s - _now_s() < long_s
+        # None says nothing about the host: after a cancellation, or a short time limit of a caller.
+        failed: bool | None = None
         ends = [observer(call) for observer in self.observers]
         try:
             async with (
@@ -247,20 +255,27 @@ class HttpClient:
                 call.status = response.status
                 body = await self._body(call, response)
                 answer = Answer(response.status, response.headers, body)
+                failed = answer.status in FAILED
+        except BadAnswer:
+            failed = False
+            raise
         except (aiohttp.InvalidURL, UnicodeError):
             raise self._invalid() from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             cause = getattr(error, "os_error", None)
-            if isinstance(cause, AddressRefused):
+            failed = not isinstance(cause, AddressRefused)
+            if not failed:
                 raise Unprocessable("The URL leads to an address that is not public.") from None
             # Not the text of the error, which may have the URL.
             reason = f"{type(error).__name__} {getattr(cause, 'strerror', None) or ''}".rstrip()
+            if is_short and isinstance(error, TimeoutError):
+                failed = None
         finally:
             host.slots.release()
             for end in ends:
                 end()
-        # Not after a cancellation, which may come from the caller's own, shorter time limit.
-        host.note(failed=answer is None or answer.status in FAILED, now_s=_now_s())
+            if failed is not None:
+                host.note(failed=failed, now_s=_now_s())
         return answer or reason
 
     async def _take_slot(self, call: Call, host: Host) -> None:
@@ -273,12 +288,17 @@ class HttpClient:
 
     async def _body(self, call: Call, response: aiohttp.ClientResponse) -> bytes:
         parts, rest = [], self._settings.http_max_response_bytes
-        async for part in response.content.iter_any():
-            parts.append(part)
-            rest -= len(part)
-            if rest < 0:
-                response.close()
-                raise BadAnswer from CallFailed(f"{call}: more than HTTP_MAX_RESPONSE_BYTES")
+        try:
+            async for part in response.content.iter_any():
+                parts.append(part)
+                rest -= len(part)
+                if rest < 0:
+                    response.close()
+                    raise BadAnswer from CallFailed(f"{call}: more than HTTP_MAX_RESPONSE_BYTES")
+        except aiohttp.ClientPayloadError as error:
+            if isinstance(error.__cause__, ContentEncodingError):
+                raise BadAnswer from CallFailed(f"{call}: not in its Content-Encoding")
+            raise
         return b"".join(parts)
 
     def _host(self, url: URL) -> Host:
@@ -295,12 +315,17 @@ class HttpClient:
         return Unprocessable(message) if self._only_public else ValueError(message)
 
 
-def _parsed(url: str, base: URL | None = None) -> URL | None:
-    """Return an absolute URL of HTTP, or None."""
+def _parsed(url: str, base: URL | None = None, *, is_trusted: bool = False) -> URL | None:
+    """Return an absolute URL of HTTP, or None; only a trusted one may have a password."""
     with suppress(ValueError):
-        target = base.join(URL(url)) if base else URL(url)
+        given = URL(url)
+        target = base.join(given) if base else given
         if target.scheme in ("http", "https") and target.host:
-            return target
+            # Raises the errors of a connection to it.
+            target.host.encode("idna")
+            if ":" in target.host:
+                ip_address(target.host)
+            return target if is_trusted or "@" not in given.raw_authority else None
     return None
 
 

@@ -61,7 +61,7 @@ def parse_retry_after(value: str | None) -> float:
         return float(value[:9])
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     wait = moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)
     return max(0.0, wait.total_seconds())

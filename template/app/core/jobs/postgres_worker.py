@@ -2,7 +2,9 @@
 
 import asyncio
 import faulthandler
+import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -38,8 +40,16 @@ def create_worker(
 
 def _run(settings: CoreSettings, resources: Sequence[Resource[Any]]) -> None:
     configure_logging(settings.log_level, settings.log_format)
-    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-        runner.run(_work(settings, resources))
+    exit_code = 0
+    try:
+        # Not closed: neither this nor the end of the interpreter may wait for a thread that hangs.
+        asyncio.Runner(loop_factory=auto_loop_factory()).run(_work(settings, resources))
+    except BaseException:
+        logger.exception("The job worker failed")
+        exit_code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 async def _work(settings: CoreSettings, resources: Sequence[Resource[Any]]) -> None:

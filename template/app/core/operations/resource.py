@@ -8,7 +8,8 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-# A resource that does not close in time must not keep the others open.
+# A resource that hangs must neither hold up the start unseen, nor keep the others open.
+OPEN_TIMEOUT_S = 20.0
 CLOSE_TIMEOUT_S = 2.0
 
 
@@ -58,13 +59,15 @@ class Resource(Generic[T]):
     async def opened(self, settings: Any) -> AsyncIterator[None]:
         """Keep the resource open for the block; its errors have a note with its name."""
         manager = self._manager(settings)
-        with self._named("did not open"):
-            value = await manager.__aenter__()
+        with self._named(f"did not open within {OPEN_TIMEOUT_S:g} s, or failed"):
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                value = await manager.__aenter__()
         try:
             with self.replaced(value):
                 yield
         finally:
-            with self._named(f"did not close within {CLOSE_TIMEOUT_S:g} s, or failed"):
+            problem = f"failed, has a second `yield`, or did not close within {CLOSE_TIMEOUT_S:g} s"
+            with self._named(problem):
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
                     # The code after `yield` runs without the error of the block.
                     await manager.__aexit__(None, None, None)

@@ -52,6 +52,8 @@ class DrainingServer(Server):
     async def on_tick(self, counter: int) -> bool:
         """Do the work of each tenth of a second; return whether the worker ends."""
         ends = await super().on_tick(counter)
+        # A resource failed, and closed the others: another worker takes the place of this one.
+        ends = ends or self.lifespan.error_occurred
         if (ends or stopping()) and _CLOSE not in self.server_state.default_headers:
             self.server_state.default_headers.append(_CLOSE)
         if counter % 10 == 0:
