@@ -118,6 +118,7 @@ def opening(monkeypatch: pytest.MonkeyPatch) -> Open:
     async def opened(only_public: bool = False, **settings: Any) -> AsyncIterator[HttpClient]:
         client = HttpClient(only_public=only_public)
         defaults = {"http_max_response_bytes": LIMIT, "http_read_timeout_s": 0.1}
+        defaults["http_offline"] = False
         changed = get_settings().model_copy(
             update=defaults | {f"http_{name}": value for name, value in settings.items()}
         )
