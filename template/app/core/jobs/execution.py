@@ -1,4 +1,4 @@
-"""Runs jobs that were claimed and stores their outcomes, for every engine.
+"""Runs jobs that were claimed, and stores their outcomes.
 
 A claim is a lease, which this process extends while the job runs. If the process dies, the lease
 ends, and another process claims the job.
