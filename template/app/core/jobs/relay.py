@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from logging import getLogger
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 from uuid import UUID, uuid4
 
 import orjson
@@ -168,7 +168,7 @@ class Relay:
 
 async def execute_id(id: UUID, attempts: int, deliveries: int) -> None:
     """Claim, run and store a job that `TAKE` returned, unless another worker claimed it."""
-    delivery = {"id": id, "attempts": attempts, "deliveries": deliveries}
+    delivery: dict[str, Any] = {"id": id, "attempts": attempts, "deliveries": deliveries}
     for row in await executor.fetch(CLAIM_ONE, **delivery, lease_s=executor.lease_s):
         await executor.execute(Delivery(**row))
 
