@@ -16,8 +16,10 @@ from app.core.cache import no_store
 from app.core.concurrency import run_in_process, run_in_thread
 from app.core.http.body_limit import Upload
 from app.core.http.routing import flatten
+from app.core.jobs import enqueue, job
 from app.core.pagination import Page, PageParams
 from tests.core import leftovers
+from tests.core.jobs import Jobs
 from tests.core.openapi import Operation, operations
 from tests.core.test_routes import without_bound, without_policy
 from tests.core.test_smoke import differences, routes_that_make_their_bytes
@@ -298,3 +300,14 @@ async def test_tasks_that_have_ended_are_none(app: FastAPI) -> None:
     await code_of("orders/service.py")["end"]()
 
     await leftovers.assert_none_left([])
+
+
+async def test_a_job_that_fails_fails_its_test(app: FastAPI, running_jobs: Jobs) -> None:
+    @job
+    async def breaks() -> None:
+        raise ValueError
+
+    await enqueue(None, breaks)
+
+    with pytest.raises(pytest.fail.Exception, match="breaks: "):
+        await running_jobs.done()

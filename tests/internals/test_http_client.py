@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
 
@@ -15,13 +16,14 @@ import pytest
 from opentelemetry import trace
 from pydantic import BaseModel, TypeAdapter
 
-from app.core.http.problems import Unavailable, Unprocessable
+from app.core.http.problems import Unavailable, Unprocessable, problem_response
 from app.core.http_client import Answer, BadAnswer, HttpClient, hosts, http, metrics, public_http
 from app.core.http_client import client as client_module
 from app.core.http_client.addresses import LOOKUPS, Resolver, is_public
 from app.core.http_client.hosts import Host, parse_retry_after, wait_before
 from app.core.telemetry import request_id
 from app.settings import get_settings
+from tests.core.test_smoke import lacks_other_service
 
 GOOD = b'{"number": 7}'
 LIMIT = 1000
@@ -119,6 +121,7 @@ def opening(monkeypatch: pytest.MonkeyPatch) -> Open:
     async def opened(only_public: bool = False, **settings: Any) -> AsyncIterator[HttpClient]:
         client = HttpClient(only_public=only_public)
         defaults = {"http_max_response_bytes": LIMIT, "http_read_timeout_s": 0.1}
+        defaults["http_offline"] = False
         changed = get_settings().model_copy(
             update=defaults | {f"http_{name}": value for name, value in settings.items()}
         )
@@ -216,6 +219,20 @@ async def test_only_a_call_that_may_run_twice_is_sent_again(
         assert isinstance(caught.value.__cause__, client_module.CallFailed)
         assert "secret" not in logged(caught.value)
         assert len(peer.requests) == sent
+
+
+async def test_a_test_makes_no_call_and_its_answer_is_no_error_of_the_service(
+    opening: Open, peer: Peer
+) -> None:
+    assert get_settings().http_offline
+    for only_public in (False, True):
+        async with opening(only_public, offline=True) as client:
+            with pytest.raises(Unavailable) as caught:
+                await client.request("POST", peer.url, into=bytes, json={})
+            document = problem_response(HTTPStatus.SERVICE_UNAVAILABLE, caught.value.detail)
+            assert lacks_other_service(bytes(document.body))
+    assert not lacks_other_service(b'{"detail":"The database is unavailable."}')
+    assert peer.requests == []
 
 
 async def test_a_retry_may_succeed_also_of_a_post_with_a_key(

@@ -11,6 +11,7 @@ from app.core.database import ReadSession
 from app.users.jobs import send_welcome
 from app.users.models import User
 from tests.core.budget import QueryBudget
+from tests.core.jobs import Jobs
 
 ADA = {"email": "ada@example.com", "name": "Ada Lovelace"}
 
@@ -31,13 +32,12 @@ async def test_register_and_read(client: AsyncClient) -> None:
     assert (await client.get(f"/users/{user['id']}")).json() == user
 
 
-@pytest.mark.usefixtures("running_jobs")
-async def test_a_registered_user_is_welcomed(client: AsyncClient) -> None:
+async def test_a_registered_user_is_welcomed(client: AsyncClient, running_jobs: Jobs) -> None:
     await register(client)
 
-    async with asyncio.timeout(30):
-        while await ReadSession().scalar(select(User.welcomed_at)) is None:
-            await asyncio.sleep(0.05)
+    await running_jobs.done()
+
+    assert await ReadSession().scalar(select(User.welcomed_at)) is not None
 
 
 async def test_a_user_is_welcomed_once(

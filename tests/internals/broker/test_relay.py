@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import nullcontext
+from uuid import UUID, uuid4
 
 import pytest
 
-from app.core.jobs import relay
+from app.core.database import Database
+from app.core.jobs import job, relay, statements
 from app.core.jobs.execution import Executor
+from app.core.jobs.message import Message
 from app.settings import get_settings
 
 
@@ -38,3 +41,31 @@ def test_a_relay_ends_although_a_cancellation_is_lost(monkeypatch: pytest.Monkey
     monkeypatch.setattr(relay, "executor", Executor())
     monkeypatch.setattr("app.core.jobs.periodic.running", nullcontext)
     asyncio.run(run())
+
+
+@pytest.mark.usefixtures("database")
+def test_a_reference_that_comes_twice_runs_its_job_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    @job
+    async def note(number: int) -> None:
+        seen.append(number)
+
+    async def run() -> None:
+        source, executor, settings = Database(), Executor(), get_settings()
+        monkeypatch.setattr(relay, "executor", executor)
+        source.open(settings, pool_size=2)
+        try:
+            async with executor.opened(settings, source):
+                message = Message(uuid4(), note.name, note.version, note.dump(1), request_id="")
+                await executor.fetch(statements.ADD, **message.row())
+                (taken,) = await executor.fetch(relay.TAKE, limit=1, lease_s=30)
+                await asyncio.gather(*(relay.execute_id(**taken) for _ in range(3)))
+                await relay.execute_id(UUID(int=0), 0, 0)
+        finally:
+            await source.close()
+
+    # The relay of the application does not run meanwhile: its event loop is another one.
+    asyncio.run(run())
+
+    assert seen == [1]

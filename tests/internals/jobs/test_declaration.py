@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from pydantic import BaseModel
 
-from app.core.jobs import Job, enqueue, every, job
+from app.core.jobs import Job, enqueue, every, import_jobs, job
 from app.core.jobs.declaration import declared
 
 
@@ -186,3 +187,19 @@ def test_a_periodic_job_has_no_arguments_and_an_interval() -> None:
         every(timedelta(hours=1))(fast)  # type: ignore[type-var]
     with pytest.raises(ValueError, match="a second"):
         every(timedelta(milliseconds=1))(declare(fast))
+
+
+def test_a_job_that_no_router_imports_is_declared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for domain in ("reports", "pages"):
+        (tmp_path / "team" / domain).mkdir(parents=True)
+    source = "from app.core.jobs import job\n\n@job\nasync def report() -> None: ...\n"
+    (tmp_path / "team" / "reports" / "jobs.py").write_text(source)
+    for package in ("team", "team/reports", "team/pages"):
+        (tmp_path / package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    import_jobs("team")
+
+    assert declared.pop("team.reports.jobs.report").name == "team.reports.jobs.report"

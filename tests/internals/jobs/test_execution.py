@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextvars import Context
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
 from app.core.database import WriteSession, database
 from app.core.http.problems import Busy, Unavailable
 from app.core.jobs import Job, enqueue, execution, job, statements
-from app.core.jobs.execution import execute, execute_id, executor
+from app.core.jobs.execution import execute, executor
 from app.core.jobs.message import store
 from app.core.jobs.outcome import (
     MAX_BACKOFF_S,
@@ -284,15 +284,6 @@ async def test_a_job_has_the_id_of_its_request_and_nothing_else_of_it() -> None:
 
     assert seen == ["the-id"]
     assert request_id.current() != "the-id"
-
-
-async def test_a_message_that_comes_twice_is_run_once() -> None:
-    await enqueue(None, note, 1)
-    (taken,) = await executor.fetch(statements.TAKE, limit=1, lease_s=30)
-    await asyncio.gather(*(execute_id(**taken) for _ in range(3)))
-    await execute_id(UUID(int=0), 0, 0)
-
-    assert seen == [1]
 
 
 async def test_outcomes_are_counted() -> None:

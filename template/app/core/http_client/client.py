@@ -182,6 +182,8 @@ class HttpClient:
         """
         if self._session is None:
             raise RuntimeError("No HTTP client: use `async with lifecycle.resources(...)`.")
+        if self._settings.http_offline:
+            raise Unavailable(UNAVAILABLE) from CallFailed("HTTP_OFFLINE is set")
         deadline_s = _now_s() + (timeout_s or self._settings.http_total_timeout_s)
         if json is not None:
             content = to_json(json)

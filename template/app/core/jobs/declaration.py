@@ -1,11 +1,14 @@
 """Declarations of jobs: async functions with typed arguments, retries and a deadline."""
 
 import inspect
+import pkgutil
 import re
 import typing
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Generic, NotRequired, ParamSpec, TypeVar, overload
 
 from pydantic import (
@@ -173,6 +176,13 @@ def every(interval: timedelta) -> Callable[[JobT], JobT]:
         return periodic
 
     return declare
+
+
+def import_jobs(package: str) -> None:
+    """Import `jobs.py` of each package in `package`, which declares the jobs of a domain."""
+    for domain in pkgutil.iter_modules(import_module(package).__path__, f"{package}."):
+        if domain.ispkg and find_spec(f"{domain.name}.jobs"):
+            import_module(f"{domain.name}.jobs")
 
 
 def _arguments(

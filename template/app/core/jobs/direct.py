@@ -13,9 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from app.core.database import WriteSession
 from app.core.http.problems import Busy, Unavailable
 from app.core.jobs import statements
-from app.core.jobs.execution import RETRY_S, execute_id, executor
+from app.core.jobs.execution import RETRY_S, executor
 from app.core.jobs.message import Message
-from app.core.jobs.relay import Reference, bury, relay
+from app.core.jobs.relay import Reference, bury, execute_id, relay
 
 logger = getLogger(__name__)
 

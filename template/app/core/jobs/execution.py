@@ -1,4 +1,4 @@
-"""Runs claimed jobs and stores their outcomes, for every engine.
+"""Runs claimed jobs, and stores their outcomes.
 
 A claim is a lease, which this process extends while the job runs. If the process dies, the lease
 ends, and another process claims the job.
@@ -13,7 +13,6 @@ from contextvars import Context
 from logging import getLogger
 from time import monotonic
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy.pool import PoolProxiedConnection
 
@@ -85,18 +84,6 @@ class Executor:
         values = {"limit": limit, "lease_s": self.lease_s}
         rows = await self.fetch(statements.CLAIM, self._commit, **values)
         return [Delivery(**row) for row in rows]
-
-    async def execute_id(self, id: UUID, attempts: int, deliveries: int) -> None:
-        """Claim, run and store a job that `TAKE` returned, unless another worker claimed it."""
-        rows = await self.fetch(
-            statements.CLAIM_ONE,
-            id=id,
-            attempts=attempts,
-            deliveries=deliveries,
-            lease_s=self.lease_s,
-        )
-        for row in rows:
-            await self.execute(Delivery(**row))
 
     async def run(self, delivery: Delivery) -> Outcome:
         """Run a job in a context of its own, with the id of its request; return its outcome."""
@@ -263,4 +250,4 @@ def _columns(deliveries: Sequence[Delivery]) -> dict[str, Any]:
 
 
 executor = Executor()
-execute, execute_id = executor.execute, executor.execute_id
+execute = executor.execute

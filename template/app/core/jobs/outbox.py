@@ -3,9 +3,8 @@
 from pydantic import ValidationError
 
 from app.core.database import WriteSession
-from app.core.jobs.execution import execute_id
 from app.core.jobs.message import Message, store
-from app.core.jobs.relay import REFERENCE, bury, relay
+from app.core.jobs.relay import REFERENCE, bury, execute_id, relay
 
 
 async def accept(session: WriteSession | None, message: Message) -> None:

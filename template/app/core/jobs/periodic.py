@@ -1,7 +1,7 @@
 """Enqueues the jobs of `every`, and forgets the keys of jobs that ended long ago.
 
-Each process that claims or relays jobs does this. The key of a periodic job is its interval, so
-that the database accepts one job for each.
+Several processes do this. The key of a periodic job is its interval, so that the database accepts
+one job for each.
 """
 
 import asyncio

@@ -12,15 +12,19 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from logging import getLogger
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 from uuid import UUID, uuid4
 
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
+from sqlalchemy import update
 
+from app.core.database import PreparedWrite
 from app.core.http.problems import Unavailable
 from app.core.jobs import periodic, statements
 from app.core.jobs.execution import executor
+from app.core.jobs.outcome import Delivery
+from app.core.jobs.table import background_job as job
 from app.core.settings.jobs import JobsSettings
 
 POLL_S = 0.5
@@ -55,6 +59,21 @@ class Reference:
 
 
 REFERENCE = TypeAdapter(Reference)
+
+# Takes due jobs to publish them, which is no delivery: they are due again when the lease ends.
+TAKE = PreparedWrite(
+    update(job)
+    .where(job.c.id == statements.DUE.c.id)
+    .values(due_at=statements.after("lease_s"))
+    .returning(job.c.id, job.c.attempts, job.c.deliveries)
+)
+# Claims a job that was taken, unless another worker has claimed it since then.
+CLAIM_ONE = PreparedWrite(
+    update(job)
+    .where(statements.DELIVERY)
+    .values(due_at=statements.after("lease_s"), deliveries=job.c.deliveries + 1)
+    .returning(*statements.DELIVERED)
+)
 
 
 class Relay:
@@ -138,11 +157,18 @@ class Relay:
             await asyncio.sleep(POLL_S)
             return True
         limit = min(room, BATCH)
-        rows = await executor.fetch(statements.TAKE, limit=limit, lease_s=executor.lease_s)
+        rows = await executor.fetch(TAKE, limit=limit, lease_s=executor.lease_s)
         if rows:
             # If the messages are lost, the jobs are due again when their leases end.
             await self.publish([REFERENCE.dump_json(Reference(**row)).decode() for row in rows])
         return len(rows) < limit
+
+
+async def execute_id(id: UUID, attempts: int, deliveries: int) -> None:
+    """Claim, run and store a job that `TAKE` returned, unless another worker claimed it."""
+    delivery: dict[str, Any] = {"id": id, "attempts": attempts, "deliveries": deliveries}
+    for row in await executor.fetch(CLAIM_ONE, **delivery, lease_s=executor.lease_s):
+        await executor.execute(Delivery(**row))
 
 
 async def bury(text: str, error: Exception) -> None:

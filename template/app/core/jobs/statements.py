@@ -28,7 +28,7 @@ from app.core.jobs.table import background_job as job
 from app.core.jobs.table import background_job_count as count
 
 
-def _after(name: str) -> Any:
+def after(name: str) -> Any:
     """Return the time in so many seconds, a parameter of this name."""
     return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam(name, type_=Float))
 
@@ -36,7 +36,7 @@ def _after(name: str) -> Any:
 # Not a parameter, with which PostgreSQL could not use the index of waiting jobs.
 _IS_WAITING = job.c.state == literal_column("'waiting'")
 # Leases and outcomes belong to one delivery: after the lease, another worker may have the job.
-_DELIVERY = and_(
+DELIVERY = and_(
     job.c.id == bindparam("id"),
     job.c.attempts == bindparam("attempts", type_=Integer),
     job.c.deliveries == bindparam("deliveries", type_=Integer),
@@ -50,7 +50,7 @@ _DELIVERIES = func.unnest(
 _SEVERAL = tuple_(job.c.id, job.c.attempts, job.c.deliveries).in_(
     select(_DELIVERIES.render_derived())
 )
-_DELIVERED = (
+DELIVERED = (
     job.c.id,
     job.c.name,
     job.c.version,
@@ -72,7 +72,7 @@ ADD = PreparedWrite(
         arguments=cast(bindparam("arguments", type_=Text), JSONB),
         key=bindparam("key"),
         request_id=bindparam("request_id"),
-        due_at=_after("delay_s"),
+        due_at=after("delay_s"),
         attempts=bindparam("attempts"),
         state=bindparam("state"),
         error=bindparam("error"),
@@ -80,7 +80,7 @@ ADD = PreparedWrite(
     .on_conflict_do_nothing()
 )
 
-_due = (
+DUE = (
     select(job.c.id)
     .where(_IS_WAITING, job.c.due_at <= func.now())
     .order_by(job.c.due_at)
@@ -90,36 +90,22 @@ _due = (
 )
 CLAIM = PreparedWrite(
     update(job)
-    .where(job.c.id == _due.c.id)
-    .values(due_at=_after("lease_s"), deliveries=job.c.deliveries + 1)
-    .returning(*_DELIVERED)
+    .where(job.c.id == DUE.c.id)
+    .values(due_at=after("lease_s"), deliveries=job.c.deliveries + 1)
+    .returning(*DELIVERED)
 )
-# Takes due jobs to publish them, which is no delivery: they are due again when the lease ends.
-TAKE = PreparedWrite(
-    update(job)
-    .where(job.c.id == _due.c.id)
-    .values(due_at=_after("lease_s"))
-    .returning(job.c.id, job.c.attempts, job.c.deliveries)
-)
-# Claims a job that was taken, unless another worker has claimed it since then.
-CLAIM_ONE = PreparedWrite(
-    update(job)
-    .where(_DELIVERY)
-    .values(due_at=_after("lease_s"), deliveries=job.c.deliveries + 1)
-    .returning(*_DELIVERED)
-)
-EXTEND = PreparedWrite(update(job).where(_SEVERAL).values(due_at=_after("lease_s")))
+EXTEND = PreparedWrite(update(job).where(_SEVERAL).values(due_at=after("lease_s")))
 
 SUCCEED = PreparedWrite(delete(job).where(_SEVERAL))
 END = PreparedWrite(
     update(job)
-    .where(_DELIVERY)
+    .where(DELIVERY)
     .values(
         state=bindparam("state"),
         attempts=bindparam("next_attempts", type_=Integer),
         deliveries=bindparam("next_deliveries", type_=Integer),
-        due_at=_after("delay_s"),
-        keep_until=case((bindparam("state", type_=Text) == "done", _after("keep_s"))),
+        due_at=after("delay_s"),
+        keep_until=case((bindparam("state", type_=Text) == "done", after("keep_s"))),
         error=func.coalesce(bindparam("error", type_=Text), job.c.error),
     )
 )

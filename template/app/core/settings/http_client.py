@@ -34,3 +34,6 @@ class HttpClientSettings(BaseSettings):
         (),
         description="Networks that `public_http` may reach although they are not public.",
     )
+    http_offline: bool = Field(
+        False, description="Refuse all calls to other services, as if they were unavailable."
+    )

@@ -23,7 +23,7 @@ def current() -> str:
 def begin(identifier: object) -> None:
     """Begin a job of the request with this id, in the current context.
 
-    Other programs send jobs as well: anything but a well-formed id counts as none.
+    Anything but a well-formed id counts as none.
     """
     if not isinstance(identifier, str) or not _is_well_formed(identifier.encode(errors="replace")):
         identifier = ""
