@@ -230,7 +230,9 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     # Not the metrics of CPU by which Kubernetes scales.
     r"prometheus|(?<!\")\bmetrics\b(?!:$)": lambda answers: answers["metrics"] == "prometheus",
     r"opentelemetry[-.]|otlp|otel_|\btracing\b": lambda answers: bool(answers["tracing"]),
-    r"aiohttp|http_client|public_http|http_(total|retries|private|offline)": lambda answers: bool(answers["http_client"]),
+    r"aiohttp|http_client|public_http|http_(total|retries|private|offline)": lambda answers: bool(
+        answers["http_client"]
+    ),
     # The short forms of Copier are in dev/template_update.sh.
     r"github(?!\.com/\|)|\bgh\b(?!:)|pull.request": lambda answers: answers["ci"] == "github",
     r"gitlab(?!\.com/\|)|merge.request": lambda answers: answers["ci"] == "gitlab",
