@@ -14,7 +14,7 @@ TIMEOUT_S = 30
 
 
 class Jobs:
-    """The jobs that this process has enqueued since the begin of the test."""
+    """The jobs that this process has enqueued since the beginning of the test."""
 
     def __init__(self) -> None:
         self._keys: list[tuple[str, str]] = []

@@ -61,7 +61,7 @@ def sockets_to_public(exceptions: Sequence[str] = ()) -> Callable[[Any], socket.
 
 
 class Resolver(AbstractResolver):
-    """Looks names up in threads of its own: slow names of clients fill those of the event loop.
+    """Resolves names in threads of its own, because slow names would fill those of the event loop.
 
     Args:
         timeout_s: limit of one lookup, with its wait for a thread.

@@ -323,7 +323,7 @@ def _parsed(url: str, base: URL | None = None, *, is_trusted: bool = False) -> U
         given = URL(url)
         target = base.join(given) if base else given
         if target.scheme in ("http", "https") and target.host:
-            # Raises the errors of a connection to it.
+            # Raises the errors that a connection would raise.
             target.host.encode("idna")
             if ":" in target.host:
                 ip_address(target.host)

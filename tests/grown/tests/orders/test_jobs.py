@@ -1,16 +1,15 @@
 """The jobs of the README run: one that a commit enqueues, and one at intervals."""
 
-import asyncio
 import re
 
 import pytest
 from httpx2 import AsyncClient
-from sqlalchemy import select
 
-from app.core.database import ReadSession, WriteSession
+from app.core.database import WriteSession
 from app.core.jobs import enqueue
 from app.orders.jobs import count_receipts, send_receipt
 from app.orders.models import Order
+from tests.core.jobs import Jobs
 from tests.core.serving import ROOT
 
 
@@ -20,17 +19,16 @@ def test_the_readme_shows_this_code() -> None:
     assert (ROOT / "app" / "orders" / "jobs.py").read_text() in blocks
 
 
-@pytest.mark.usefixtures("client", "running_jobs")
-async def test_a_job_runs_after_the_commit_and_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_job_runs_after_the_commit_and_once(
+    running_jobs: Jobs, caplog: pytest.LogCaptureFixture
+) -> None:
     async with WriteSession() as session:
         order = Order(item="tea")
         session.add(order)
         await session.flush()
         await enqueue(session, send_receipt, order.id)
 
-    async with asyncio.timeout(30):
-        while await ReadSession().scalar(select(Order.receipt_at)) is None:
-            await asyncio.sleep(0.05)
+    await running_jobs.done()
     await send_receipt(order.id)
     assert caplog.text.count("The receipt of 'tea'") == 1
 
