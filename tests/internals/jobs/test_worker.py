@@ -115,6 +115,33 @@ async def test_no_more_run_at_once_than_allowed() -> None:
     assert await rows() == []
 
 
+async def test_a_job_whose_processes_ended_runs_alone() -> None:
+    global now_running
+
+    @job
+    async def last() -> None:
+        global now_running
+        assert now_running == 0
+        now_running = 1
+        await asyncio.sleep(5 * POLL_S)
+        assert now_running == 1
+        now_running = 0
+        seen.append("alone")
+
+    await enqueue(None, note, 1)
+    await enqueue(None, last)
+    await enqueue(None, last)
+    await run("UPDATE background_job SET deliveries = 2 WHERE name LIKE '%last'")
+    for number in range(2, 12):
+        await enqueue(None, note, number)
+    async with running(settings(job_concurrency=4), poll_s=POLL_S):
+        await until(is_seen(13))
+        await until(is_empty)
+
+    assert [seen.index(value) for value in (1, "alone")] == [0, seen.index("alone")]
+    assert seen.count("alone") == 2
+
+
 async def test_two_workers_run_each_job_once() -> None:
     for number in range(60):
         await enqueue(None, note, number)

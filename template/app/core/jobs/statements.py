@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    Boolean,
     Float,
     Integer,
     Text,
@@ -24,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from app.core.database.prepared import PreparedRead, PreparedWrite
+from app.core.jobs.outcome import MAX_DELIVERIES
 from app.core.jobs.table import background_job as job
 from app.core.jobs.table import background_job_count as count
 
@@ -81,16 +83,24 @@ ADD = PreparedWrite(
 )
 
 DUE = (
-    select(job.c.id)
+    select(job.c.id, job.c.deliveries, job.c.due_at)
     .where(_IS_WAITING, job.c.due_at <= func.now())
     .order_by(job.c.due_at)
     .limit(bindparam("limit", type_=Integer))
     .with_for_update(skip_locked=True)
     .cte("due")
 )
+_first = select(DUE.c.id, DUE.c.deliveries).order_by(DUE.c.due_at).limit(1).cte("first")
+# A job whose processes ended may have ended them: its last delivery is without other jobs.
 CLAIM = PreparedWrite(
     update(job)
-    .where(job.c.id == DUE.c.id)
+    .where(
+        job.c.id == DUE.c.id,
+        case(
+            (_first.c.deliveries < MAX_DELIVERIES - 1, DUE.c.deliveries < MAX_DELIVERIES - 1),
+            else_=and_(bindparam("is_idle", type_=Boolean), DUE.c.id == _first.c.id),
+        ),
+    )
     .values(due_at=after("lease_s"), deliveries=job.c.deliveries + 1)
     .returning(*DELIVERED)
 )
