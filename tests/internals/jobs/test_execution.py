@@ -172,6 +172,14 @@ async def test_every_way_to_end_is_a_failure(job: Job[[int]], reason: str) -> No
     assert reason in row["error"]
 
 
+async def test_an_error_that_the_database_refuses_is_stored_as_another_text() -> None:
+    @job
+    async def fail_oddly(value: int) -> None:
+        raise ValueError("a\0b\udcff")
+
+    assert r"ValueError: a\x00b\udcff" in (await delivered(fail_oddly))["error"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"), [("[]", "argument all"), ('{"value": "x"}', "argument value")]
 )
