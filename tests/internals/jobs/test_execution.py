@@ -107,7 +107,7 @@ async def test_a_key_is_kept_after_success_and_forgotten_later() -> None:
         (fail.name, "waiting"),
     ]
 
-    await run("UPDATE background_job SET keep_until = now() - interval '1 s'")
+    await run("UPDATE background_job SET due_at = now() - interval '1 s'")
     async with WriteSession() as session:
         await session.autocommit(statements.FORGET)
     assert [row["name"] for row in await rows()] == [fail.name]

@@ -188,9 +188,8 @@ class Executor:
         jitter = random.uniform(0.5, 1.5)  # noqa: S311 - no secret
         outcome = outcome_of(delivery, error, stops=self._stops, jitter=jitter)
         if outcome.label == "retried":
-            message = "job %s runs again in %.1f s: %s: %s"
-            cause = type(error).__name__, error
-            logger.warning(message, delivery.name, outcome.delay_s, *cause)
+            reason = (outcome.error or "").rstrip().rpartition("\n")[2]
+            logger.warning("job %s runs again in %.1f s: %s", delivery.name, outcome.delay_s, reason)
         elif outcome.label == "failed":
             logger.error("job %s failed: %s", delivery.name, delivery.id, exc_info=error)
         return outcome
@@ -220,8 +219,7 @@ class Executor:
             state=outcome.state,
             next_attempts=outcome.attempts,
             next_deliveries=outcome.deliveries,
-            delay_s=outcome.delay_s,
-            keep_s=keep_s,
+            delay_s=keep_s if outcome.state == "done" else outcome.delay_s,
             error=outcome.error,
         )
 

@@ -115,16 +115,22 @@ END = PreparedWrite(
         attempts=bindparam("next_attempts", type_=Integer),
         deliveries=bindparam("next_deliveries", type_=Integer),
         due_at=after("delay_s"),
-        keep_until=case((bindparam("state", type_=Text) == "done", after("keep_s"))),
         error=func.coalesce(bindparam("error", type_=Text), job.c.error),
     )
 )
-FORGET = PreparedWrite(delete(job).where(job.c.state == "done", job.c.keep_until < func.now()))
+FORGET = PreparedWrite(delete(job).where(job.c.state == "done", job.c.due_at < func.now()))
 COUNT = PreparedWrite(
     insert(count)
     .values(outcome=bindparam("outcome"), count=bindparam("count"))
     .on_conflict_do_update(
         index_elements=["outcome"], set_={"count": count.c.count + bindparam("count")}
     )
+)
+# Whether an earlier interval of a periodic job has not ended.
+WAITS = PreparedRead(
+    select(literal_column("1").label("one"))
+    .where(job.c.name == bindparam("name"), job.c.key != bindparam("key"), _IS_WAITING)
+    .where(func.starts_with(job.c.key, "@every "))
+    .limit(1)
 )
 NOW = PreparedRead(select(cast(extract("epoch", func.now()), Float).label("now_s")))
