@@ -109,7 +109,7 @@ def test_a_number_that_json_lacks_is_named() -> None:
 def test_an_argument_that_changes_on_its_way_is_named(value: object) -> None:
     async def take(first: int, second: SecretStr | Partial | list[SecretStr] | Any) -> None: ...
 
-    with pytest.raises(TypeError, match="argument second: JSON does not keep") as caught:
+    with pytest.raises(TypeError, match="argument second: JSON does not keep it") as caught:
         declare(take).dump(1, value)
     assert "'s'" not in str(caught.value)
 

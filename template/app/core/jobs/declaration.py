@@ -110,7 +110,7 @@ class Job(Generic[P]):
         for name, value in valid.items():
             # Such as a SecretStr, and a model with a field that is not dumped.
             if loaded[name] != value:
-                raise BadArguments(f"job {self.name}: argument {name}: JSON does not keep its value")
+                raise BadArguments(f"job {self.name}: argument {name}: JSON does not keep it")
         if _has_null(text):
             raise BadArguments(f"job {self.name}: PostgreSQL stores no text with U+0000")
         return text.decode()

@@ -189,14 +189,15 @@ class Executor:
         outcome = outcome_of(delivery, error, stops=self._stops, jitter=jitter)
         if outcome.label == "retried":
             reason = (outcome.error or "").rstrip().rpartition("\n")[2]
-            logger.warning("job %s runs again in %.1f s: %s", delivery.name, outcome.delay_s, reason)
+            message = "job %s runs again in %.1f s: %s"
+            logger.warning(message, delivery.name, outcome.delay_s, reason)
         elif outcome.label == "failed":
             logger.error("job %s failed: %s", delivery.name, delivery.id, exc_info=error)
         return outcome
 
     def _hold(self, delivery: Delivery) -> None:
         job = declared.get(delivery.name)
-        limit_s = job and job.deadline_s or self._opened.job_time_limit_s
+        limit_s = (job and job.deadline_s) or self._opened.job_time_limit_s
         self._held[delivery] = monotonic() + limit_s + GRACE_S
 
     async def _store(self, delivery: Delivery, outcome: Outcome) -> None:
