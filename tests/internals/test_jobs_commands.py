@@ -12,7 +12,7 @@ from app.core.jobs import commands
 from app.settings import get_settings
 from dev.processes import free_port
 from tests.internals.commands import run as run_command
-from tests.internals.jobs.queue import run, states
+from tests.internals.jobs.queue import rows, run, states
 
 IDS = [str(UUID(int=number)) for number in range(3)]
 UNKNOWN = str(UUID(int=9))
@@ -43,6 +43,14 @@ async def test_failed_jobs_are_listed(capsys: pytest.CaptureFixture[str]) -> Non
     assert listed.err == "2 jobs failed.\n"
 
 
+async def test_a_longer_list_is_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "SHOWN", 1)
+    await execute("failed")
+    assert capsys.readouterr().err == "At least 1 jobs failed.\n"
+
+
 async def test_a_job_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     await execute("show", IDS[0], as_json=True)
     shown = json.loads(capsys.readouterr().out)
@@ -60,6 +68,7 @@ async def test_failed_jobs_run_again(capsys: pytest.CaptureFixture[str]) -> None
         await execute("retry", IDS[0], IDS[2], UNKNOWN)
     assert capsys.readouterr().out == "1 jobs run again.\n"
     assert await states() == ["dead", "waiting", "waiting"]
+    assert {row["attempts"] for row in await rows()} == {6}
 
     await execute("retry", "all")
     await execute("failed", as_json=True)

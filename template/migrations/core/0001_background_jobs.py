@@ -32,7 +32,6 @@ def upgrade() -> None:
         sa.Column("deliveries", sa.Integer(), server_default="0", nullable=False),
         sa.Column("state", sa.Text(), server_default="waiting", nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
-        sa.Column("keep_until", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_background_job"),
         sa.UniqueConstraint("name", "key", name="uq_background_job_name_key"),
     )

@@ -60,6 +60,18 @@ async def die(label: str) -> None:
 
 
 @job
+async def leave(label: str) -> None:
+    """End the event loop of the first run."""
+
+    async def end() -> None:
+        raise SystemExit(3)
+
+    if await _is_first(label):
+        await asyncio.create_task(end())
+    await note(label, "done")
+
+
+@job
 async def need(label: str) -> None:
     """Find a dependency unavailable in the first run."""
     if await _is_first(label):
@@ -88,4 +100,4 @@ async def _is_first(label: str) -> bool:
     return await ReadSession().scalar(runs) == 1
 
 
-JOBS = {each.name.rpartition(".")[2]: each for each in (work, fail, die, need, survive, block)}
+JOBS = {each.name.rpartition(".")[2]: each for each in (work, fail, die, leave, need, survive, block)}

@@ -34,6 +34,11 @@ def test_a_job_whose_process_dies_runs_again(running: Service) -> None:
     running.reaches("dies", "accepted", "begun", "begun", "done")
 
 
+def test_a_job_whose_event_loop_ends_runs_again(running: Service) -> None:
+    running.enqueue("leave", "leaves")
+    running.reaches("leaves", "accepted", "begun", "begun", "done")
+
+
 def test_a_job_that_kills_its_process_three_times_is_a_dead_letter(running: Service) -> None:
     running.enqueue("die", "always")
     sql = "SELECT error FROM background_job WHERE arguments->>'label' = 'always' AND state = 'dead'"

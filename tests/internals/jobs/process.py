@@ -52,6 +52,17 @@ async def block(path: str) -> None:
 
 
 @job
+async def go_on(path: str) -> None:
+    """Ignore the cancellation of a stop."""
+    append(path, "began")
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            append(path, "goes on")
+
+
+@job
 async def write_slowly(path: str) -> None:
     """Use the database before and after the worker was told to stop."""
     async with WriteSession() as session:

@@ -31,7 +31,7 @@ async def counts() -> dict[str, int]:
 
 async def claim(lease_s: float = 30, limit: int = 1) -> list[Delivery]:
     """Claim due jobs as a worker does."""
-    found = await executor.fetch(statements.CLAIM, limit=limit, lease_s=lease_s)
+    found = await executor.fetch(statements.CLAIM, limit=limit, lease_s=lease_s, is_idle=True)
     return [Delivery(**row) for row in found]
 
 

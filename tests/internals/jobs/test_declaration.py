@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, SecretStr
 
 from app.core.jobs import Job, enqueue, every, import_jobs, job
 from app.core.jobs.declaration import declared
@@ -23,6 +23,14 @@ class Address(BaseModel):
 @dataclass
 class Plain:
     value: int
+
+
+class Named(BaseModel):
+    value: int = Field(alias="theValue")
+
+
+class Partial(BaseModel):
+    value: str = Field("none", exclude=True)
 
 
 class Opaque:
@@ -93,6 +101,40 @@ def test_a_number_that_json_lacks_is_named() -> None:
 
     with pytest.raises(TypeError, match="argument second"):
         declare(numbers).dump(1.0, float("nan"))
+
+
+@pytest.mark.parametrize(
+    "value", [SecretStr("s"), Partial(value="s"), [SecretStr("s")], (1, 2), float("inf")]
+)
+def test_an_argument_that_changes_on_its_way_is_named(value: object) -> None:
+    async def take(first: int, second: SecretStr | Partial | list[SecretStr] | Any) -> None: ...
+
+    with pytest.raises(TypeError, match="argument second: JSON does not keep it") as caught:
+        declare(take).dump(1, value)
+    assert "'s'" not in str(caught.value)
+
+
+def test_a_model_with_an_alias_is_an_argument() -> None:
+    async def take(value: Named) -> None: ...
+
+    made = declare(take)
+    assert made.load(made.dump(Named(theValue=3))) == {"value": Named(theValue=3)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"delay_s": value} for value in (-1, float("inf"), float("nan"), 1e12)]
+    + [{"key": value} for value in ("a\0", "\ud800", "k" * 1001)],
+)
+def test_options_that_the_queue_cannot_hold_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"delay_s|key|surrogates"):
+        declare(anything).options(**options)
+
+
+@pytest.mark.parametrize("deadline_s", [0, -1, float("inf"), float("nan")])
+def test_a_deadline_that_cannot_be_kept_is_refused(deadline_s: float) -> None:
+    with pytest.raises(ValueError, match="deadline_s"):
+        job(deadline_s=deadline_s)
 
 
 @pytest.mark.parametrize(("text", "is_stored"), [("a\x00", False), (r"a\u0000 \\u0000", True)])

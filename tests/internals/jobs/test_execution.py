@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from contextvars import Context
 from typing import Any
 from uuid import uuid4
@@ -106,7 +107,7 @@ async def test_a_key_is_kept_after_success_and_forgotten_later() -> None:
         (fail.name, "waiting"),
     ]
 
-    await run("UPDATE background_job SET keep_until = now() - interval '1 s'")
+    await run("UPDATE background_job SET due_at = now() - interval '1 s'")
     async with WriteSession() as session:
         await session.autocommit(statements.FORGET)
     assert [row["name"] for row in await rows()] == [fail.name]
@@ -169,6 +170,14 @@ async def test_every_way_to_end_is_a_failure(job: Job[[int]], reason: str) -> No
 
     assert (row["state"], row["attempts"]) == ("waiting", 1)
     assert reason in row["error"]
+
+
+async def test_an_error_that_the_database_refuses_is_stored_as_another_text() -> None:
+    @job
+    async def fail_oddly(value: int) -> None:
+        raise ValueError("a\0b\udcff")
+
+    assert r"ValueError: a\x00b\udcff" in (await delivered(fail_oddly))["error"]
 
 
 @pytest.mark.parametrize(
@@ -250,6 +259,44 @@ async def test_the_lease_is_extended_while_the_job_runs() -> None:
     assert await claim() == []
     done.set()
     await running
+
+
+async def test_the_lease_of_a_job_that_goes_on_after_its_deadline_ends(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "GRACE_S", 0.0)
+    done = asyncio.Event()
+
+    @job(deadline_s=0.01)
+    async def go_on() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await done.wait()
+
+    await enqueue(None, go_on)
+    (held,) = await claim(lease_s=0)
+    running = asyncio.create_task(execute(held))
+
+    async def is_free() -> bool:
+        return "go_on runs on after its deadline" in caplog.text
+
+    await until(is_free)
+    assert [each.deliveries for each in await claim()] == [2]
+    done.set()
+    await running
+
+
+async def test_the_end_of_the_event_loop_is_no_outcome() -> None:
+    await enqueue(None, note, 1)
+    (held,) = await claim()
+    running = asyncio.create_task(execute(held))
+    await asyncio.sleep(0)  # The task of the job has not begun.
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    (row,) = await rows()
+    assert (row["state"], row["deliveries"], seen) == ("waiting", 1, [])
 
 
 async def test_an_outcome_is_stored_when_the_database_is_back(

@@ -115,6 +115,30 @@ async def test_no_more_run_at_once_than_allowed() -> None:
     assert await rows() == []
 
 
+async def test_a_job_whose_processes_ended_runs_alone() -> None:
+    beside = []
+
+    @job
+    async def last() -> None:
+        beside.append(now_running)
+        await asyncio.sleep(5 * POLL_S)
+        beside.append(now_running)
+        seen.append("last")
+
+    await enqueue(None, note, 1)
+    await enqueue(None, last)
+    await enqueue(None, last)
+    await run("UPDATE background_job SET deliveries = 2 WHERE name LIKE '%last'")
+    for number in range(2, 12):
+        await enqueue(None, note, number)
+    async with running(settings(job_concurrency=4), poll_s=POLL_S):
+        await until(is_seen(13))
+        await until(is_empty)
+
+    assert len(seen) == 13
+    assert beside == [0] * 4
+
+
 async def test_two_workers_run_each_job_once() -> None:
     for number in range(60):
         await enqueue(None, note, number)
@@ -228,6 +252,9 @@ async def test_a_periodic_job_is_enqueued_once_by_all_workers_and_restarts(
 ) -> None:
     monkeypatch.setattr(periodic, "declared", declared)
 
+    async def are_two() -> bool:
+        return len(await rows()) == 2
+
     @every(timedelta(days=1000))
     @job
     async def rarely() -> None:
@@ -243,11 +270,17 @@ async def test_a_periodic_job_is_enqueued_once_by_all_workers_and_restarts(
         assert seen == ["ran"]
         # The key outlasts the interval.
         (row,) = await rows()
-        assert row["keep_until"] - row["due_at"] > timedelta(days=1999)
+        assert row["due_at"] - row["created_at"] > timedelta(days=1999)
 
-        # The next interval.
-        await run("UPDATE background_job SET key = 'an earlier one'")
-        async with running(settings(), poll_s=POLL_S), periodic.running(tick_s=POLL_S):
+        # The next interval, while this one waits.
+        await run("UPDATE background_job SET key = '@every other', state = 'waiting'")
+        await run("UPDATE background_job SET due_at = now() + interval '1 h'")
+        async with periodic.running(tick_s=POLL_S):
+            await asyncio.sleep(5 * POLL_S)
+            assert len(await rows()) == 1
+            await run("UPDATE background_job SET state = 'done'")
+            await until(are_two)
+        async with running(settings(), poll_s=POLL_S):
             await until(is_seen(2))
     finally:
         del declared[rarely.name]

@@ -21,6 +21,7 @@ from tests.core.serving import ROOT
 from tests.internals.jobs.process import (
     block,
     die,
+    go_on,
     hang_in_thread,
     hang_once,
     mark,
@@ -156,6 +157,20 @@ async def test_a_resource_that_fails_ends_the_process(tmp_path: Path) -> None:
     with worker_process(home, LOSES_RESOURCE="1") as process:
         assert await asyncio.to_thread(process.wait, TIMEOUT_S) == 1
         assert "ConnectionError: lost" in log_of(home).read_text()
+
+
+async def test_a_job_that_goes_on_after_the_stop_ends_the_process(tmp_path: Path) -> None:
+    file, home = tmp_path / "lines", tmp_path / "worker"
+    with worker_process(home, JOB_DRAIN_TIMEOUT_S="0") as process:
+        await enqueue(None, go_on, str(file))
+        await until(has_lines(file, 1))
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, TIMEOUT_S) == 1
+        log = log_of(home).read_text()
+
+    assert lines(file)[1] == "goes on"
+    assert "go on after they were cancelled" in log
+    assert await states() == ["waiting"]
 
 
 async def test_the_services_own_command_runs_and_stops() -> None:

@@ -110,13 +110,15 @@ class Runner:
             await executor.execute(delivery)
 
     async def _run_accepted(self, delivery: Delivery) -> None:
-        async with self._slots:
-            self._waiting.popleft()
-            outcome = await executor.run(delivery)
-        if outcome.label != "succeeded":
-            await self._store(delivery, outcome)
-        if self._count:
-            self._count.add(-1)
+        try:
+            async with self._slots:
+                self._waiting.popleft()
+                outcome = await executor.run(delivery)
+            if outcome.label != "succeeded":
+                await self._store(delivery, outcome)
+        finally:
+            if self._count:
+                self._count.add(-1)
 
     async def _store(self, delivery: Delivery, outcome: Outcome) -> None:
         """Insert the job with its outcome; try until the database accepts it."""

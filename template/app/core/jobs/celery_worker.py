@@ -156,7 +156,14 @@ class _Process:
 
     def _run_loop(self) -> None:
         with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-            runner.run(self._live())
+            try:
+                runner.run(self._live())
+            except BaseException:
+                if self._loop and not self._stops.is_set():
+                    # Such as the SystemExit of a task. Celery would give messages to this process.
+                    logger.critical("The process ends with its event loop", exc_info=True)
+                    os._exit(1)
+                raise
 
     async def _live(self) -> None:
         try:

@@ -60,7 +60,8 @@ async def _failed(source: Database, *, as_json: bool) -> None:
     for row in rows:
         reason = (row["error"] or "").strip().rpartition("\n")[2]
         print(f"{row['id']}  {row['due_at']:%Y-%m-%d %H:%M:%S}  {row['name']}  {reason[:200]}")
-    print(f"{len(rows)} jobs failed." if rows else "No job failed.", file=sys.stderr)
+    least = "At least " if len(rows) == SHOWN else ""
+    print(f"{least}{len(rows)} jobs failed." if rows else "No job failed.", file=sys.stderr)
 
 
 async def _show(source: Database, id: UUID, *, as_json: bool) -> None:
@@ -82,7 +83,8 @@ async def _retry(source: Database, ids: list[UUID] | None) -> None:
     again = (
         update(job)
         .where(job.c.state == "dead", *([] if ids is None else [job.c.id.in_(ids)]))
-        .values(state="waiting", attempts=0, deliveries=0, due_at=func.now())
+        # Without a change of `attempts`, by which a late worker knows that the job is not its own.
+        .values(state="waiting", deliveries=0, due_at=func.now())
         .returning(job.c.id)
     )
     async with source.engine.begin() as connection:

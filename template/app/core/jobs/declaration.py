@@ -27,12 +27,20 @@ JobT = TypeVar("JobT", bound="Job[[]]")
 Function = Callable[P, Coroutine[Any, Any, None]]
 
 _has_null = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000").search
+# Ten years.
+LONGEST_S = 10 * 365 * 86_400.0
+# An entry of an index in PostgreSQL has at most 2,704 bytes, the name of the job included.
+MAX_KEY_BYTES = 1000
+
 # The declared jobs by name, which the imports of the domains fill.
 declared: dict[str, "Job[Any]"] = {}
 
 
 class BadArguments(TypeError):
-    """An argument of a job is no value of its type, or JSON cannot carry it."""
+    """An argument of a job is no value of its type, or JSON does not keep it.
+
+    A value is kept if it is equal (`==`) to the value that a worker loads.
+    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +81,15 @@ class Job(Generic[P]):
                 key, and waits, runs, is dead, or succeeded within the last day.
             delay_s: the seconds before the job may run.
             optional: whether `enqueue` logs, and does not raise, that the queue is unavailable.
+
+        Raises:
+            ValueError: when the key is longer than 1,000 bytes or is no text that PostgreSQL
+                stores, or `delay_s` is not from 0 to 10 years.
         """
+        if not 0 <= delay_s <= LONGEST_S:
+            raise ValueError(f"job {self.name}: delay_s is not from 0 to {LONGEST_S:g}")
+        if key is not None and ("\0" in key or len(key.encode()) > MAX_KEY_BYTES):
+            raise ValueError(f"job {self.name}: the key is too long, or has U+0000")
         return replace(self, key=key, delay_s=delay_s, optional=optional)
 
     def dump(self, *args: P.args, **kwargs: P.kwargs) -> str:
@@ -83,22 +99,26 @@ class Job(Generic[P]):
         except TypeError as error:
             raise BadArguments(f"job {self.name}: {error}") from None
         try:
-            text = self.arguments.dump_json(self.arguments.validate_python(given))
-            # A value such as NaN becomes JSON that is no value of its type.
-            self.arguments.validate_json(text)
+            valid = self.arguments.validate_python(given)
+            text = self.arguments.dump_json(valid)
+            loaded = self.load(text)
         except ValidationError as error:
             raise self._refusal(error) from None
         except PydanticSerializationError as error:
             name = next(name for name in given if not self._serializes({name: given[name]}))
             raise BadArguments(f"job {self.name}: argument {name}: {error}") from None
+        for name, value in valid.items():
+            # Such as a SecretStr, and a model with a field that is not dumped.
+            if loaded[name] != value:
+                raise BadArguments(f"job {self.name}: argument {name}: JSON does not keep it")
         if _has_null(text):
             raise BadArguments(f"job {self.name}: PostgreSQL stores no text with U+0000")
         return text.decode()
 
-    def load(self, arguments: str) -> dict[str, Any]:
+    def load(self, arguments: str | bytes) -> dict[str, Any]:
         """Return the arguments of a JSON object; BadArguments names a wrong one."""
         try:
-            loaded: dict[str, Any] = self.arguments.validate_json(arguments)
+            loaded: dict[str, Any] = self.arguments.validate_json(arguments, by_name=True)
         except ValidationError as error:
             raise self._refusal(error) from None
         return loaded
@@ -139,7 +159,10 @@ def job(
 
     Raises:
         TypeError: when the function is not async, or a parameter has no type that JSON can carry.
+        ValueError: when `deadline_s` is not from above 0 to 10 years.
     """
+    if deadline_s is not None and not 0 < deadline_s <= LONGEST_S:
+        raise ValueError(f"job: deadline_s is not from above 0 to {LONGEST_S:g}")
 
     def declare(function: Function[P]) -> Job[P]:
         name = f"{function.__module__}.{function.__qualname__}"

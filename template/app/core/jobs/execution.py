@@ -5,6 +5,7 @@ ends, and another process claims the job.
 """
 
 import asyncio
+import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -21,7 +22,7 @@ from app.core.database.engine import Around, Database, Run, database, settle
 from app.core.http.problems import Unavailable
 from app.core.jobs import statements
 from app.core.jobs.declaration import declared
-from app.core.jobs.outcome import Delivery, Outcome, find, outcome_of
+from app.core.jobs.outcome import MAX_DELIVERIES, Delivery, Outcome, find, outcome_of
 from app.core.settings.jobs import JobsSettings
 from app.core.telemetry import request_id
 
@@ -29,6 +30,10 @@ KEEP_KEY_S = 24 * 3600.0
 # Also the time until the worker notices that a database hangs.
 STATEMENT_TIMEOUT_S = 5.0
 RETRY_S = 1.0
+# The time after its deadline for which a job keeps its lease, to clean up and to be stored.
+GRACE_S = 10.0
+# Time for cancelled jobs to end.
+RELEASE_TIMEOUT_S = 1.0
 
 logger = getLogger(__name__)
 
@@ -40,7 +45,8 @@ class Executor:
         self._database = database
         self._settings: JobsSettings | None = None
         self._stops = False
-        self._held: set[Delivery] = set()
+        # The leases of this process, with the times until which they are extended.
+        self._held: dict[Delivery, float] = {}
         self._tasks: set[asyncio.Task[Outcome]] = set()
         self._succeeded: list[Delivery] = []
         self._turn = asyncio.Lock()
@@ -73,17 +79,26 @@ class Executor:
 
     async def execute(self, delivery: Delivery) -> None:
         """Run a claimed job, and store its outcome."""
-        self._held.add(delivery)
+        self._hold(delivery)
         try:
             await self._store(delivery, await self.run(delivery))
         finally:
-            self._held.discard(delivery)
+            self._held.pop(delivery, None)
 
     async def claim(self, limit: int) -> list[Delivery]:
-        """Claim up to `limit` due jobs; Unavailable if the database does not answer in time."""
-        values = {"limit": limit, "lease_s": self.lease_s}
+        """Claim up to `limit` jobs that are due; none while a job has its last delivery.
+
+        Raises:
+            Unavailable: when the database does not answer in time.
+        """
+        if any(held.deliveries >= MAX_DELIVERIES for held in self._held):
+            return []
+        values = {"limit": limit, "lease_s": self.lease_s, "is_idle": not self._held}
         rows = await self.fetch(statements.CLAIM, self._commit, **values)
-        return [Delivery(**row) for row in rows]
+        claimed = [Delivery(**row) for row in rows]
+        for delivery in claimed:
+            self._hold(delivery)
+        return claimed
 
     async def run(self, delivery: Delivery) -> Outcome:
         """Run a job in a context of its own, with the id of its request; return its outcome."""
@@ -97,7 +112,9 @@ class Executor:
         task.add_done_callback(self._tasks.discard)
         try:
             outcome = await task
-        except asyncio.CancelledError as error:  # before the task began
+        except asyncio.CancelledError as error:
+            if not self._stops:  # The event loop ends.
+                raise
             return outcome_of(delivery, error, stops=True)
         if outcome.label != "released":
             self.count(outcome.label)
@@ -107,7 +124,10 @@ class Executor:
         self._counts[outcome] += 1
 
     def cancel(self) -> None:
-        """Cancel the jobs that run; they are released for other processes."""
+        """Cancel the jobs that run; they are released for other processes.
+
+        A job that goes on ends the process, which could not end otherwise.
+        """
         self._stops = True
         late = [task for task in self._tasks if not task.done()]
         if late:
@@ -115,6 +135,7 @@ class Executor:
             logger.error("Cancelled, because they did not end in time: %s", names)
         for task in late:
             task.cancel()
+        asyncio.get_running_loop().call_later(RELEASE_TIMEOUT_S, _end_process, late)
 
     @property
     def lease_s(self) -> float:
@@ -167,12 +188,17 @@ class Executor:
         jitter = random.uniform(0.5, 1.5)  # noqa: S311 - no secret
         outcome = outcome_of(delivery, error, stops=self._stops, jitter=jitter)
         if outcome.label == "retried":
-            message = "job %s runs again in %.1f s: %s: %s"
-            cause = type(error).__name__, error
-            logger.warning(message, delivery.name, outcome.delay_s, *cause)
+            reason = (outcome.error or "").rstrip().rpartition("\n")[2]
+            message = "job %s runs again in %.1f s: %s"
+            logger.warning(message, delivery.name, outcome.delay_s, reason)
         elif outcome.label == "failed":
             logger.error("job %s failed: %s", delivery.name, delivery.id, exc_info=error)
         return outcome
+
+    def _hold(self, delivery: Delivery) -> None:
+        job = declared.get(delivery.name)
+        limit_s = (job and job.deadline_s) or self._opened.job_time_limit_s
+        self._held[delivery] = monotonic() + limit_s + GRACE_S
 
     async def _store(self, delivery: Delivery, outcome: Outcome) -> None:
         """Store the outcome, unless another process has the job by now."""
@@ -194,8 +220,7 @@ class Executor:
             state=outcome.state,
             next_attempts=outcome.attempts,
             next_deliveries=outcome.deliveries,
-            delay_s=outcome.delay_s,
-            keep_s=keep_s,
+            delay_s=keep_s if outcome.state == "done" else outcome.delay_s,
             error=outcome.error,
         )
 
@@ -224,6 +249,9 @@ class Executor:
         extend_s = monotonic()
         while True:
             await asyncio.sleep(min(RETRY_S, lease_s / 3))
+            for late in [each for each, end_s in self._held.items() if monotonic() > end_s]:
+                del self._held[late]
+                logger.error("job %s runs on after its deadline: %s", late.name, late.id)
             try:
                 if monotonic() > extend_s and self._held:
                     held = _columns([*self._held])
@@ -239,6 +267,12 @@ class Executor:
             if count:
                 await self.fetch(statements.COUNT, outcome=outcome, count=count)
                 self._counts[outcome] -= count
+
+
+def _end_process(tasks: Sequence[asyncio.Task[Outcome]]) -> None:
+    if names := ", ".join(task.get_name() for task in tasks if not task.done()):
+        logger.critical("The process ends, because jobs go on after they were cancelled: %s", names)
+        os._exit(1)
 
 
 def _columns(deliveries: Sequence[Delivery]) -> dict[str, Any]:

@@ -73,6 +73,8 @@ def outcome_of(
     if stops and isinstance(error, asyncio.CancelledError):
         return Outcome("released", attempts, earlier)
     text = "".join(format_exception(error))[-MAX_ERROR_CHARS:]
+    # PostgreSQL stores neither NUL nor a part of a character.
+    text = text.replace("\0", r"\x00").encode(errors="backslashreplace").decode()
     if isinstance(error, Unavailable):
         delay_s = min(max(delivery.age_s / 10, 1.0), MAX_WAIT_S)
         return Outcome("retried", attempts, earlier, delay_s * jitter, text)

@@ -1,7 +1,8 @@
 """Enqueues the jobs of `every`, and forgets the keys of jobs that ended long ago.
 
 Several processes do this. The key of a periodic job is its interval, so that the database accepts
-one job for each.
+one job for each. No interval is enqueued while an earlier one waits or runs, so that they do not
+pile up.
 """
 
 import asyncio
@@ -65,6 +66,8 @@ async def _enqueue(enqueued: dict[str, int]) -> None:
         number = int(now["now_s"] // interval_s)
         if enqueued.get(job.name) != number:
             message = _message(job, f"@every {interval_s:g} s: {number}")
+            if await ReadSession().fetch_one(statements.WAITS, name=job.name, key=message.key):
+                continue
             async with WriteSession() as session:
                 await session.autocommit(statements.ADD, **message.row())
             enqueued[job.name] = number

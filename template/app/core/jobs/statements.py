@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    Boolean,
     Float,
     Integer,
     Text,
@@ -24,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from app.core.database.prepared import PreparedRead, PreparedWrite
+from app.core.jobs.outcome import MAX_DELIVERIES
 from app.core.jobs.table import background_job as job
 from app.core.jobs.table import background_job_count as count
 
@@ -81,16 +83,24 @@ ADD = PreparedWrite(
 )
 
 DUE = (
-    select(job.c.id)
+    select(job.c.id, job.c.deliveries, job.c.due_at)
     .where(_IS_WAITING, job.c.due_at <= func.now())
     .order_by(job.c.due_at)
     .limit(bindparam("limit", type_=Integer))
     .with_for_update(skip_locked=True)
     .cte("due")
 )
+_first = select(DUE.c.id, DUE.c.deliveries).order_by(DUE.c.due_at).limit(1).cte("first")
+# A job whose processes ended may have ended them: its last delivery is without other jobs.
 CLAIM = PreparedWrite(
     update(job)
-    .where(job.c.id == DUE.c.id)
+    .where(
+        job.c.id == DUE.c.id,
+        case(
+            (_first.c.deliveries < MAX_DELIVERIES - 1, DUE.c.deliveries < MAX_DELIVERIES - 1),
+            else_=and_(bindparam("is_idle", type_=Boolean), DUE.c.id == _first.c.id),
+        ),
+    )
     .values(due_at=after("lease_s"), deliveries=job.c.deliveries + 1)
     .returning(*DELIVERED)
 )
@@ -105,16 +115,22 @@ END = PreparedWrite(
         attempts=bindparam("next_attempts", type_=Integer),
         deliveries=bindparam("next_deliveries", type_=Integer),
         due_at=after("delay_s"),
-        keep_until=case((bindparam("state", type_=Text) == "done", after("keep_s"))),
         error=func.coalesce(bindparam("error", type_=Text), job.c.error),
     )
 )
-FORGET = PreparedWrite(delete(job).where(job.c.state == "done", job.c.keep_until < func.now()))
+FORGET = PreparedWrite(delete(job).where(job.c.state == "done", job.c.due_at < func.now()))
 COUNT = PreparedWrite(
     insert(count)
     .values(outcome=bindparam("outcome"), count=bindparam("count"))
     .on_conflict_do_update(
         index_elements=["outcome"], set_={"count": count.c.count + bindparam("count")}
     )
+)
+# Whether an earlier interval of a periodic job has not ended.
+WAITS = PreparedRead(
+    select(literal_column("1").label("one"))
+    .where(job.c.name == bindparam("name"), job.c.key != bindparam("key"), _IS_WAITING)
+    .where(func.starts_with(job.c.key, "@every "))
+    .limit(1)
 )
 NOW = PreparedRead(select(cast(extract("epoch", func.now()), Float).label("now_s")))

@@ -16,12 +16,12 @@ background_job = Table(
     Column("key", Text),
     Column("request_id", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # The end of a lease, if a process has the job; the end of its key, if it is done.
     Column("due_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("deliveries", Integer, nullable=False, server_default="0"),
     Column("state", Text, nullable=False, server_default="waiting"),
     Column("error", Text),
-    Column("keep_until", DateTime(timezone=True)),
     UniqueConstraint("name", "key"),
     # Also for the failed jobs, which are counted at each scrape.
     Index("ix_background_job_state", "state", "due_at"),

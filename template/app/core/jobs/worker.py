@@ -7,15 +7,13 @@ from logging import getLogger
 from typing import Any
 
 from app.core.database.engine import Database, database
-from app.core.jobs.execution import RETRY_S, executor
+from app.core.jobs.execution import RELEASE_TIMEOUT_S, RETRY_S, executor
 from app.core.jobs.outcome import Delivery
 from app.core.settings.jobs import JobsSettings
 
 # Longest time from the moment when a job is due to its start, if the worker has a free slot.
 POLL_S = 0.1
 GATHER_S = 0.003
-# Time for cancelled jobs to end and to be released.
-RELEASE_TIMEOUT_S = 1.0
 
 logger = getLogger(__name__)
 
