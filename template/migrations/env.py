@@ -54,6 +54,8 @@ def run(connection: Connection) -> None:
     )
     with context.begin_transaction():
         context.run_migrations()
+    # Also the version table of a line without revisions.
+    connection.commit()
 
 
 def is_compared(name: str | None, kind: str, parents: Any) -> bool:

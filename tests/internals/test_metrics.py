@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from app.core.concurrency.partial import failures
 from app.core.database import database
 from app.core.telemetry import metrics
 from app.core.telemetry.metrics import Counts
@@ -145,7 +146,6 @@ def test_a_scrape_has_every_metric_once_with_names_that_promtool_accepts(
         "db_pool_waiting",
         "event_loop_lag_seconds",
         "http_server_open_streams",
-        "partial_failures",
         "http_server_active_requests",
         "http_server_queries_per_request",
         "jobs",
@@ -159,6 +159,13 @@ def test_a_scrape_has_every_metric_once_with_names_that_promtool_accepts(
     if promtool := shutil.which("promtool"):
         text = httpx2.get(f"http://127.0.0.1:{admin_port}/metrics").content
         subprocess.run([promtool, "check", "metrics"], input=text, check=True, timeout=WAIT_S)
+
+
+async def test_missing_parts_of_answers_are_counted(app: FastAPI) -> None:
+    failures[("orders",)] += 2
+    metrics._measure()
+
+    assert REGISTRY.get_sample_value("partial_failures_total", {"part": "orders"}) == 2
 
 
 async def test_paths_methods_and_hosts_of_attackers_add_no_series(app: FastAPI) -> None:
