@@ -214,7 +214,7 @@ async def test_connections_in_use_and_tasks_that_wait_are_shown(
     app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The query of jobs finds no connection, and does not hold up the scrape.
-    monkeypatch.setattr(metrics.jobs, "TIMEOUT_S", 0.01)
+    monkeypatch.setattr("app.core.jobs.metrics.TIMEOUT_S", 0.01)
     size = database.gate.size
     async with asyncio.TaskGroup() as group:
         for _ in range(size):
