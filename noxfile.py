@@ -233,8 +233,8 @@ def test_internals(
     run_internals(session, service, "ruff", "check", "tests/internals", environment=environment)
     run_internals(session, service, "ruff", "format", "--check", "tests/internals", environment=environment)
     run_internals(session, service, "mypy", *paths, environment=environment)
-    # Tests of one group share a service.
-    spread = ("--numprocesses=auto", "--dist=loadgroup")
+    # Tests of one file share its service.
+    spread = ("--numprocesses=auto", "--dist=loadfile")
     output = run_internals(session, service, "pytest", *spread, *paths, environment=environment)
     session.log(f"{name}: {passed(output)} of the internals; {time.monotonic() - started:.0f} s")
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.internals.broker.service import Service, eventually, service
 
-pytestmark = [pytest.mark.timeout(90), pytest.mark.xdist_group("broker-broker")]
+pytestmark = pytest.mark.timeout(90)
 
 # Longer than a worker needs to notice that the broker hangs.
 HANG_S = 4.0

@@ -9,7 +9,7 @@ import pytest
 from tests.internals.broker.jobs import work
 from tests.internals.broker.service import Service, eventually, service
 
-pytestmark = [pytest.mark.timeout(90), pytest.mark.xdist_group("broker-direct")]
+pytestmark = pytest.mark.timeout(90)
 
 
 @pytest.fixture(scope="module")

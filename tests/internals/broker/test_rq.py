@@ -9,7 +9,7 @@ from rq.worker import BaseWorker
 
 from tests.internals.broker.service import Service, eventually, service
 
-pytestmark = [pytest.mark.timeout(90), pytest.mark.xdist_group("broker-rq")]
+pytestmark = pytest.mark.timeout(90)
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,11 @@ def test_a_message_that_a_killed_process_had_taken_returns(running: Service) -> 
 
 
 def test_tools_of_rq_see_the_workers_and_the_queue(running: Service) -> None:
-    (queue,) = Queue.all(connection=running.broker.client)
+    client = running.broker.client
+    eventually(lambda: bool(Queue.all(connection=client)), running.logs)
+    (queue,) = Queue.all(connection=client)
     assert queue.key == running.queue
-    assert BaseWorker.count(queue=queue) == 2
+    eventually(lambda: BaseWorker.count(queue=queue) == 2, running.logs)
 
 
 def test_processes_of_a_killed_master_end_their_jobs_and_themselves(running: Service) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.internals.broker.service import Service, eventually, service
 
-pytestmark = [pytest.mark.timeout(90), pytest.mark.xdist_group("broker-worker")]
+pytestmark = pytest.mark.timeout(90)
 
 
 @pytest.fixture(scope="module")
