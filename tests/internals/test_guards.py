@@ -302,7 +302,7 @@ async def test_tasks_that_have_ended_are_none(app: FastAPI) -> None:
     await leftovers.assert_none_left([])
 
 
-async def test_a_job_that_fails_fails_its_test(app: FastAPI, running_jobs: Jobs) -> None:
+async def test_a_job_that_fails_fails_its_test(database: None, running_jobs: Jobs) -> None:
     @job
     async def breaks() -> None:
         raise ValueError

@@ -6,11 +6,13 @@ from contextlib import nullcontext
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import delete
 
 from app.core.database import Database
 from app.core.jobs import job, relay, statements
 from app.core.jobs.execution import Executor
 from app.core.jobs.message import Message
+from app.core.jobs.table import background_job_count
 from app.settings import get_settings
 
 
@@ -43,7 +45,6 @@ def test_a_relay_ends_although_a_cancellation_is_lost(monkeypatch: pytest.Monkey
     asyncio.run(run())
 
 
-@pytest.mark.usefixtures("database")
 def test_a_reference_that_comes_twice_runs_its_job_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
@@ -62,6 +63,8 @@ def test_a_reference_that_comes_twice_runs_its_job_once(monkeypatch: pytest.Monk
                 (taken,) = await executor.fetch(relay.TAKE, limit=1, lease_s=30)
                 await asyncio.gather(*(relay.execute_id(**taken) for _ in range(3)))
                 await relay.execute_id(UUID(int=0), 0, 0)
+            async with source.engine.begin() as connection:
+                await connection.execute(delete(background_job_count))
         finally:
             await source.close()
 
