@@ -270,7 +270,8 @@ class HttpClient:
                 raise Unprocessable("The URL leads to an address that is not public.") from None
             # Not the text of the error, which may have the URL.
             reason = f"{type(error).__name__} {getattr(cause, 'strerror', None) or ''}".rstrip()
-            if is_short and isinstance(error, TimeoutError):
+            # Those of aiohttp, which are the host's, are subclasses.
+            if is_short and type(error) is TimeoutError:
                 failed = None
         finally:
             host.slots.release()
