@@ -86,7 +86,7 @@ def forget(template: Path, answers: Answers) -> None:
 RENAMED_QUESTION = ("paging", "pagination")
 RENAMED_CHOICE = ("background_jobs", "celery_worker", "celery")
 ADDED_QUESTION = "read_replica"
-MOVED = ("app/core/limits.py", "app/core/http/body_limit.py")
+MOVED = ("app/core/proxies.py", "app/core/http/forwarded.py")
 REMOVED = "app/core/removed.py"
 # Whose first or last line has changed since: a line that a team puts there is a conflict.
 CONTESTED = {"app/core/operations/capacity.py", "app/core/telemetry/logs.py", "app/main.py", "noxfile.py", *MOVED}

@@ -52,7 +52,12 @@ def test_a_job_that_calls_another_service_ends_before_the_client_is_closed(
 ) -> None:
     port = free_port()
     command = ("gunicorn", "--config", "deploy/gunicorn.conf.py", "tests.internals.calling:app")
-    variables = {"UPSTREAM": upstream.url, "PORT": str(port), "ADMIN_PORT": "0", "HTTP_OFFLINE": "false"}
+    variables = {
+        "UPSTREAM": upstream.url,
+        "PORT": str(port),
+        "ADMIN_PORT": "0",
+        "HTTP_OFFLINE": "false",
+    }
     variables |= {"WEB_CONCURRENCY": "1", "DRAIN_DELAY_S": "0"}
     url = f"http://127.0.0.1:{port}"
 

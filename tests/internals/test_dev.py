@@ -14,8 +14,8 @@ from dev.guardian import runs
 from dev.processes import free_port
 
 ROOT = Path(__file__).parents[2]
-# Servers, a program of tests, and one on the terminal. It sleeps first, because `attached` names it to
-# the guardian after its start.
+# Servers, a program of tests, and one on the terminal. That sleeps first, because `attached` names
+# it to the guardian after its start.
 PROGRAM = """
 from dev.__main__ import attached
 from dev.servers import servers

@@ -164,9 +164,9 @@ async def test_errors_and_results_that_cannot_be_sent_are_errors(
     ):
         with pytest.raises(RuntimeError, match=reason):
             await pool.run(function)
-    for function in (computing.return_function, lambda: None):
+    for unfit in (computing.return_function, lambda: None):
         with pytest.raises(Exception, match=r"[Pp]ickle.*lambda"):
-            await pool.run(function)
+            await pool.run(unfit)
 
     assert await pool.run(abs, -5) == 5
     assert await has_one(others)

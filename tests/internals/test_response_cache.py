@@ -406,7 +406,9 @@ async def test_nothing_that_outer_middleware_knows_of_the_caller_is_shared(
             monkeypatch.setattr("app.core.cache.store.entry.time", lambda: time() + 61)
             assert (
                 "; ttl=-"
-                in (await client.get("/page", headers={"X-Tenant": "tenant-1"})).headers["cache-status"]
+                in (await client.get("/page", headers={"X-Tenant": "tenant-1"})).headers[
+                    "cache-status"
+                ]
             )
             while site.calls < 2 or site.store._loading:
                 await asyncio.sleep(0.01)

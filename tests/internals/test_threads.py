@@ -73,4 +73,4 @@ async def test_a_full_queue_is_refused(ended: Event) -> None:
     finally:
         ended.set()
 
-    assert await asyncio.gather(running, waiting) == [True, 5]
+    assert [*await asyncio.gather(running, waiting)] == [True, 5]

@@ -100,4 +100,6 @@ async def _is_first(label: str) -> bool:
     return await ReadSession().scalar(runs) == 1
 
 
-JOBS = {each.name.rpartition(".")[2]: each for each in (work, fail, die, leave, need, survive, block)}
+JOBS = {
+    each.name.rpartition(".")[2]: each for each in (work, fail, die, leave, need, survive, block)
+}

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,7 +12,7 @@ from app.core.database import Database
 from app.core.jobs import job, relay, statements
 from app.core.jobs.execution import Executor
 from app.core.jobs.message import Message
-from app.core.jobs.table import background_job_count
+from app.core.jobs.table import background_job, background_job_count
 from app.settings import get_settings
 
 
@@ -24,10 +24,8 @@ class Deaf:
 
     async def waiting(self) -> int:
         self.asked.set()
-        try:
+        with suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            pass
         return relay.MAX_MESSAGES
 
     async def publish(self, messages: Sequence[str]) -> None: ...
@@ -57,6 +55,9 @@ def test_a_reference_that_comes_twice_runs_its_job_once(monkeypatch: pytest.Monk
         monkeypatch.setattr(relay, "executor", executor)
         source.open(settings, pool_size=2)
         try:
+            # Other tests may have left jobs, which need the event loop of the application.
+            async with source.engine.begin() as connection:
+                await connection.execute(delete(background_job))
             async with executor.opened(settings, source):
                 message = Message(uuid4(), note.name, note.version, note.dump(1), request_id="")
                 await executor.fetch(statements.ADD, **message.row())

@@ -20,7 +20,7 @@ def test_the_readme_shows_this_code() -> None:
 
 
 async def test_a_job_runs_after_the_commit_and_once(
-    running_jobs: Jobs, caplog: pytest.LogCaptureFixture
+    database: None, running_jobs: Jobs, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with WriteSession() as session:
         order = Order(item="tea")
