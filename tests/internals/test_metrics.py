@@ -110,7 +110,9 @@ def test_the_counts_of_killed_and_replaced_workers_stay(
     # The files of the workers that have ended are one of each type.
     master = workers()[0].parent()
     assert master
-    [directory] = Path("/dev/shm").glob(f"metrics-{master.pid}-*")  # noqa: S108
+    # A service that was killed may have left one of the same pid.
+    directories = Path("/dev/shm").glob(f"metrics-{master.pid}-*")  # noqa: S108
+    directory = max(directories, key=lambda path: path.stat().st_mtime)
     names = [file.stem.rpartition("_")[2] for file in directory.glob("*.db")]
     assert set(names) == {"total", *(str(worker.pid) for worker in workers())}
 
@@ -223,7 +225,8 @@ async def test_connections_in_use_and_tasks_that_wait_are_shown(
         await asyncio.sleep(0)
         found = Scrape((await _exposed()).decode())
         assert found.value("db_pool_connections", "in_use") >= size
-        assert found.value("db_pool_waiting") == 1
+        # The worker or the relay of jobs may wait as well.
+        assert found.value("db_pool_waiting") >= 1
         for _ in range(size):
             database.gate.release()
         await waiting
