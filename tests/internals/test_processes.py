@@ -165,7 +165,7 @@ async def test_errors_and_results_that_cannot_be_sent_are_errors(
         with pytest.raises(RuntimeError, match=reason):
             await pool.run(function)
     for unfit in (computing.return_function, lambda: None):
-        with pytest.raises(Exception, match=r"[Pp]ickle.*lambda"):
+        with pytest.raises(Exception, match="lambda"):
             await pool.run(unfit)
 
     assert await pool.run(abs, -5) == 5
