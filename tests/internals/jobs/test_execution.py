@@ -12,7 +12,7 @@ import pytest
 from app.core.database import WriteSession, database
 from app.core.http.problems import Busy, Unavailable
 from app.core.jobs import Job, enqueue, execution, job, statements
-from app.core.jobs.execution import execute, executor
+from app.core.jobs.execution import executor
 from app.core.jobs.message import store
 from app.core.jobs.outcome import (
     MAX_BACKOFF_S,
@@ -25,6 +25,8 @@ from app.core.jobs.outcome import (
 from app.core.telemetry import request_id
 from app.settings import get_settings
 from tests.internals.jobs.queue import claim, counts, make_due, message_of, rows, run, until
+
+execute = executor.execute
 
 seen: list[Any] = []
 

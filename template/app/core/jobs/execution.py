@@ -284,4 +284,3 @@ def _columns(deliveries: Sequence[Delivery]) -> dict[str, Any]:
 
 
 executor = Executor()
-execute = executor.execute
