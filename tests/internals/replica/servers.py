@@ -3,9 +3,10 @@
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -41,17 +42,18 @@ class Server:
 
     def suspend(self) -> None:
         """Let it hang: connections stay, and nothing answers."""
-        for process in self._processes():
-            process.suspend()
+        self._each("suspend")
 
     def resume(self) -> None:
-        for process in self._processes():
-            process.resume()
+        self._each("resume")
 
-    def _processes(self) -> list[psutil.Process]:
+    def _each(self, action: Literal["suspend", "resume"]) -> None:
         pid = int((self.home / "data" / "postmaster.pid").read_text().split()[0])
         postmaster = psutil.Process(pid)
-        return [postmaster, *postmaster.children(recursive=True)]
+        for process in [postmaster, *postmaster.children(recursive=True)]:
+            # A process may end by itself between the listing and the signal.
+            with suppress(psutil.NoSuchProcess):
+                getattr(process, action)()
 
 
 @contextmanager
