@@ -22,9 +22,13 @@ class Transport(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.written = b""
+        self.writes: list[bytes] = []
         self.is_closed = False
         self.unsent = 0
+
+    @property
+    def written(self) -> bytes:
+        return b"".join(self.writes)
 
     def get_write_buffer_size(self) -> int:
         return self.unsent
@@ -33,7 +37,8 @@ class Transport(asyncio.Transport):
         self.is_closed = True
 
     def write(self, data: Any) -> None:
-        self.written += data
+        assert not self.is_closed
+        self.writes.append(bytes(data))
 
     def is_closing(self) -> bool:
         return self.is_closed
@@ -178,6 +183,101 @@ async def test_a_malformed_request_is_a_problem() -> None:
 
     assert transport.written.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert orjson.loads(transport.written.partition(b"\r\n\r\n")[2])["status"] == 400
+
+
+GET = LINE + b"\r\n"
+CLOSE = LINE + b"Connection: close\r\n\r\n"
+HEAD = GET.replace(b"GET", b"HEAD")
+EXPECT = CHUNKED[:-2] + b"Expect: 100-continue\r\n\r\n"
+TWO = [(b"content-length", b"2")]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "headers", "parts", "writes"),
+    [
+        (GET, 200, TWO, [b"ok"], [b"\r\n\r\nok"]),
+        (CLOSE, 200, TWO, [b"ok"], [b"\r\nconnection: close\r\n\r\nok"]),
+        (GET, 200, [], [b"ok"], [b"\r\n\r\n2\r\nok\r\n0\r\n\r\n"]),
+        (GET, 204, [], [b""], [b"\r\n\r\n"]),
+        (GET, 304, [], [b""], [b"\r\n\r\n"]),
+        (HEAD, 200, TWO, [b"ok"], [b"\r\n\r\n"]),
+        (GET, 200, TWO, [b"", b"ok"], [b"\r\n\r\n", b"ok"]),
+        (GET, 200, TWO, [b"o", b"k"], [b"\r\n\r\no", b"k"]),
+    ],
+)
+async def test_a_head_and_a_body_that_follows_at_once_are_one_write(
+    request_: bytes,
+    status: int,
+    headers: list[tuple[bytes, bytes]],
+    parts: list[bytes],
+    writes: list[bytes],
+) -> None:
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        *more, last = parts
+        for part in more:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": last})
+
+    async with connection(answer) as (protocol, transport):
+        for number in (1, 2):
+            protocol.data_received(request_)
+            await asyncio.gather(*protocol.tasks)
+            await asyncio.sleep(0)
+            if transport.is_closed:
+                break
+            assert len(transport.writes) == number * len(writes)
+        protocol.transport.close()
+
+    assert len(transport.writes) % len(writes) == 0
+    for written, end in zip(transport.writes, writes, strict=False):
+        assert written.endswith(end)
+    assert transport.writes[0].startswith(b"HTTP/1.1 %d " % status)
+
+
+async def test_the_head_of_a_stream_is_written_before_its_first_part_is_there() -> None:
+    item = asyncio.Event()
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await item.wait()
+        await send({"type": "http.response.body", "body": b"data"})
+
+    async with connection(answer) as (protocol, transport):
+        protocol.data_received(GET)
+        while not transport.writes:
+            await asyncio.sleep(0)
+        assert transport.written.endswith(b"\r\n\r\n")
+        item.set()
+        await asyncio.gather(*protocol.tasks)
+        assert transport.writes[1:] == [b"4\r\ndata\r\n0\r\n\r\n"]
+        protocol.transport.close()
+
+
+async def test_an_interim_response_is_no_head() -> None:
+    async with connection() as (protocol, transport):
+        protocol.data_received(EXPECT)
+        while not transport.writes:
+            await asyncio.sleep(0)
+        assert transport.writes == [b"HTTP/1.1 100 Continue\r\n\r\n"]
+        protocol.data_received(b"2\r\nok\r\n0\r\n\r\n")
+        await asyncio.gather(*protocol.tasks)
+        assert len(transport.writes) == 2
+        assert transport.writes[1].endswith(b"\r\n\r\n2")
+        protocol.transport.close()
+
+
+async def test_a_closed_connection_gets_no_head() -> None:
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": TWO})
+        protocol.transport.close()
+
+    async with connection(answer) as (protocol, transport):
+        protocol.data_received(GET)
+        await asyncio.gather(*protocol.tasks)
+        await asyncio.sleep(0)
+
+    assert transport.writes == []
 
 
 HEAD_S, BODY_S = 20, 30

@@ -3,6 +3,7 @@
 uvicorn has neither. httptools parses the requests; where it is not installed, h11 does.
 """
 
+import asyncio
 from contextlib import suppress
 from fcntl import ioctl
 from http import HTTPStatus
@@ -23,6 +24,7 @@ PARSER = "httptools" if _Base.__name__ == "HttpToolsProtocol" else "h11"
 MAX_HEAD_BYTES = 32 * 1024
 # As in Apache's mod_reqtimeout, a body that arrives at this rate is never too late.
 MIN_BODY_BYTES_PER_S = 1024
+_CONTINUE = b"HTTP/1.1 100 "
 
 
 def unread(transport: Any) -> tuple[int, bytes] | None:
@@ -130,6 +132,45 @@ class Protocol(_Base):
         return ("body" if is_sending and not self.flow.read_paused else "idle"), self.cycle
 
 
+class ResponseTransport:
+    """Writes the head of a response together with a body that follows at once.
+
+    uvicorn writes twice, which takes more time, and a process that is killed in between has sent
+    half a response: nginx sends the request to no other instance then.
+    """
+
+    __slots__ = ("_head", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        # None before it is known, and empty after it is written.
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            self._transport.writelines((self._head, data))
+            self._head = b""
+        elif self._head is None and not data.startswith(_CONTINUE):
+            self._head = data
+            # A stream may wait for its first part.
+            self._loop.call_soon(self._flush)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        if self._head and not self._transport.is_closing():
+            self._transport.write(self._head)
+        self._head = b""
+
+
 class HttpTools(Protocol):
     """The parser httptools has no limit on the head, and accepts trailers as headers."""
 
@@ -148,6 +189,9 @@ class HttpTools(Protocol):
         # uvicorn would add the fields after the body (trailers) to the headers, past a proxy that
         # removes some of them. RFC 9110, section 6.5.1, forbids that.
         self.scope["headers"] = self.headers.copy()
+        if self.cycle is not None:
+            joined = ResponseTransport(self.transport, self.loop)
+            self.cycle.transport = joined  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         self.head_start = self.received_bytes
