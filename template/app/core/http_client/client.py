@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import Any, TypeVar, cast
+from typing import Any, TypedDict, TypeVar, Unpack, cast
 
 import aiohttp
 from aiohttp.http_exceptions import ContentEncodingError
@@ -17,7 +17,7 @@ from yarl import URL
 
 from app.core.http.problems import Problem, Unavailable, Unprocessable
 from app.core.http_client.addresses import AddressRefused, Resolver, sockets_to_public
-from app.core.http_client.hosts import Host, parse_retry_after, wait_before
+from app.core.http_client.hosts import Host, wait_before
 from app.core.settings.http_client import HttpClientSettings
 from app.core.telemetry import request_id
 
@@ -83,10 +83,15 @@ class BadAnswer(Problem):
 Observer = Callable[[Call], Callable[[], None]]
 
 
+class GetOptions(TypedDict, total=False):
+    params: Mapping[str, str | int]
+    headers: Mapping[str, str]
+    timeout_s: float
+    redirects: int
+
+
 class HttpClient:
     """The client of a process, which `lifecycle.resources` opens.
-
-        forecast = await http.get(f"{settings.weather_url}/today", into=Forecast)
 
     Args:
         only_public: whether all connections lead to public addresses.
@@ -96,9 +101,6 @@ class HttpClient:
         self.observers: list[Observer] = []
         self._only_public = only_public
         self._session: aiohttp.ClientSession | None = None
-        # Without the environment, until it is opened.
-        self._settings = HttpClientSettings.model_construct()
-        self._hosts: dict[str, Host] = {}
 
     @asynccontextmanager
     async def opened(self, settings: HttpClientSettings) -> AsyncIterator[None]:
@@ -120,7 +122,7 @@ class HttpClient:
         # Otherwise aiohttp sends a call twice if its connection breaks, outside of all limits here.
         session._retry_connection = False
         self._session, self._settings = session, settings
-        self._hosts.clear()
+        self._host = lru_cache(MAX_HOSTS)(lambda _: Host(settings.http_max_in_flight))
         try:
             yield
         finally:
@@ -128,25 +130,10 @@ class HttpClient:
             await session.close()
 
     async def get(
-        self,
-        url: str,
-        *,
-        into: type[T] | TypeAdapter[T],
-        params: Mapping[str, str | int] | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout_s: float | None = None,
-        redirects: int = 0,
+        self, url: str, *, into: type[T] | TypeAdapter[T], **options: Unpack[GetOptions]
     ) -> T:
         """Send a GET; the arguments and errors are those of `request`."""
-        return await self.request(
-            "GET",
-            url,
-            into=into,
-            params=params,
-            headers=headers,
-            timeout_s=timeout_s,
-            redirects=redirects,
-        )
+        return await self.request("GET", url, into=into, **options)
 
     async def request(
         self,
@@ -214,20 +201,19 @@ class HttpClient:
         self, call: Call, content: bytes | None, deadline_s: float, *, may_retry: bool
     ) -> Answer:
         """Return the answer of the first attempt that has one, within the limits of the host."""
-        host = self._host(call.url)
+        host = self._host(f"{call.url.host}:{call.url.port}")
         reason = "its circuit is open"
         for attempt in range(1, self._settings.http_retries + 2):
             if not host.admits(_now_s()):
                 break
             result = await self._attempt(call, content, host, deadline_s)
-            wait_s = wait_before(attempt)
-            if isinstance(result, str):
-                reason = result
-            elif result.status not in RETRIED:
+            if isinstance(result, Answer) and result.status not in RETRIED:
                 return result
-            else:
+            if isinstance(result, Answer):
                 reason = f"status {result.status}"
-                wait_s = max(wait_s, parse_retry_after(result.headers.get("Retry-After")))
+                wait_s = wait_before(attempt, result.headers.get("Retry-After", ""))
+            else:
+                reason, wait_s = result, wait_before(attempt)
             is_last = not may_retry or attempt > self._settings.http_retries
             if is_last or _now_s() + wait_s >= deadline_s or not host.may_retry():
                 break
@@ -240,7 +226,7 @@ class HttpClient:
         """Send the call once; return its answer, or the reason why there is none."""
         assert self._session is not None
         await self._take_slot(call, host)
-        call.status, answer, reason = 0, None, ""
+        call.status = 0
         settings = self._settings
         long_s = min(settings.http_read_timeout_s, settings.http_total_timeout_s)
         is_short = deadline_s - _now_s() < long_s
@@ -256,8 +242,8 @@ class HttpClient:
             ):
                 call.status = response.status
                 body = await self._body(call, response)
-                answer = Answer(response.status, response.headers, body)
-                failed = answer.status in FAILED
+                failed = call.status in FAILED
+                return Answer(call.status, response.headers, body)
         except BadAnswer:
             failed = False
             raise
@@ -265,21 +251,19 @@ class HttpClient:
             raise self._invalid() from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             cause = getattr(error, "os_error", None)
-            failed = not isinstance(cause, AddressRefused)
-            if not failed:
+            if isinstance(cause, AddressRefused):
+                failed = False
                 raise Unprocessable("The URL leads to an address that is not public.") from None
+            # Time-outs of aiohttp, which are the host's, are of a subclass.
+            failed = None if is_short and type(error) is TimeoutError else True
             # Not the text of the error, which may have the URL.
-            reason = f"{type(error).__name__} {getattr(cause, 'strerror', None) or ''}".rstrip()
-            # Those of aiohttp, which are the host's, are subclasses.
-            if is_short and type(error) is TimeoutError:
-                failed = None
+            return f"{type(error).__name__} {getattr(cause, 'strerror', None) or ''}".rstrip()
         finally:
             host.slots.release()
             for end in ends:
                 end()
             if failed is not None:
                 host.note(failed=failed, now_s=_now_s())
-        return answer or reason
 
     async def _take_slot(self, call: Call, host: Host) -> None:
         with suppress(TimeoutError):
@@ -303,14 +287,6 @@ class HttpClient:
                 raise BadAnswer from CallFailed(f"{call}: not in its Content-Encoding")
             raise
         return b"".join(parts)
-
-    def _host(self, url: URL) -> Host:
-        name = f"{url.host}:{url.port}"
-        if name not in self._hosts:
-            if len(self._hosts) >= MAX_HOSTS:
-                del self._hosts[next(iter(self._hosts))]
-            self._hosts[name] = Host(self._settings.http_max_in_flight)
-        return self._hosts[name]
 
     def _invalid(self) -> Exception:
         """Return an error without the URL, which may have a password."""

@@ -2,8 +2,6 @@
 
 import asyncio
 import random
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 # Consecutive failures that open the circuit, and the time between trial calls while it is open.
 FAILURES = 5
@@ -47,21 +45,11 @@ class Host:
         return True
 
 
-def wait_before(attempt: int, retry_after_s: float = 0) -> float:
-    """Return the seconds before retry `attempt`, 1 or more: full jitter, or `retry_after_s`."""
+def wait_before(attempt: int, retry_after: str = "") -> float:
+    """Return the seconds before retry `attempt`, 1 or more: full jitter, or `Retry-After`.
+
+    A date in `Retry-After` is ignored: a call seldom has the seconds until then.
+    """
     longest_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempt - 1))
-    return max(retry_after_s, random.uniform(0, longest_s))  # noqa: S311 - no secret
-
-
-def parse_retry_after(value: str | None) -> float:
-    """Return the seconds of a `Retry-After`, in either form of RFC 9110; 0 if there is none."""
-    if not value:
-        return 0.0
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return 0.0
-    wait = moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)
-    return max(0.0, wait.total_seconds())
+    named_s = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
+    return max(named_s, random.uniform(0, longest_s))  # noqa: S311 - no secret

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any
 
 from prometheus_client import Histogram
 
@@ -10,30 +9,20 @@ from app.core.http_client.client import Call
 
 # A bound on the number of series; the settings of a service have fewer hosts.
 MAX_HOSTS = 30
-BUCKETS_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 10)
-
 DURATION = Histogram(
     "http_client_request_duration_seconds",
     "Time of a call to another service, each retry by itself; status 0 without a response.",
     ["host", "status"],
-    buckets=BUCKETS_S,
+    buckets=(0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
-_series: dict[tuple[str, int], Any] = {}
 _hosts: set[str] = set()
 
 
 def measure(call: Call) -> Callable[[], None]:
     """Observe the attempt at its end; hosts that clients name are `public`."""
     began_s = perf_counter()
-
-    def end() -> None:
-        host = "public" if call.is_public else call.url.host or ""
-        if len(_hosts) < MAX_HOSTS:
-            _hosts.add(host)
-        name = (host if host in _hosts else "other", call.status)
-        series = _series.get(name)
-        if series is None:
-            series = _series[name] = DURATION.labels(*name)
-        series.observe(perf_counter() - began_s)
-
-    return end
+    host = "public" if call.is_public else call.url.host or ""
+    if len(_hosts) < MAX_HOSTS:
+        _hosts.add(host)
+    name = host if host in _hosts else "other"
+    return lambda: DURATION.labels(name, call.status).observe(perf_counter() - began_s)
