@@ -15,6 +15,7 @@ import psutil
 import pytest
 from httpx2 import Client, TransportError
 
+from app.core.concurrency import slots
 from app.core.concurrency.processes import ProcessDied, ProcessPool, _Child
 from app.core.http.problems import Busy
 from dev.guardian import runs
@@ -58,7 +59,7 @@ def others() -> Iterator[set[psutil.Process]]:
 async def pool(others: set[psutil.Process]) -> AsyncIterator[ProcessPool]:
     """Yield an open pool of two."""
     pool = ProcessPool()
-    pool.slots.open(size=2, backlog=1)
+    pool.slots.open(2)
     yield pool
     await pool.close()
 
@@ -131,11 +132,14 @@ async def test_a_killed_process_fails_its_own_call_alone(pool: ProcessPool) -> N
     assert await pool.run(abs, -5) == 5
 
 
-async def test_a_full_queue_and_a_long_wait_are_busy(pool: ProcessPool) -> None:
+async def test_a_full_queue_and_a_long_wait_are_busy(
+    pool: ProcessPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     running = [asyncio.create_task(pool.run(computing.sleep, 60)) for _ in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(Busy, match=r"No process was free within 0\.01 s\."):
         await pool.run(abs, -5, deadline_s=0.01)
+    monkeypatch.setattr(slots, "WAITING", 0.5)
     waiting = asyncio.create_task(pool.run(abs, -5))
     await asyncio.sleep(0)
     with pytest.raises(Busy, match=r"Too many calls wait for a process\.") as refused:
@@ -189,7 +193,7 @@ async def test_a_stuck_process_without_a_parent_ends_by_itself() -> None:
 
 def test_a_process_outlives_the_single_runs_of_an_event_loop() -> None:
     pool = ProcessPool()
-    pool.slots.open(size=1, backlog=0)
+    pool.slots.open(1)
     # As Celery's processes run their jobs.
     with asyncio.Runner() as runner:
         pids = {runner.run(pool.run(os.getpid)) for _ in range(3)}

@@ -15,7 +15,7 @@ from websockets.exceptions import InvalidStatus
 
 from app.core.http import problems, streams
 from app.core.http.streams import until_stop
-from app.core.server.websocket import WebSocketProtocol
+from app.core.server.protocol import WebSocketProtocol
 from tests.internals.server import served
 
 

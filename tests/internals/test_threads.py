@@ -7,6 +7,7 @@ from threading import Event, current_thread, main_thread
 
 import pytest
 
+from app.core.concurrency import slots as slots_module
 from app.core.concurrency import threads
 from app.core.concurrency.slots import Slots
 from app.core.concurrency.threads import run_in_thread
@@ -19,8 +20,9 @@ value = ContextVar("value", default=0)
 def ended(monkeypatch: pytest.MonkeyPatch) -> Event:
     """Allow one thread and one call that waits; the event ends `wait`."""
     slots = Slots("thread")
-    slots.open(size=1, backlog=1)
-    monkeypatch.setattr(threads, "slots", slots)
+    slots.open(1)
+    monkeypatch.setattr(slots_module, "WAITING", 1)
+    monkeypatch.setattr(threads, "thread_slots", slots)
     return Event()
 
 

@@ -3,29 +3,20 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from app.core.concurrency import threads
 from app.core.concurrency.partial import Part, gather
-from app.core.concurrency.processes import ProcessDied, processes, run_in_process
-from app.core.concurrency.threads import run_in_thread
-from app.core.settings.concurrency import ConcurrencySettings
+from app.core.concurrency.processes import ProcessDied, process_pool, run_in_process
+from app.core.concurrency.threads import run_in_thread, thread_slots
 
-__all__ = [
-    "Part",
-    "ProcessDied",
-    "gather",
-    "pools",
-    "run_in_process",
-    "run_in_thread",
-]
+__all__ = ["Part", "ProcessDied", "gather", "pools", "run_in_process", "run_in_thread"]
 
 
 @asynccontextmanager
-async def pools(settings: ConcurrencySettings, *, cpu_processes: int) -> AsyncIterator[None]:
+async def pools(*, cpu_processes: int, threads: int) -> AsyncIterator[None]:
     """Open both pools for the block; processes and threads start at their first call."""
-    processes.slots.open(size=cpu_processes, backlog=settings.cpu_backlog)
-    threads.slots.open(size=settings.blocking_threads, backlog=settings.blocking_backlog)
+    process_pool.slots.open(cpu_processes)
+    thread_slots.open(threads)
     try:
         yield
     finally:
-        threads.slots.close()
-        await processes.close()
+        thread_slots.close()
+        await process_pool.close()

@@ -35,13 +35,11 @@ def main() -> None:
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     threading.Thread(target=end_with_parent, args=[connection], daemon=True).start()
-    with connection.makefile("rb") as calls, connection.makefile("wb") as answers:
+    with connection.makefile("rb") as calls:
         while head := calls.read(CALL.size):
             limit_s, size = CALL.unpack(head)
             returned, answer = run(calls.read(size), limit_s)
-            answers.write(ANSWER.pack(returned, len(answer)))
-            answers.write(answer)
-            answers.flush()
+            connection.sendall(ANSWER.pack(returned, len(answer)) + answer)
 
 
 def end_with_parent(connection: socket.socket) -> None:

@@ -147,5 +147,5 @@ class _Child:
         return asyncio.get_running_loop().run_in_executor(None, self.process.wait)
 
 
-processes = ProcessPool()
-run_in_process = processes.run
+process_pool = ProcessPool()
+run_in_process = process_pool.run

@@ -4,6 +4,9 @@ import asyncio
 
 from app.core.http.problems import Busy
 
+# Calls that may wait for each slot.
+WAITING = 4
+
 
 class Slots:
     """Slots for calls, given out in the order of arrival."""
@@ -11,13 +14,11 @@ class Slots:
     def __init__(self, what: str) -> None:
         self._what = what
         self._semaphore: asyncio.Semaphore | None = None
-        self._backlog = 0
-        self._waiting = 0
+        self._size = self._waiting = 0
 
-    def open(self, *, size: int, backlog: int) -> None:
-        """Give out `size` slots from now on, while at most `backlog` calls wait for one."""
+    def open(self, size: int) -> None:
         self._semaphore = asyncio.Semaphore(size)
-        self._backlog = backlog
+        self._size = size
 
     def close(self) -> None:
         self._semaphore = None
@@ -31,7 +32,7 @@ class Slots:
         """
         if self._semaphore is None:
             raise RuntimeError("Calls in a pool need `async with lifecycle.resources(...)`.")
-        if self._semaphore.locked() and self._waiting >= self._backlog:
+        if self._semaphore.locked() and self._waiting >= WAITING * self._size:
             raise Busy(f"Too many calls wait for a {self._what}.")
         self._waiting += 1
         try:

@@ -16,7 +16,7 @@ from app.core.concurrency.slots import Slots, name_of
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-slots = Slots("thread")
+thread_slots = Slots("thread")
 # The slots bound the threads.
 _limiter = CapacityLimiter(math.inf)
 
@@ -35,9 +35,9 @@ async def run_in_thread(function: Callable[[*Ts], T], *args: *Ts, deadline_s: fl
         TimeoutError: when the function takes too long.
         Exception: any of the function.
     """
-    await slots.acquire(deadline_s)
+    await thread_slots.acquire(deadline_s)
     running = asyncio.ensure_future(to_thread.run_sync(function, *args, limiter=_limiter))
-    running.add_done_callback(lambda _: slots.release())
+    running.add_done_callback(lambda _: thread_slots.release())
     done, _ = await asyncio.wait({running}, timeout=deadline_s)
     if not done:
         late = f"{name_of(function)} took longer than {deadline_s:g} s; its thread goes on."

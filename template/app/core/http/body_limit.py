@@ -60,28 +60,23 @@ class RequestLimits:
             # In HTTP/1 a request without either header has no body.
             is_announced = b"content-length" in headers or b"transfer-encoding" in headers
             if is_announced or not scope["http_version"].startswith("1"):
-                codings = {v.lower() for k, v in scope["headers"] if k == b"content-encoding"}
-                is_encoded = bool(codings - {b"identity"})
-                receive = self._limited(scope, headers, receive, is_encoded=is_encoded)
+                receive = self._limited(scope, headers, receive)
         await self.app(scope, receive, send)
 
-    def _limited(
-        self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, *, is_encoded: bool
-    ) -> Receive:
+    def _limited(self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive) -> Receive:
         """Return a `receive` that raises HTTPException for a body that is too large or encoded."""
+        codings = {v.lower() for k, v in scope["headers"] if k == b"content-encoding"}
         media_type = headers.get(b"content-type", b"").decode("latin-1").lower()
-        is_json = "json" in media_type
         length = headers.get(b"content-length", b"")
         announced = int(length) if length.isdigit() else 0
-        pieces: list[bytes] = []
+        json: list[bytes] = []
         size = 0
 
         async def limited() -> Message:
             nonlocal size
-            if is_encoded:
-                plain = {"Accept-Encoding": "identity"}
+            if not codings <= {b"identity"}:
                 reason = "Content-Encoding is not supported: send the body without it."
-                raise _refusal(415, reason, plain)
+                raise _refusal(415, reason, {"Accept-Encoding": "identity"})
             # The endpoint is known by now, because it reads the body.
             upload: Upload | None = getattr(scope.get("endpoint"), _ATTRIBUTE, None)
             if upload and media_type.partition(";")[0].strip() not in upload.media_types:
@@ -94,12 +89,12 @@ class RequestLimits:
             size += len(body)
             if max(size, announced) > most:
                 raise _refusal(413, f"The body is over {most} bytes.")
-            if is_json:
-                pieces.append(body)
+            if "json" in media_type:
+                json.append(body)
                 if not message.get("more_body"):
-                    if has_more_values(b"".join(pieces), self.max_json_values):
+                    if has_more_values(b"".join(json), self.max_json_values):
                         raise _refusal(413, f"The JSON has over {self.max_json_values} values.")
-                    pieces.clear()
+                    json.clear()
             return message
 
         return limited
@@ -120,4 +115,4 @@ def has_more_values(document: bytes, most: int) -> bool:
 
 
 def _refusal(status: int, detail: str, headers: Mapping[str, str] | None = None) -> HTTPException:
-    return HTTPException(status, detail, {"Connection": "close"} | dict(headers or {}))
+    return HTTPException(status, detail, {"Connection": "close", **(headers or {})})

@@ -36,17 +36,14 @@ class Forwarded:
         self.hop = lru_cache(4096)(self._hop)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] != "lifespan" and self.trusts(scope.get("client")):
-            self.resolve(scope)
+        if scope["type"] != "lifespan":
+            peer = scope.get("client")
+            # A UNIX socket has no address.
+            if self.hop(peer[0])[1] if peer else self.trusts_unix:
+                self._resolve(scope)
         return self.app(scope, receive, send)
 
-    def trusts(self, peer: tuple[str, int] | None) -> bool:
-        """Return whether the peer of a connection is a proxy; a UNIX socket has no address."""
-        if peer is None:
-            return self.trusts_unix
-        return bool(self.networks) and self.hop(peer[0])[1]
-
-    def resolve(self, scope: Scope) -> None:
+    def _resolve(self, scope: Scope) -> None:
         """Set `client` and `scheme` from the headers, as far as these are valid."""
         hops: list[bytes] = []
         scheme = b""
@@ -62,9 +59,8 @@ class Forwarded:
             if not is_proxy:
                 break
         if scheme in (b"http", b"https"):
-            secure = scheme == b"https"
-            schemes = ("ws", "wss") if scope["type"] == "websocket" else ("http", "https")
-            scope["scheme"] = schemes[secure]
+            kind = b"ws" if scope["type"] == "websocket" else b"http"
+            scope["scheme"] = scheme.replace(b"http", kind).decode()
 
     def _hop(self, text: str) -> tuple[str, bool]:
         """Return the address, which is empty if it is not valid, and whether it is a proxy's."""

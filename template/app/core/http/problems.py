@@ -90,20 +90,12 @@ def problem_response(
 
     `detail` defaults to the description of the status.
     """
-    body: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail or HTTPStatus(status).description or HTTPStatus(status).phrase,
-    }
+    named = HTTPStatus(status)
+    detail = detail or named.description or named.phrase
+    body = {"type": "about:blank", "title": named.phrase, "status": status, "detail": detail}
     if identifier := request_id.current():
         body["request_id"] = identifier
-    return Response(
-        orjson.dumps(body | members),
-        status_code=status,
-        media_type="application/problem+json",
-        headers=headers,
-    )
+    return Response(orjson.dumps(body | members), status, headers, "application/problem+json")
 
 
 def install(app: FastAPI) -> None:

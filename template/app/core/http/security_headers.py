@@ -21,9 +21,9 @@ class SecurityHeaders:
 
     def __init__(self, app: ASGIApp, *, hsts_max_age_s: int = 0) -> None:
         self.app = app
-        hsts = [(b"strict-transport-security", b"max-age=%d" % hsts_max_age_s)]
+        hsts = (b"strict-transport-security", b"max-age=%d" % hsts_max_age_s)
         # Browsers ignore the header without TLS (RFC 6797, section 8.1).
-        self.secure = _HEADERS + hsts if hsts_max_age_s else _HEADERS
+        self.secure = [*_HEADERS, hsts] if hsts_max_age_s else _HEADERS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -3,11 +3,8 @@
 import mmap
 import os
 import signal
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
-
-Handler = Callable[[int, FrameType | None], None]
 
 # Workers inherit the mapping, so a write in the master is seen by all of them.
 _flag = mmap.mmap(-1, 1)
@@ -29,7 +26,7 @@ def delay_stop(arbiter: Any, delay_s: float) -> None:
     Until then the workers accept requests while the load balancer finds them not ready.
     """
 
-    def terminate(number: int, frame: FrameType | None) -> None:
+    def terminate(frame: FrameType | None) -> None:
         # After SIGUSR2 another master has the same sockets, and stays ready.
         if delay_s and not stopping() and not arbiter.reexec_pid:
             signal.setitimer(signal.ITIMER_REAL, delay_s)
@@ -38,17 +35,16 @@ def delay_stop(arbiter: Any, delay_s: float) -> None:
             arbiter.signal(signal.SIGTERM, frame)
         announce(not arbiter.reexec_pid)
 
-    def of_master(handle: Handler) -> Handler:
-        def handle_or_end(number: int, frame: FrameType | None) -> None:
-            # A worker has the handlers of the master until it starts. It serves nothing by then,
-            # and gunicorn sends the signal once: it would wait for the worker in vain.
-            if os.getpid() != arbiter.pid:
-                os._exit(0)
-            handle(number, frame)
+    def handle(number: int, frame: FrameType | None) -> None:
+        # A worker has the handlers of the master until it starts. It serves nothing by then, and
+        # gunicorn sends the signal once: it would wait for the worker in vain.
+        if os.getpid() != arbiter.pid:
+            os._exit(0)
+        if number == signal.SIGTERM:
+            terminate(frame)
+        else:
+            arbiter.signal(number, frame)
 
-        return handle_or_end
-
-    signal.signal(signal.SIGTERM, of_master(terminate))
-    for number in (signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, of_master(arbiter.signal))
-    signal.signal(signal.SIGALRM, lambda number, frame: arbiter.signal(signal.SIGTERM, frame))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, handle)
+    signal.signal(signal.SIGALRM, lambda _, frame: arbiter.signal(signal.SIGTERM, frame))

@@ -1,4 +1,4 @@
-"""HTTP/1.1 with limits on the size of a request's head and on the time of its transfer.
+"""HTTP/1.1 and WebSockets with limits on the size of a head and on the time of a transfer.
 
 uvicorn has neither. httptools parses the requests; where it is not installed, h11 does.
 """
@@ -10,6 +10,8 @@ from http import HTTPStatus
 from math import inf
 from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.core.http.problems import problem_response
 
@@ -102,11 +104,11 @@ class Protocol(_Base):
         phase = self._phase()
         if phase != self._seen:
             self._seen, self._since, self._received_before = phase, now_s, self.received_bytes
-            return
+        received = self.received_bytes - self._received_before
         allowed_s = {
             "idle": inf,
             "head": head_s,
-            "body": body_s + (self.received_bytes - self._received_before) / MIN_BODY_BYTES_PER_S,
+            "body": body_s + received / MIN_BODY_BYTES_PER_S,
             "response": body_s,
         }
         if now_s - self._since <= allowed_s[phase[0]]:
@@ -209,3 +211,23 @@ class HttpTools(Protocol):
         if size > MAX_HEAD_BYTES:
             self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         return size > MAX_HEAD_BYTES
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """A connection that has become a WebSocket. uvicorn closes those that answer no ping."""
+
+    _unread: tuple[int, bytes] | None = None
+    _since_s = 0.0
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        # Otherwise, uvicorn logs an error after a refusal by a response.
+        self.handshake_complete = self.handshake_complete or self.close_sent
+
+    def abort_if_unread(self, now_s: float, timeout_s: float) -> None:
+        """End the connection when its client has read nothing for so long: a close would wait."""
+        waiting = unread(self.transport)
+        if waiting != self._unread or waiting is None:
+            self._unread, self._since_s = waiting, now_s
+        elif now_s - self._since_s > timeout_s:
+            self.transport.abort()

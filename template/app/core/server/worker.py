@@ -17,8 +17,7 @@ from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from app.core.server.drain import stopping
-from app.core.server.protocol import MAX_HEAD_BYTES, PARSER, HttpTools, Protocol
-from app.core.server.websocket import WebSocketProtocol
+from app.core.server.protocol import MAX_HEAD_BYTES, PARSER, HttpTools, Protocol, WebSocketProtocol
 from app.core.settings.server import ServerSettings
 
 T = TypeVar("T")
@@ -58,14 +57,11 @@ class DrainingServer(Server):
             self.server_state.default_headers.append(_CLOSE)
         if counter % 10 == 0:
             now_s = asyncio.get_running_loop().time()
+            head_s, body_s = self.settings.header_timeout_s, self.settings.body_timeout_s
             for upgraded in self._connections(WebSocketProtocol):
-                upgraded.abort_if_unread(now_s, self.settings.body_timeout_s)
+                upgraded.abort_if_unread(now_s, body_s)
             for connection in self._connections(Protocol):
-                connection.close_if_slow(
-                    now_s,
-                    head_s=self.settings.header_timeout_s,
-                    body_s=self.settings.body_timeout_s,
-                )
+                connection.close_if_slow(now_s, head_s=head_s, body_s=body_s)
         return ends
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

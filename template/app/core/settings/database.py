@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
 
-from app.core.settings.durations import Seconds
+from app.core.settings.numbers import Seconds
 from app.core.settings.urls import ESCAPES, is_well_escaped
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")

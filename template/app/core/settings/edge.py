@@ -1,6 +1,7 @@
 """Settings of the edge: hosts, the prefix of a proxy, CORS, security headers and documentation."""
 
 import re
+from contextlib import suppress
 from functools import lru_cache
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -24,14 +25,12 @@ def parse_host(value: bytes) -> tuple[str, bytes] | None:
     """
     text = value.decode("latin-1").strip(" \t").lower()
     match = _HOST.fullmatch(text)
-    try:
+    with suppress(ValueError):
         port = urlsplit(f"//{text}").port
-    except ValueError:
-        return None
-    if match is None:
-        return None
-    name = match[1].removesuffix(".")
-    return name, (f"{name}:{port}" if port else name).encode()
+        if match is not None:
+            name = match[1].removesuffix(".")
+            return name, (f"{name}:{port}" if port else name).encode()
+    return None
 
 
 def host_name(value: bytes) -> str | None:
@@ -63,17 +62,13 @@ def _prefix(value: str) -> str:
 
 class EdgeSettings(BaseSettings):
     allowed_hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = Field(
-        (),
-        description="Hosts of the service: `api.example.org,*.example.net`; any other is answered "
-        "with 400. Empty for all.",
+        (), description="Hosts of the service: `api.example.org,*.example.net`; empty for all."
     )
     root_path: Annotated[str, AfterValidator(_prefix)] = Field(
         "", description="Prefix that the proxy removes from each path: `/shop`."
     )
     cors_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = Field(
-        (),
-        description="Web sites whose scripts may read responses: `https://app.example.org`; `*` "
-        "for all sites. Empty for none.",
+        (), description="Sites whose scripts may read responses: `https://app.example.org`, or `*`."
     )
     cors_credentials: bool = Field(
         False, description="Whether these scripts may send the cookies of the browser."
@@ -82,7 +77,7 @@ class EdgeSettings(BaseSettings):
         0,
         ge=0,
         le=10**8,
-        description="Seconds of Strict-Transport-Security, sent only over HTTPS; 0 sends none.",
+        description="Seconds of Strict-Transport-Security; 0 sends none.",
     )
     docs: bool = Field(
         False, description="Whether `/docs`, `/redoc` and `/openapi.json` are served."

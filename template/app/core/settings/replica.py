@@ -4,7 +4,7 @@ from pydantic import Field
 
 from app.core.operations.capacity import CapacityError, Plan
 from app.core.settings.database import DatabaseSettings, PostgresUrl
-from app.core.settings.durations import Seconds
+from app.core.settings.numbers import Seconds
 
 
 class ReplicaSettings(DatabaseSettings):

@@ -6,6 +6,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
 
+from app.core.settings.numbers import Natural, Port, Positive, Seconds
+
 # In TRUSTED_PROXIES: every peer on a UNIX socket.
 UNIX = "unix"
 # By version of IP: the largest private networks.
@@ -38,9 +40,7 @@ class ServerSettings(BaseSettings):
         "127.0.0.1",
         description="Address of the admin port; in a container `0.0.0.0`, in a private network.",
     )
-    admin_port: int = Field(
-        9464, ge=0, le=65535, description="Port of the pages for operators; 0 for none."
-    )
+    admin_port: Port = Field(9464, description="Port of the pages for operators; 0 for none.")
     trusted_proxies: tuple[Annotated[str, AfterValidator(check_proxy)], ...] = Field(
         (), description="Networks whose `X-Forwarded-For` and `-Proto` are true: `10.0.0.0/8,unix`."
     )
@@ -50,26 +50,20 @@ class ServerSettings(BaseSettings):
         le=600,
         description="Time from SIGTERM, when readiness fails, until the service stops listening.",
     )
-    max_requests: int = Field(
-        0,
-        ge=0,
-        description="A worker is replaced after this many requests plus a random 0-50 %. It limits "
-        "memory leaks; 0 turns it off.",
+    max_requests: Natural = Field(
+        0, description="Requests, plus 0-50 %, after which a worker is replaced; 0 for no limit."
     )
-    header_timeout_s: float = Field(
-        20.0, gt=0, description="Longest time that a client may take to send the head of a request."
+    header_timeout_s: Seconds = Field(
+        20.0, description="Longest time that a client may take to send the head of a request."
     )
-    body_timeout_s: float = Field(
-        20.0,
-        gt=0,
-        description="Time limit for a request body; each KiB adds a second. Then the client gets "
-        "408. A client that stops reading the response is disconnected after the same time.",
+    body_timeout_s: Seconds = Field(
+        20.0, description="As long for a body, plus a second for each KiB, and to read a response."
     )
     max_body_bytes: int = Field(
         1024**2, ge=1024, description="Largest request body; a larger one is answered with 413."
     )
-    max_json_values: int = Field(
-        10_000, ge=1, description="Most values in a JSON body; one with more is answered with 413."
+    max_json_values: Positive = Field(
+        10_000, description="Most values in a JSON body; one with more is answered with 413."
     )
 
     @field_validator("admin_port")
