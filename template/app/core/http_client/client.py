@@ -266,12 +266,13 @@ class HttpClient:
                 host.note(failed=failed, now_s=_now_s())
 
     async def _take_slot(self, call: Call, host: Host) -> None:
-        with suppress(TimeoutError):
+        try:
             # A timer takes CPU time, and is seldom needed.
             async with asyncio.timeout(QUEUE_TIMEOUT_S) if host.slots.locked() else nullcontext():
                 await host.slots.acquire()
-                return
-        raise Unavailable(UNAVAILABLE) from CallFailed(f"{call}: HTTP_MAX_IN_FLIGHT are in flight")
+        except TimeoutError:
+            reason = CallFailed(f"{call}: HTTP_MAX_IN_FLIGHT are in flight")
+            raise Unavailable(UNAVAILABLE) from reason
 
     async def _body(self, call: Call, response: aiohttp.ClientResponse) -> bytes:
         parts, rest = [], self._settings.http_max_response_bytes

@@ -19,7 +19,7 @@ def decoded(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     `set[str] | None`, a dictionary or a model.
     """
     try:
-        return validate(value)
+        result = validate(value)
     except ValidationError as error:
         if not isinstance(value, str):
             raise
@@ -34,4 +34,7 @@ def decoded(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
             parts = [part.strip() for part in value.split(",") if part.strip()]
         else:
             raise
-    return validate(parts)
+        result = validate(parts)
+    if isinstance(result, int | float) and abs(result) >= 2**63:
+        raise ValueError("expected a number below 2**63")
+    return result

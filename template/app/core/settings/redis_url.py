@@ -7,23 +7,23 @@ from pydantic import AfterValidator, RedisDsn, SecretStr, TypeAdapter, Validatio
 
 from app.core.settings.urls import ESCAPES, is_well_escaped
 
-FORM = "expected redis://:password@host:6379/0, or rediss:// for TLS"
+FORM = (
+    "expected redis://:password@host:6379/0 with the number of a database, or rediss:// for TLS; "
+    + ESCAPES
+)
 CERTIFICATES = ("none", "optional", "required")
 
 
 def _is_redis_url(value: SecretStr) -> SecretStr:
     """Refuse each URL that redis-py would refuse at its first use, or read otherwise."""
+    text = value.get_secret_value()
     try:
-        url = TypeAdapter(RedisDsn).validate_python(value.get_secret_value())
-    except ValidationError as error:
-        reason = error.errors()[0].get("ctx", {}).get("error", "another scheme")
-        raise ValueError(f"{FORM}; {reason}") from None
-    if not is_well_escaped(value.get_secret_value()):
-        raise ValueError(f"{FORM}; {ESCAPES}")
-    if not (url.path or "/0")[1:].isdecimal():
-        raise ValueError(f"{FORM}; the path is the number of a database")
-    if url.port == 0 or url.fragment is not None:
-        raise ValueError(f"{FORM}; the port is not 0, and # is written as %23")
+        url = TypeAdapter(RedisDsn).validate_python(text)
+    except ValidationError:
+        raise ValueError(FORM) from None
+    is_database = (url.path or "/0")[1:].isdecimal()
+    if not is_database or url.port == 0 or url.fragment is not None or not is_well_escaped(text):
+        raise ValueError(FORM)
     options = dict(url.query_params())
     if unknown := options.keys() - {"ssl_ca_certs", "ssl_cert_reqs"}:
         raise ValueError(f"unknown options after ?: {', '.join(sorted(unknown))}")
