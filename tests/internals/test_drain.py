@@ -10,6 +10,7 @@ from typing import Any
 from unittest.mock import AsyncMock, Mock
 
 import orjson
+import psutil
 import pytest
 from httpx2 import Client, TransportError
 
@@ -50,6 +51,8 @@ def test_reloads_new_workers_and_stops_lose_no_request(capsys: pytest.CaptureFix
             until(lambda: not listens(other))
             answered = requests.answered
             until(lambda: requests.answered > answered + 50)
+        # Another SIGTERM would end it while Python finalizes.
+        until(lambda: reloaded.status() == psutil.STATUS_ZOMBIE)
 
     assert requests.lost == []
     log = capsys.readouterr().out
