@@ -91,8 +91,8 @@ async def test_a_hung_request_is_refused_before_the_lifespan_ends(
         finally:
             ended.append("cancelled")
 
-    observer = Mock()
-    application = Telemetry(hang, settings=TelemetrySettings(), observers=[observer])
+    observe = Mock()
+    application = Telemetry(hang, settings=TelemetrySettings(), observe=observe)
     async with served(application, ended) as (_, listener):
         reader, writer = await asyncio.open_connection(*listener.getsockname())
         writer.write(GET)
@@ -103,7 +103,7 @@ async def test_a_hung_request_is_refused_before_the_lifespan_ends(
     assert b"\r\nretry-after: 1" in head
     assert orjson.loads(body)["status"] == 503
     assert ended == ["startup", "cancelled", "shutdown"]
-    assert observer.finished.call_args.args[0].status == 503
+    assert observe.call_args.args[0].status == 503
     writer.close()
 
 
@@ -197,8 +197,8 @@ async def test_a_read_ends_when_its_client_leaves(
             cancelled.set()
             raise
 
-    observer = Mock()
-    application = Telemetry(wait, settings=TelemetrySettings(), observers=[observer])
+    observe = Mock()
+    application = Telemetry(wait, settings=TelemetrySettings(), observe=observe)
     async with served(application, []) as (_, listener):
         _, writer = await asyncio.open_connection(*listener.getsockname())
         writer.write(GET.replace(b"GET", method.encode()))
@@ -207,5 +207,5 @@ async def test_a_read_ends_when_its_client_leaves(
             writer.close()
             await (cancelled if ends else left).wait()
         assert cancelled.is_set() == ends
-    assert observer.finished.call_args.args[0].status == 499
+    assert observe.call_args.args[0].status == 499
     assert "Exception in ASGI application" not in caplog.text

@@ -119,9 +119,7 @@ async def test_a_resource_that_does_not_open_closes_those_before_it_and_is_named
         await hold(make("a"), broken, make("c"), events=events)
 
     assert events == ["a opens", "a closes"]
-    assert caught.value.__notes__ == [
-        f"The resource {__name__}.b did not open within 20 s, or failed."
-    ]
+    assert caught.value.__notes__ == [f"{__name__}.b failed to open, or did not within 20 s."]
     with pytest.raises(RuntimeError, match=r"\.b is not open\. List it in RESOURCES of app/res"):
         broken.get()
 
@@ -143,9 +141,9 @@ async def test_a_resource_that_does_not_close_keeps_no_other_open(
 
     assert events == ["a opens", "b opens", "d opens", "runs", "d closes", "a closes"]
     errors = [caught.value, caught.value.__context__]
-    assert [error.__notes__[0].split(" failed, ")[0] for error in errors if error] == [
-        f"The resource {__name__}.b",
-        f"The resource {hanging.name}",
+    assert [error.__notes__[0].split(" failed to close, ")[0] for error in errors if error] == [
+        f"{__name__}.b",
+        hanging.name,
     ]
 
 
@@ -165,13 +163,12 @@ async def test_a_resource_that_hangs_or_yields_twice_is_named(
     monkeypatch.setattr(resource, "OPEN_TIMEOUT_S", 0.01)
     with pytest.raises(TimeoutError) as late:
         await hold(hanging, events=events)
-    assert late.value.__notes__ == [
-        f"The resource {hanging.name} did not open within 0.01 s, or failed."
-    ]
+    assert late.value.__notes__ == [f"{hanging.name} failed to open, or did not within 0.01 s."]
     monkeypatch.setattr(resource, "OPEN_TIMEOUT_S", 10)
     with pytest.raises(RuntimeError) as wrong:
         await hold(twice, events=events)
-    assert "has a second `yield`" in wrong.value.__notes__[0]
+    assert str(wrong.value) == "generator didn't stop"
+    assert wrong.value.__notes__[0].startswith(f"{twice.name} failed to close")
 
 
 async def test_a_value_is_there_while_it_is_open_and_may_be_replaced(

@@ -31,7 +31,7 @@ from app.core.cache.store.entry import Entry
 from app.core.http.problems import NotFound, Unavailable, install
 from app.core.telemetry import request_id
 from app.core.telemetry.activity import log_fields
-from app.core.telemetry.requests import Finished, Telemetry
+from app.core.telemetry.requests import MeasuredRequest, Telemetry
 from app.settings import get_settings
 
 MISS = "app; fwd=miss; stored"
@@ -128,23 +128,9 @@ async def test_a_hit_is_its_miss(site: Site) -> None:
             assert hit.headers["age"] == "0"
 
 
-class Seen:
-    """An observer that keeps the label and the cache result of each request."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, str]] = []
-
-    def started(self) -> None: ...
-
-    def finished(self, request: Finished) -> None:
-        self.requests.append((request.route, request.cache))
-
-    def streamed(self, change: int) -> None: ...
-
-
 async def test_a_shared_response_has_no_id_of_a_request_but_its_log_lines_do(site: Site) -> None:
     seen: list[Any] = []
-    observer = Seen()
+    observed: list[MeasuredRequest] = []
 
     async def page(number: int) -> None:
         seen.append((request_id.current(), log_fields()["request_id"]))
@@ -153,7 +139,7 @@ async def test_a_shared_response_has_no_id_of_a_request_but_its_log_lines_do(sit
     site.page(page, negative_ttl_s=60)
     async with site.client() as client:
         # Outside of the cache, as in `create_app`.
-        site.app.add_middleware(Telemetry, settings=get_settings(), observers=[observer])
+        site.app.add_middleware(Telemetry, settings=get_settings(), observe=observed.append)
         responses = [
             await client.get("/page?number=1", headers={"X-Request-ID": name}) for name in "ab"
         ]
@@ -162,7 +148,7 @@ async def test_a_shared_response_has_no_id_of_a_request_but_its_log_lines_do(sit
     assert [response.headers["x-request-id"] for response in responses] == ["a", "b"]
     assert responses[0].json() == responses[1].json()
     assert "request_id" not in responses[0].json()
-    assert observer.requests == [("/page", "miss"), ("/page", "hit")]
+    assert [(each.route, each.cache) for each in observed] == [("/page", "miss"), ("/page", "hit")]
 
 
 async def test_a_hit_says_for_how_long(site: Site) -> None:

@@ -7,6 +7,7 @@ there are; nothing in a request can change it.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import JSONResponse, Response
@@ -24,11 +25,9 @@ def is_admin(scope: Scope, port: int) -> bool:
 
 
 class Admin:
-    """ASGI middleware outside of all others: serves `pages` on the admin port, and the docs.
+    """ASGI middleware outside of all others: serves `pages`, by path, and the docs on `port`.
 
-    Args:
-        port: the admin port; 0 for none.
-        pages: by path. On the admin port, every other path is a 404.
+    Every other path there is a 404. 0 is no port.
     """
 
     def __init__(self, app: ASGIApp, *, port: int, pages: Mapping[str, Page]) -> None:
@@ -47,16 +46,13 @@ class Admin:
 
     async def _answer(self, scope: Scope) -> Response:
         path, app = scope["path"], scope["app"]
-        if scope["method"] in ("GET", "HEAD"):
-            if page := self._pages.get(path):
-                return await page()
-            if path == "/docs":
-                return get_swagger_ui_html(
-                    openapi_url="openapi.json",
-                    title=app.title,
-                    # Without "Execute", which would ask this port.
-                    swagger_ui_parameters={"supportedSubmitMethods": []},
-                )
-            if path == "/openapi.json":
-                return JSONResponse(await asyncio.to_thread(app.openapi))
-        return problem_response(HTTPStatus.NOT_FOUND)
+        if path == "/docs":
+            # Without "Execute", which would ask this port.
+            parameters: dict[str, Any] = {"supportedSubmitMethods": []}
+            return get_swagger_ui_html(
+                openapi_url="openapi.json", title=app.title, swagger_ui_parameters=parameters
+            )
+        if path == "/openapi.json":
+            return JSONResponse(await asyncio.to_thread(app.openapi))
+        page = self._pages.get(path)
+        return await page() if page else problem_response(HTTPStatus.NOT_FOUND)

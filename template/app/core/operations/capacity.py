@@ -5,7 +5,9 @@ container they are lower than `os.cpu_count()` and the memory of the machine.
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 # PostgreSQL keeps 3 connections for superusers; a migration takes two.
@@ -18,6 +20,8 @@ JOB_POOL_SIZE = 2
 # The size of anyio's limiter: `def` endpoints and blocking calls of one worker that run at once.
 THREADS = 40
 MIB = 1024**2
+CGROUPS = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
 # Of one process without its cache: 57 to 86 MiB (PSS) were measured under load.
 PROCESS_BYTES = 96 * MIB
 # Of one that decodes a picture of 24 megapixels, at its peak; an idle one has 6 to 34 MiB.
@@ -49,22 +53,14 @@ class Limits:
     cache_bytes: int = 0
     cpu_processes: int = 0
 
-    def processes(self, per_core: float) -> int:
-        """Return the number of processes that cores and memory allow, at least 1."""
-        derived = int(self.cores * per_core)
-        if self.memory_bytes is not None:
-            free = self.memory_bytes - PROCESS_BYTES
-            derived = min(derived, free // (PROCESS_BYTES + self.cache_bytes))
-        return max(1, derived)
-
 
 @dataclass(frozen=True)
 class Plan:
     """The sizes of one instance, and the connections that all instances take together.
 
     `pool_size` and `cpu_processes` are of one worker. The job worker has `jobs` processes, each
-    with `job_pool_size` connections, and a memory of its own.
-    `arithmetic` and `memory` are the sums of connections and of memory, as text.
+    with `job_pool_size` connections, and a memory of its own. `arithmetic` and `memory` are the
+    sums of connections and of memory, as text; `fits` is whether the memory suffices for both.
     """
 
     cores: float
@@ -79,23 +75,12 @@ class Plan:
     memory_bytes: int
     job_memory_bytes: int
     memory_limit_bytes: int | None
+    fits: bool
     arithmetic: str
     memory: str
 
-    @property
-    def fits(self) -> bool:
-        """Whether the memory limit suffices for the web workers, and for the job worker."""
-        needed = max(self.memory_bytes, self.job_memory_bytes)
-        return self.memory_limit_bytes is None or needed <= self.memory_limit_bytes
-
-    def line(self) -> str:
-        """Return the plan in one line, for the log."""
-        return "; ".join(f"{name}: {value}" for name, value in self._rows().items())
-
-    def __str__(self) -> str:
-        return "\n".join(f"{name:<12} {value}" for name, value in self._rows().items())
-
-    def _rows(self) -> dict[str, str]:
+    def rows(self) -> dict[str, str]:
+        """Return the plan for people, by name."""
         jobs = {"job worker": _count(self.jobs, "process", "es")} if self.jobs else {}
         return {
             "cores": f"{self.cores:g}",
@@ -106,6 +91,13 @@ class Plan:
             "memory": self.memory,
         }
 
+    def line(self) -> str:
+        """Return the plan in one line, for the log."""
+        return "; ".join(f"{name}: {value}" for name, value in self.rows().items())
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<12} {value}" for name, value in self.rows().items())
+
 
 def make_plan(limits: Limits) -> Plan:
     """Size workers and pools so that all instances together fit into the database.
@@ -113,8 +105,15 @@ def make_plan(limits: Limits) -> Plan:
     Raises:
         CapacityError: when the plan needs more connections than the database allows.
     """
-    workers = limits.workers or limits.processes(limits.workers_per_core)
-    jobs = 0 if limits.jobs is None else limits.jobs or limits.processes(1)
+    limit = inf if limits.memory_bytes is None else limits.memory_bytes
+    # Beside a master.
+    free_bytes, each_bytes = limit - PROCESS_BYTES, PROCESS_BYTES + limits.cache_bytes
+    wanted = limits.cores * limits.workers_per_core
+    workers = limits.workers or _fitting(wanted, free_bytes, each_bytes)
+    jobs = 0
+    if limits.jobs is not None:
+        jobs = limits.jobs or _fitting(limits.cores, free_bytes, each_bytes)
+
     job_pool_size = JOB_POOL_SIZE
     if limits.jobs_at_once:
         share = (limits.max_connections - ADMINISTRATION) // (limits.instances * (workers + jobs))
@@ -137,43 +136,38 @@ def make_plan(limits: Limits) -> Plan:
             "Raise it if the server allows more, or lower INSTANCES, WEB_CONCURRENCY or "
             "DATABASE_POOL_SIZE."
         )
-    memory_bytes, memory = _memory(workers, 1, limits)
-    job_memory_bytes, job_memory = 0, ""
+
+    memory_bytes, sums = _memory(workers, 1, limits)
+    job_memory_bytes = 0
     if jobs:
-        job_memory_bytes, job_memory = _memory(jobs, 0 if limits.jobs_at_once else 1, limits)
-        job_memory = f", for jobs {job_memory}"
-    limit = limits.memory_bytes
-    if limit is None:
-        bound = "without a limit"
-    elif max(memory_bytes, job_memory_bytes) > limit:
-        bound = f"MORE than the limit of {_mib(limit)}"
-    else:
-        bound = f"of {_mib(limit)}"
+        job_memory_bytes, job_sum = _memory(jobs, 0 if limits.jobs_at_once else 1, limits)
+        sums += f", for jobs {job_sum}"
+    fits = max(memory_bytes, job_memory_bytes) <= limit
+    bound = "of" if fits else "MORE than the limit of"
+    free_bytes = (limit - memory_bytes) / workers
     return Plan(
         cores=limits.cores,
         workers=workers,
         threads=workers * THREADS,
         jobs=jobs,
         pool_size=pool_size,
-        cpu_processes=limits.cpu_processes or _cpu_processes(limits, workers, memory_bytes),
+        cpu_processes=limits.cpu_processes
+        or _fitting(limits.cores / workers, free_bytes, CPU_PROCESS_BYTES),
         job_pool_size=job_pool_size,
         connections=connections,
         max_connections=limits.max_connections,
         memory_bytes=memory_bytes,
         job_memory_bytes=job_memory_bytes,
-        memory_limit_bytes=limit,
+        memory_limit_bytes=limits.memory_bytes,
+        fits=fits,
         arithmetic=arithmetic,
-        memory=f"{memory}{job_memory}, {bound}",
+        memory=f"{sums}, {'without a limit' if limit == inf else f'{bound} {_mib(limit)}'}",
     )
 
 
-def _cpu_processes(limits: Limits, workers: int, memory_bytes: int) -> int:
-    """Return how many each worker has cores and memory for, at least 1."""
-    derived = int(limits.cores / workers)
-    if limits.memory_bytes is not None:
-        free = limits.memory_bytes - memory_bytes
-        derived = min(derived, free // (workers * CPU_PROCESS_BYTES))
-    return max(1, derived)
+def _fitting(wanted: float, free_bytes: float, each_bytes: int) -> int:
+    """Return how many of the wanted processes the memory allows, at least 1."""
+    return max(1, int(min(wanted, free_bytes / each_bytes)))
 
 
 def _memory(workers: int, masters: int, limits: Limits) -> tuple[int, str]:
@@ -190,64 +184,49 @@ def _count(number: int, noun: str, plural: str = "s") -> str:
     return f"{number} {noun}{plural if number != 1 else ''}"
 
 
-def _mib(size: int) -> str:
+def _mib(size: float) -> str:
     return f"{size / MIB:.0f} MiB"
 
 
-def detect_cores(
-    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
-) -> float:
+def detect_cores(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float:
     """Return the cores of this process: the least of CPU affinity and cgroup quotas."""
-    affinity = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    quotas = [quota for group in _groups(root, membership, "cpu") if (quota := _quota(group))]
-    return min([affinity, *quotas])
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores: list[float] = [len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1]
+    for group in _groups(root, membership):
+        v1 = f"{_text(group / 'cpu.cfs_quota_us')} {_text(group / 'cpu.cfs_period_us')}"
+        for text in (_text(group / "cpu.max"), v1):
+            quota, _, period = text.partition(" ")
+            # Without a limit, it is `max` or -1.
+            if quota.isdigit():
+                cores.append(int(quota) / int(period))
+    return min(cores)
 
 
-def detect_memory(
-    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
-) -> int | None:
+def detect_memory(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int | None:
     """Return the memory limit of the cgroup in bytes, or None without one."""
-    limits = [
-        limit
-        for group in _groups(root, membership, "memory")
-        for name in ("memory.max", "memory.limit_in_bytes")
-        # cgroup v1 writes "no limit" as a number close to 2**63.
-        if (limit := _number(group / name)) is not None and limit < 2**60
-    ]
+    limits = []
+    for group in _groups(root, membership):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            text = _text(group / name)
+            # Without a limit, it is `max` or close to 2**63.
+            if text.isdigit() and int(text) < 2**60:
+                limits.append(int(text))
     return min(limits, default=None)
 
 
-def _groups(root: Path, membership: Path, controller: str) -> list[Path]:
-    """Return the cgroups (v2 and v1) that limit this process: its own and all above it."""
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return []
-    groups = []
-    for line in lines:
+def _groups(root: Path, membership: Path) -> Iterator[Path]:
+    """Yield the cgroups that limit this process: its own and all above it."""
+    for line in _text(membership).splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        base = root / controller if controllers else root
-        own = base / path.lstrip("/")
-        groups += [own, *(parent for parent in own.parents if parent.is_relative_to(base))]
-    return groups
+        # cgroup v1 has a tree for each controller; v2 has one tree, and names none.
+        for controller in controllers.split(","):
+            tree = root / controller
+            group = tree / path.lstrip("/")
+            yield from (each for each in (group, *group.parents) if each.is_relative_to(tree))
 
 
-def _quota(group: Path) -> float | None:
-    """Return the CPU quota of one cgroup in cores."""
+def _text(path: Path) -> str:
     try:
-        quota, period = (group / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        us, period_us = _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")
-        return us / period_us if us and us > 0 and period_us else None
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,7 +1,4 @@
-"""Findings of `python -m app check`: their form, and the report.
-
-It imports the standard library only, so that it can report a module that fails to import.
-"""
+"""Findings of `python -m app check`, and their report, also of a module that fails to import."""
 
 import json
 import os

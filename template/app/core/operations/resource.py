@@ -40,10 +40,7 @@ class Resource(Generic[T]):
             RuntimeError: when it is not open.
         """
         if not self._values:
-            raise RuntimeError(
-                f"{self.name} is not open. List it in RESOURCES of app/resources.py, and pass "
-                "RESOURCES to `lifecycle.resources`."
-            )
+            raise RuntimeError(f"{self.name} is not open. List it in RESOURCES of app/resources.py")
         return self._values[-1]
 
     @contextmanager
@@ -59,23 +56,21 @@ class Resource(Generic[T]):
     async def opened(self, settings: Any) -> AsyncIterator[None]:
         """Keep the resource open for the block; its errors have a note with its name."""
         manager = self._manager(settings)
-        with self._named(f"did not open within {OPEN_TIMEOUT_S:g} s, or failed"):
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
-                value = await manager.__aenter__()
+        async with self._step("open", OPEN_TIMEOUT_S):
+            value = await manager.__aenter__()
         try:
             with self.replaced(value):
                 yield
         finally:
-            problem = f"failed, has a second `yield`, or did not close within {CLOSE_TIMEOUT_S:g} s"
-            with self._named(problem):
-                async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    # The code after `yield` runs without the error of the block.
-                    await manager.__aexit__(None, None, None)
+            async with self._step("close", CLOSE_TIMEOUT_S):
+                # The code after `yield` runs without the error of the block.
+                await manager.__aexit__(None, None, None)
 
-    @contextmanager
-    def _named(self, problem: str) -> Iterator[None]:
+    @asynccontextmanager
+    async def _step(self, step: str, limit_s: float) -> AsyncIterator[None]:
         try:
-            yield
+            async with asyncio.timeout(limit_s):
+                yield
         except Exception as error:
-            error.add_note(f"The resource {self.name} {problem}.")
+            error.add_note(f"{self.name} failed to {step}, or did not within {limit_s:g} s.")
             raise

@@ -24,8 +24,7 @@ class TelemetrySettings(BaseSettings):
         0,
         ge=0,
         le=10_000,
-        description="A call that holds the event loop for longer is logged with its stack; 0 logs "
-        "none.",
+        description="A call that holds the event loop for longer is logged; 0 logs none.",
     )
     access_log_sample: float = Field(
         0,

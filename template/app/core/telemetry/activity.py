@@ -16,7 +16,8 @@ class Activity:
         scope: the request, for log lines; None outside of a request.
         queries: the number of statements that were sent.
         pool_wait_s: the time that tasks waited for connections.
-        cache: the result of the response cache, or empty.
+        cache: how the response cache answered: hit, stale, miss, collapsed, error or bypass; empty
+            for other routes.
     """
 
     __slots__ = ("cache", "outer", "pool_wait_s", "queries", "request_id", "scope")
