@@ -36,7 +36,7 @@ def test_the_migrations_go_both_ways_and_make_what_the_models_say(line: str) -> 
             env=os.environ | {"DATABASE_URL": url},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
             check=False,
         )
 
