@@ -44,7 +44,8 @@ from app.core.database import ReadSession, Row, WriteSession, database
 from app.core.http.problems import BadRequest
 from app.core.pagination import Page, PageParams, PreparedList, page_response, paginate
 from app.core.pagination.keyset import Keyset
-from tests.core.budget import QueryBudget, plan
+from tests.core.budget import QueryBudget
+from tests.core.plans import plan
 from tests.internals.tables import Book, Shelf, tables
 
 NEWEST_FIRST = (Book.added_at.desc(), Book.id.desc())

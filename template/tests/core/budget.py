@@ -1,12 +1,10 @@
-"""The statements that a test sends: their number, and their plans."""
+"""The budget of statements that a block may send to the database."""
 
-import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from app.core.database import database
 from app.core.telemetry.activity import Activity, current
 
 
@@ -42,19 +40,3 @@ class QueryBudget:
         if not least <= sent <= most:
             lines = [f"the budget is {least} to {most} statements, sent were {sent}:"]
             pytest.fail("\n".join(lines + queries.statements), pytrace=False)
-
-
-async def plan(sql: str) -> str:
-    """Return PostgreSQL's plan of a statement for large tables, with each index that fits."""
-    number = max(map(int, re.findall(r"\$(\d+)", sql)), default=0)
-    values = f"({', '.join(['NULL'] * number)})" if number else ""
-    async with database.engine.connect() as connection:
-        # PostgreSQL would read the small tables of tests whole and sort them.
-        for setting in ("enable_seqscan", "enable_bitmapscan", "enable_sort"):
-            await connection.exec_driver_sql(f"SET LOCAL {setting} = off")
-        await connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
-        await connection.exec_driver_sql(f"PREPARE explained AS {sql}")
-        lines = await connection.exec_driver_sql(f"EXPLAIN EXECUTE explained{values}")
-        found = "\n".join(lines.scalars())
-        await connection.exec_driver_sql("DEALLOCATE explained")
-    return found

@@ -5,7 +5,8 @@ from uuid import uuid4
 import pytest
 from httpx2 import AsyncClient
 
-from tests.core.budget import QueryBudget, plan
+from tests.core.budget import QueryBudget
+from tests.core.plans import plan
 
 POST = {"title": "Notes", "body": "On the Analytical Engine."}
 
