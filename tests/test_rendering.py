@@ -148,7 +148,7 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
     broker = {f"app/core/jobs/{name}.py" for name in ("broker", "relay")}
     assert change("web") == (
         {f"app/core/jobs/{name}.py" for name in ("background_tasks", "lost")},
-        {*postgres, "app/worker.py", "tests/core/job_worker.py"},
+        {*postgres, "app/worker.py"},
     )
     for engine, way in (("celery", "outbox"), ("rq", "outbox"), ("direct", "direct")):
         library = "celery" if engine == "celery" else "rq"

@@ -209,7 +209,7 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     r"celery|kombu": lambda answers: answers["background_jobs"] == "celery",
     r"\brq\b": lambda answers: answers["background_jobs"] == "rq",
     r"broker|job_queue|job_process": lambda answers: answers["background_jobs"] in WITH_BROKER,
-    r"job_worker|app/worker": lambda answers: answers["background_jobs"] != "background_tasks",
+    r"app/worker": lambda answers: answers["background_jobs"] != "background_tasks",
     r"jobs[./]outbox": lambda answers: answers["background_jobs"] in WITH_BROKER and bool(answers["outbox"]),
     r"jobs[./]direct": lambda answers: answers["background_jobs"] in WITH_BROKER and not answers["outbox"],
     r"jobs[./]postgres": lambda answers: answers["background_jobs"] == "postgres",

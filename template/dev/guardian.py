@@ -1,7 +1,7 @@
 """Stop processes and remove directories when their owner has ended, even if it was killed.
 
-The owner is the process that calls `guard` or `guardian`. Its guardian is one more process, which
-reads from a pipe until the owner, the only writer, has ended.
+The owner is the process that calls `guard`. Its guardian is one more process, which reads from a
+pipe until the owner, the only writer, has ended.
 """
 
 import atexit
@@ -11,25 +11,22 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 
 import psutil
 
-# Prefix of a command: the shell writes its process id into the pipe (its stdin), and becomes the
-# command.
-GUARDED = ("/bin/sh", "-c", 'echo $$ >&0 && exec "$@" </dev/null', "sh")
 _PATIENCE_S = 5.0
 
 
 def guard(target: int | Path) -> None:
     """Stop the process with this id, or remove this directory, when the present process ends."""
-    os.write(guardian(), f"{target}\n".encode())
+    os.write(_guardian(), f"{target}\n".encode())
 
 
 @cache
-def guardian() -> int:
+def _guardian() -> int:
     """Return the pipe to the guardian of this process, which the first call starts."""
     process = subprocess.Popen(
         [sys.executable, __file__],
@@ -49,7 +46,6 @@ def stop(process: psutil.Process) -> None:
     family = [process]
     with suppress(psutil.NoSuchProcess):
         family += process.children(recursive=True)
-    with suppress(psutil.NoSuchProcess):
         # SIGINT is PostgreSQL's fast shutdown; after SIGTERM it waits for its clients.
         process.send_signal(signal.SIGINT)
     _wait([process])
@@ -80,21 +76,12 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
-def main() -> None:
-    processes: list[psutil.Process] = []
-    directories: list[str] = []
-    for line in sys.stdin:
-        target = line.rstrip("\n")
-        if not target.isdigit():
-            directories.append(target)
-            continue
-        with suppress(psutil.NoSuchProcess):
-            processes.append(psutil.Process(int(target)))
-    for process in reversed(processes):
-        stop(process)
-    for directory in directories:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
 if __name__ == "__main__":
-    main()
+    # The latest first; a directory of servers comes before them.
+    with ExitStack() as targets:
+        for line in map(str.rstrip, sys.stdin):
+            if not line.isdigit():
+                targets.callback(shutil.rmtree, line, ignore_errors=True)
+                continue
+            with suppress(psutil.NoSuchProcess):
+                targets.callback(stop, psutil.Process(int(line)))

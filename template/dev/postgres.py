@@ -10,12 +10,14 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
-from dev.processes import Account, packaged_binary, run, serve
+from dev.guardian import stop
+from dev.processes import Account, StartFailed, packaged_binary, serve, start
 
+_INITDB_TIMEOUT_S = 60.0
 # The order of texts is that of C.UTF-8 on every machine.
 _INITDB_OPTIONS = (
     "--username=postgres",
@@ -74,29 +76,29 @@ def create_cluster(home: Path, password: str) -> tuple[Path, Account]:
         for path in [*home.rglob("*"), home]:
             os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
     files = (f"--pgdata={home / 'data'}", f"--pwfile={password_file}")
-    run([str(initdb), *files, *_INITDB_OPTIONS], home, account)
+    process = start([str(initdb), *files, *_INITDB_OPTIONS], home, account)
+    try:
+        if code := process.wait(_INITDB_TIMEOUT_S):
+            raise StartFailed("initdb", f"failed with exit code {code}", home)
+    finally:
+        stop(process)
     password_file.unlink()
     return initdb, account
 
 
-@contextmanager
 def serve_cluster(
     initdb: Path, account: Account, home: Path, data: Path, **settings: str
-) -> Iterator[int]:
+) -> AbstractContextManager[int]:
     """Run the server of the cluster in `data` with more settings; yields its port."""
+    server = [str(initdb.with_name("postgres")), "-D", str(data)]
     options = [f"--{name}={value}" for name, value in (_SETTINGS | settings).items()]
-    server = str(initdb.with_name("postgres"))
 
     def is_ready(_port: int) -> bool:
         # The last line of the file is the state of the server.
         states = [path.read_text().split()[-1:] for path in data.glob("postmaster.pid")]
         return states == [["ready"]]
 
-    def command(port: int) -> list[str]:
-        return [server, "-D", str(data), "-p", str(port), *options]
-
-    with serve(command, is_ready, home, account) as port:
-        yield port
+    return serve(lambda port: [*server, "-p", str(port), *options], is_ready, home, account)
 
 
 def _any_account_can_run(program: Path) -> bool:

@@ -9,18 +9,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 
-from dev.guardian import GUARDED, guard, guardian, stop
+from dev.guardian import guard, stop
 
 # The user that runs a program; None is the present one.
 Account = pwd.struct_passwd | None
 
 _TIMEOUT_S = 60.0
-_POLL_S = 0.01
 # Another process may take a free port before the server does. Then `serve` tries another port.
 _ATTEMPTS = 5
 _PORT_TAKEN = "Address already in use"
@@ -70,11 +70,11 @@ def start(
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
     try:
         with log_of(home).open("wb") as log:
-            return psutil.Popen(
-                [*GUARDED, *command],
+            process = psutil.Popen(
+                command,
                 cwd=cwd or home,
                 env=inherited | {"LC_ALL": "C", "TZ": "UTC"} | dict(variables or {}),
-                stdin=guardian(),
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 # The Ctrl-C of a terminal is not meant for it.
@@ -85,19 +85,19 @@ def start(
             )
     except OSError as error:  # a container may deny even root the right to become another user
         raise ServerUnavailable(f"{command[0]} cannot be started: {error}") from error
+    guard(process.pid)
+    return process
 
 
-def run(command: Sequence[str], home: Path, account: Account = None) -> None:
-    """Run `command` to its end; raise StartFailed if it fails or takes too long."""
-    process = start(command, home, account)
-    try:
-        exit_code = process.wait(_TIMEOUT_S)
-    except psutil.TimeoutExpired:
-        raise StartFailed(command[0], f"took more than {_TIMEOUT_S:.0f} s", home) from None
-    finally:
-        stop(process)
-    if exit_code != 0:
-        raise StartFailed(command[0], f"failed with exit code {exit_code}", home)
+def wait_until(is_ready: Callable[[], bool], process: psutil.Popen, home: Path) -> None:
+    """Wait until the process is ready; raise StartFailed if it ends, or is not ready in time."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    while not is_ready():
+        if (code := process.poll()) is not None:
+            raise StartFailed(process.args[0], f"ended with exit code {code}", home)
+        if time.monotonic() > deadline:
+            raise StartFailed(process.args[0], f"was not ready in {_TIMEOUT_S:.0f} s", home)
+        time.sleep(0.01)
 
 
 @contextmanager
@@ -116,17 +116,10 @@ def serve(
     with ExitStack() as running:
         for attempt in range(1, _ATTEMPTS + 1):
             port = free_port()
-            program = command(port)
-            process = start(program, home, account, cwd=cwd)
+            process = start(command(port), home, account, cwd=cwd)
             running.callback(stop, process)
-            deadline = time.monotonic() + _TIMEOUT_S
             try:
-                while not is_ready(port):
-                    if (code := process.poll()) is not None:
-                        raise StartFailed(program[0], f"ended with exit code {code}", home)
-                    if time.monotonic() > deadline:
-                        raise StartFailed(program[0], f"was not ready in {_TIMEOUT_S:.0f} s", home)
-                    time.sleep(_POLL_S)
+                wait_until(partial(is_ready, port), process, home)
                 break
             except StartFailed as failure:
                 if attempt == _ATTEMPTS or _PORT_TAKEN not in str(failure):

@@ -8,12 +8,11 @@ memray. `benchmarks/load.toml` describes the load.
 import argparse
 import asyncio
 import json
+import subprocess
 import sys
 import time
 import tomllib
-from asyncio.subprocess import PIPE, STDOUT
 from collections import Counter
-from collections.abc import Coroutine
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -41,31 +40,31 @@ async def profile(kind: str, seconds: int) -> Path:
     with workspace() as home:
         recorder = (*MEMRAY, "run", "--follow-fork", f"--output={home / 'memory'}")
         python = recorder if kind == "memory" else (sys.executable,)
-        pid = home / "pid"
+        service = ("-m", "gunicorn", "--config=deploy/gunicorn.conf.py", f"--pid={home / 'pid'}")
 
         def command(port: int) -> list[str]:
-            variables = (f"PORT={port}", "WEB_CONCURRENCY=1")
-            service = ("--config=deploy/gunicorn.conf.py", f"--pid={pid}", "app.main:app")
-            return ["env", *variables, *python, "-m", "gunicorn", *service]
+            return ["env", f"PORT={port}", "WEB_CONCURRENCY=1", *python, *service, "app.main:app"]
 
         with serve(command, _is_ready, home / "service", cwd=ROOT) as port:
-            work: list[Coroutine[Any, Any, None]] = [load(port, seconds)]
             if spy := KINDS[kind]:
-                options = (f"--pid={pid.read_text().strip()}", f"--duration={seconds}")
-                work.append(run(*spy, *options, f"--output={drawing}"))
-            await asyncio.gather(*work)
+                pid = (home / "pid").read_text().strip()
+                options = (f"--pid={pid}", f"--duration={seconds}", f"--output={drawing}")
+                await asyncio.gather(load(port, seconds), asyncio.to_thread(run, *spy, *options))
+            else:
+                await load(port, seconds)
         if kind == "memory":
             # The worker has a file of its own, with its process id.
             (recording,) = home.glob("memory.*")
             drawing = drawing.with_suffix(".html")
-            await run(*MEMRAY, "flamegraph", f"--output={drawing}", str(recording))
+            run(*MEMRAY, "flamegraph", f"--output={drawing}", str(recording))
     return drawing
 
 
-async def run(*command: str) -> None:
-    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
-    output = (await process.communicate())[0].decode()
+def run(*command: str) -> None:
+    """Run a profiler; raise ServerUnavailable with its output, or with a remedy."""
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode:
+        output = process.stdout + process.stderr
         is_refused = "ermission" in output or "not permitted" in output
         raise ServerUnavailable(NOT_ALLOWED if is_refused else output)
 

@@ -5,13 +5,12 @@ from fastapi import APIRouter
 from app.core.cache import no_store
 from app.core.database import ReadSessionDep
 from app.dashboard import service
-from app.dashboard.schemas import Dashboard
 
 router = APIRouter(prefix="/dashboard", tags=["dashboard"])
 
 
 @router.get("")
 @no_store
-async def read_dashboard(session: ReadSessionDep) -> Dashboard:
+async def read_dashboard(session: ReadSessionDep) -> service.Dashboard:
     """Return counts and the latest posts; a part that fails is null, and without any it is 503."""
     return await service.overview(session)

@@ -20,8 +20,7 @@ class NoPicture(ValueError):
 def make_thumbnail(picture: bytes) -> bytes:
     """Return the picture as WebP: at most 320 pixels wide and high, upright, without metadata.
 
-    Raises:
-        NoPicture: for anything but a whole PNG or JPEG of at most 25 megapixels.
+    Raises NoPicture for anything but a whole PNG or JPEG of at most 25 megapixels.
     """
     try:
         with Image.open(BytesIO(picture), formats=FORMATS) as image:

@@ -15,8 +15,10 @@ from tests.core.serving import ROOT
 APP = str(ROOT / "app") + os.sep
 # Core ends its own tasks, and so does a resource.
 EXEMPT = (APP + "core" + os.sep, APP + "resources.py")
-# Turns of the event loop in which cancelled tasks end.
-TURNS = 20
+ADVICE = """\
+These tasks still run. Await each one, in an asyncio.TaskGroup for example, make it a job, or start
+it in a resource of app/resources.py, which ends it:
+"""
 
 # The place in the team's code that made each task.
 made: WeakKeyDictionary[asyncio.Task[Any], str] = WeakKeyDictionary()
@@ -38,7 +40,7 @@ def make_task(
 
 async def assert_none_left(before: Collection[asyncio.Task[Any]]) -> None:
     """Fail with the names of running tasks that are not in `before`, and cancel them."""
-    for _ in range(TURNS):
+    for _ in range(20):  # turns of the event loop in which cancelled tasks end
         await asyncio.sleep(0)
     left = [task for task in made if not task.done() and task not in before]
     if left:
@@ -46,13 +48,4 @@ async def assert_none_left(before: Collection[asyncio.Task[Any]]) -> None:
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=1)
-        pytest.fail(
-            "\n".join(
-                [
-                    "These tasks still run. Await each one, in an asyncio.TaskGroup for example, "
-                    "make it a job, or start it in a resource of app/resources.py, which ends it:",
-                    *lines,
-                ]
-            ),
-            pytrace=False,
-        )
+        pytest.fail(ADVICE + "\n".join(lines), pytrace=False)

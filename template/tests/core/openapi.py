@@ -3,6 +3,7 @@
 import re
 from base64 import b64decode
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -10,11 +11,10 @@ from uuid import uuid4
 Document = dict[str, Any]
 Identifier = str | int
 
-# The body of a media type; the picture has one pixel.
-_PNG = (
+# A PNG with one pixel.
+_PNG = b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNgAAAAAgAB5Sfe/AAAAABJRU5ErkJggg=="
 )
-_BODIES = {"image/png": b64decode(_PNG)}
 
 
 @dataclass(frozen=True)
@@ -34,35 +34,24 @@ class Operation:
 
     def url(self, identifier: Identifier | None) -> str:
         """Return the path with `identifier`, or an unknown one, in place of its parameters."""
-        text = str(uuid4() if identifier is None else identifier)
+        text = str(identifier or uuid4())
         return re.sub(r"\{[^/]+\}", lambda _: text, self.path)
 
     def request(self, identifier: Identifier | None) -> dict[str, Any]:
-        """Return the arguments of a valid request for the client; see `body` and `query`."""
-        query = self.query(identifier)
+        """Return the arguments of a valid request; each UUID in it is `identifier`, if given."""
+        parameters = [each for each in self.details.get("parameters", []) if each.get("required")]
+        query = {each["name"]: each["schema"] for each in parameters if each["in"] == "query"}
+        make = Samples(self.document, identifier).of
+        request: dict[str, Any] = {"params": {name: make(schema) for name, schema in query.items()}}
         content = self.details.get("requestBody", {}).get("content", {})
-        if not content or "application/json" in content:
-            return {"json": self.body(identifier), "params": query}
-        kind = next(iter(content))
-        body = _BODIES.get(kind, b"text")
-        return {"content": body, "headers": {"Content-Type": kind}, "params": query}
-
-    def body(self, identifier: Identifier | None) -> Any:
-        """Return a valid JSON body, or None; each UUID in it is `identifier`, if that is given."""
-        content = self.details.get("requestBody", {}).get("content", {})
-        schema = content.get("application/json", {}).get("schema")
-        try:
-            return None if schema is None else sample(self.document, schema, identifier)
-        except RecursionError:  # a model that contains itself
-            return None
-
-    def query(self, identifier: Identifier | None) -> dict[str, Any]:
-        """Return a valid value of each required query parameter."""
-        return {
-            parameter["name"]: sample(self.document, parameter["schema"], identifier)
-            for parameter in self.details.get("parameters", [])
-            if parameter["in"] == "query" and parameter.get("required")
-        }
+        if "application/json" in content:
+            with suppress(RecursionError):  # a model that contains itself
+                request["json"] = make(content["application/json"]["schema"])
+            return request
+        for kind in [*content][:1]:
+            body = _PNG if kind == "image/png" else b"text"
+            request |= {"content": body, "headers": {"Content-Type": kind}}
+        return request
 
     def response_schema(self) -> dict[str, Any]:
         """Return the schema of a successful response, or an empty one."""
@@ -91,41 +80,41 @@ def resolved(document: Document, schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def sample(document: Document, schema: dict[str, Any], identifier: Identifier | None) -> Any:
-    """Return a value of the schema: its example, its default, or a value of its type."""
-    schema = resolved(document, schema)
-    for key in ("examples", "enum"):
-        if key in schema:
-            return schema[key][0]
-    for key in ("example", "const", "default"):
-        if key in schema:
-            return schema[key]
-    for key in ("anyOf", "oneOf", "allOf"):
-        if key in schema:
-            return sample(document, schema[key][0], identifier)
-    match schema.get("type"):
-        case "object":
-            required = schema.get("required", [])
-            properties = schema.get("properties", {})
-            return {name: sample(document, properties[name], identifier) for name in required}
-        case "array":
-            items = schema.get("items", {})
-            return [sample(document, items, identifier)] * schema.get("minItems", 1)
-        case "integer" | "number":
-            return schema.get("minimum", schema.get("exclusiveMinimum", 0) + 1)
-        case "boolean":
-            return True
-        case _:
-            return _string(schema, identifier)
+@dataclass(frozen=True)
+class Samples:
+    """Values of the schemas of a document; each UUID is `identifier`, if that is given."""
 
+    document: Document
+    identifier: Identifier | None
 
-def _string(schema: dict[str, Any], identifier: Identifier | None) -> str:
-    known = {
-        "uuid": str(uuid4() if identifier is None else identifier),
-        "date": "2026-01-31",
-        "date-time": "2026-01-31T12:00:00Z",
-        "email": "somebody@example.com",
-        "uri": "https://example.com/",
-    }
-    text = known.get(schema.get("format", ""), "text")
-    return text.ljust(schema.get("minLength", 0), "x")[: schema.get("maxLength", len(text) + 100)]
+    def of(self, schema: dict[str, Any]) -> Any:
+        """Return a value of the schema: its example, its default, or a value of its type."""
+        schema = resolved(self.document, schema)
+        for key in ("examples", "enum"):
+            if key in schema:
+                return schema[key][0]
+        for key in ("example", "const", "default"):
+            if key in schema:
+                return schema[key]
+        for key in ("anyOf", "oneOf", "allOf"):
+            if key in schema:
+                return self.of(schema[key][0])
+        match schema.get("type"):
+            case "object":
+                properties = schema.get("properties", {})
+                return {name: self.of(properties[name]) for name in schema.get("required", [])}
+            case "array":
+                return [self.of(schema.get("items", {}))] * schema.get("minItems", 1)
+            case "integer" | "number":
+                return schema.get("minimum", schema.get("exclusiveMinimum", 0) + 1)
+            case "boolean":
+                return True
+        known = {
+            "uuid": str(self.identifier or uuid4()),
+            "date": "2026-01-31",
+            "date-time": "2026-01-31T12:00:00Z",
+            "email": "somebody@example.com",
+            "uri": "https://example.com/",
+        }
+        text = known.get(schema.get("format", ""), "text")
+        return text.ljust(schema.get("minLength", 0), "x")[: schema.get("maxLength")]

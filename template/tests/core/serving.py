@@ -1,7 +1,6 @@
 """Programs of this service in processes of their own, as production runs them."""
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +9,9 @@ from tempfile import TemporaryDirectory
 import httpx2
 
 from dev.guardian import stop
-from dev.processes import free_port, log_of, start
+from dev.processes import free_port, log_of, start, wait_until
 
 ROOT = Path(__file__).parents[2]
-START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 20
 
 
@@ -26,14 +24,9 @@ def program(*arguments: str, is_ready: Callable[[str], bool], **variables: str) 
     """
     with TemporaryDirectory() as directory:
         home = Path(directory, "program")
-        command = [sys.executable, "-m", *arguments]
-        process = start(command, home, cwd=ROOT, variables=variables)
+        process = start([sys.executable, "-m", *arguments], home, cwd=ROOT, variables=variables)
         try:
-            deadline = time.monotonic() + START_TIMEOUT_S
-            while not is_ready(log_of(home).read_text()):
-                assert process.poll() is None, "the program ended"
-                assert time.monotonic() < deadline, "the program did not start in time"
-                time.sleep(0.05)
+            wait_until(lambda: is_ready(log_of(home).read_text()), process, home)
             yield
             process.terminate()
             assert process.wait(STOP_TIMEOUT_S) == 0
@@ -53,10 +46,9 @@ def serving(**variables: str) -> Iterator[httpx2.Client]:
 
         def is_ready(_log: str) -> bool:
             try:
-                client.get("/livez").raise_for_status()
+                return client.get("/livez").is_success
             except httpx2.TransportError:
                 return False
-            return True
 
         with program("app", "serve", is_ready=is_ready, **{"PORT": str(port)} | variables):
             yield client

@@ -4,16 +4,13 @@ import asyncio
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import asyncpg
 import pytest
 
 from app.core.operations.facts import UNINDEXED_FOREIGN_KEYS
 from tests.core.plugin import migrated_database
-
-ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 60
+from tests.core.serving import ROOT
 
 # Raises when it finds a difference between the models and the database.
 THERE_AND_BACK = """
@@ -39,7 +36,7 @@ def test_the_migrations_go_both_ways_and_make_what_the_models_say(line: str) -> 
             env=os.environ | {"DATABASE_URL": url},
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=100,
             check=False,
         )
 

@@ -44,13 +44,10 @@ def _lists(operation: Operation) -> Iterator[dict[str, Any]]:
     if response.get("type") == "array":
         yield response
     for name, value in response.get("properties", {}).items():
-        for option in [value, *value.get("anyOf", [])]:
-            schema = resolved(operation.document, option)
-            if schema.get("type") != "array":
-                continue
+        for schema in _options(operation, value):
             item = resolved(operation.document, schema.get("items", {}))
             of_objects = item.get("type") == "object" and not operation.path.endswith("}")
-            if name == "items" or of_objects:
+            if schema.get("type") == "array" and (name == "items" or of_objects):
                 yield schema
 
 
@@ -58,9 +55,12 @@ def _limits(operation: Operation) -> Iterator[dict[str, Any]]:
     """Yield the schemas that the query parameter `limit` may have."""
     for parameter in operation.details.get("parameters", []):
         if parameter["in"] == "query" and parameter["name"] == "limit":
-            schema = resolved(operation.document, parameter["schema"])
-            yield schema
-            yield from schema.get("anyOf", [])
+            yield from _options(operation, parameter["schema"])
+
+
+def _options(operation: Operation, schema: dict[str, Any]) -> list[dict[str, Any]]:
+    schema = resolved(operation.document, schema)
+    return [resolved(operation.document, each) for each in [schema, *schema.get("anyOf", [])]]
 
 
 async def test_every_get_declares_its_caching(app: FastAPI) -> None:

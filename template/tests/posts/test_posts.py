@@ -40,11 +40,9 @@ async def test_an_author_must_exist(client: AsyncClient) -> None:
     ("data", "field"),
     [
         ({"author_id": "ada"}, "body.author_id"),
-        ({"title": ""}, "body.title"),
         ({"body": "x" * 10_001}, "body.body"),
         ({"likes": 3}, "body.likes"),
         ({"tags": ["no blanks"]}, "body.tags.0"),
-        ({"tags": list("abcdefghijk")}, "body.tags"),
     ],
 )
 async def test_invalid_data_is_refused_by_name(
@@ -80,9 +78,9 @@ async def test_change(client: AsyncClient, author: dict[str, str]) -> None:
 
     assert response.status_code == 200
     assert response.json() == post | {"title": "Notes, revised"}
-    assert (await client.patch(f"/posts/{post['id']}", json={})).json() == response.json()
     for data in ({"title": None}, {"body": ""}, {"likes": 3}):
         assert (await client.patch(f"/posts/{post['id']}", json=data)).status_code == 422
+    assert (await client.patch(f"/posts/{post['id']}", json={})).json() == response.json()
     assert (await client.get(f"/posts/{post['id']}")).json() == response.json()
 
 
@@ -118,14 +116,12 @@ async def test_each_list_is_read_from_its_index(
     for _ in range(4):
         await client.post("/posts", json=POST | {"author_id": author["id"]})
 
-    for filters, index in (
-        ({}, "ix_posts_created_at_id"),
-        ({"author_id": author["id"]}, "ix_posts_author_id_created_at_id"),
-    ):
+    of_author = f"author_id={author['id']}&"
+    for filters, index in (("", "created_at_id"), (of_author, "author_id_created_at_id")):
         with queries.exactly(2) as sent:
-            first = await client.get("/posts", params=filters | {"limit": 2})
+            first = await client.get(f"/posts?{filters}limit=2")
             await client.get(f"/posts{first.links['next']['url']}")
         for sql in sent.statements:
             found = await plan(sql)
-            assert f"Index Scan Backward using {index}" in found
+            assert f"Index Scan Backward using ix_posts_{index}" in found
             assert "Sort" not in found

@@ -1,7 +1,7 @@
 """Users: registered once, welcomed once, read, listed and changed."""
 
 import asyncio
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from httpx2 import AsyncClient
@@ -43,23 +43,23 @@ async def test_a_registered_user_is_welcomed(client: AsyncClient, running_jobs: 
 async def test_a_user_is_welcomed_once(
     client: AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await register(client)
-    user = await ReadSession().scalar(select(User))
-    assert user is not None
+    identifier = UUID(await register(client))
 
-    await asyncio.gather(*(send_welcome(user.id) for _ in range(3)))
+    await asyncio.gather(*(send_welcome(identifier) for _ in range(3)))
 
     assert caplog.text.count("Welcome, 'Ada Lovelace'!") == 1
 
 
-@pytest.mark.parametrize("email", ["ada@example.com", "ADA@example.com"])
-async def test_an_address_is_taken_only_once(client: AsyncClient, email: str) -> None:
+async def test_an_address_is_taken_only_once(client: AsyncClient) -> None:
     await register(client)
+    other = await register(client, email="grace@example.com")
 
-    response = await client.post("/users", json=ADA | {"email": email})
-
-    assert response.status_code == 409
-    assert response.json()["detail"] == "The e-mail address ada@example.com is taken."
+    for response in (
+        await client.post("/users", json=ADA | {"email": "ADA@example.com"}),
+        await client.patch(f"/users/{other}", json={"email": "ada@example.com"}),
+    ):
+        assert response.status_code == 409
+        assert response.json()["detail"] == "The e-mail address ada@example.com is taken."
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,6 @@ async def test_an_address_is_taken_only_once(client: AsyncClient, email: str) ->
     [
         ({"email": "ada"}, "body.email"),
         ({"name": " "}, "body.name"),
-        ({"name": "x" * 101}, "body.name"),
-        ({"name": 5}, "body.name"),
         ({"role": "admin"}, "body.role"),
     ],
 )
@@ -104,28 +102,15 @@ async def test_a_change_keeps_absent_fields_and_null_clears_one(client: AsyncCli
         assert before == response.json()
 
 
-async def test_a_change_cannot_take_an_address(client: AsyncClient) -> None:
-    await register(client)
-    other = await register(client, email="grace@example.com")
-
-    response = await client.patch(f"/users/{other}", json={"email": "ada@example.com"})
-
-    assert response.status_code == 409
-
-
-async def test_list_in_pages(client: AsyncClient) -> None:
+async def test_the_list_has_the_newest_first(client: AsyncClient) -> None:
     for number in range(5):
         await register(client, email=f"{number}@example.com")
 
-    pages = [await client.get("/users?limit=3")]
-    for relation in ("next", "prev"):
-        pages.append(await client.get(f"/users{pages[-1].links[relation]['url']}"))
+    first = await client.get("/users?limit=3")
+    rest = await client.get(f"/users{first.links['next']['url']}")
 
-    first, rest, again = (page.json() for page in pages)
-    emails = [user["email"] for user in first["items"] + rest["items"]]
+    emails = [user["email"] for page in (first, rest) for user in page.json()["items"]]
     assert emails == [f"{number}@example.com" for number in (4, 3, 2, 1, 0)]
-    assert (first["prev"], rest["next"]) == (None, None)
-    assert again == first
 
 
 async def test_each_request_keeps_its_budget(client: AsyncClient, queries: QueryBudget) -> None:

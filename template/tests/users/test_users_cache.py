@@ -1,6 +1,5 @@
 """A user is read from the cache until it is changed."""
 
-import pytest
 from httpx2 import AsyncClient
 
 from tests.core.budget import QueryBudget
@@ -8,14 +7,8 @@ from tests.core.budget import QueryBudget
 ADA = {"email": "ada@example.com", "name": "Ada Lovelace"}
 
 
-@pytest.fixture
-async def path(client: AsyncClient) -> str:
-    return f"/users/{(await client.post('/users', json=ADA)).json()['id']}"
-
-
-async def test_a_user_is_cached_until_changed(
-    client: AsyncClient, path: str, queries: QueryBudget
-) -> None:
+async def test_a_user_is_cached_until_changed(client: AsyncClient, queries: QueryBudget) -> None:
+    path = f"/users/{(await client.post('/users', json=ADA)).json()['id']}"
     for name in (ADA["name"], "Ada King"):
         with queries.exactly(1):
             miss = await client.get(path)

@@ -16,8 +16,7 @@ from app.core.database import WriteSession
 from app.core.jobs import enqueue
 from dev.guardian import stop
 from dev.processes import log_of, start
-from tests.core.job_worker import job_worker
-from tests.core.serving import ROOT
+from tests.core.serving import ROOT, program
 from tests.internals.jobs.process import (
     block,
     die,
@@ -174,5 +173,5 @@ async def test_a_job_that_goes_on_after_the_stop_ends_the_process(tmp_path: Path
 
 
 async def test_the_services_own_command_runs_and_stops() -> None:
-    with job_worker():
+    with program("app", "worker", is_ready=lambda log: " ready." in log):
         pass
