@@ -1,6 +1,10 @@
 """The table of tests/internals/ is complete: no file is missing in it, and every combination runs in one variant."""
 
 import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +22,8 @@ from tests.internals_table import (
     sensible,
     variant_with,
 )
-from tests.rendering import ROOT
-from tests.variants import QUESTIONS, VARIANTS
+from tests.rendering import ROOT, git
+from tests.variants import DEFAULTS, QUESTIONS, VARIANTS, Answers
 
 APP = ROOT / "template" / "app"
 # Modules that depend on the version of Python: their tasks, context variables, signals, threads, processes, pickling
@@ -135,3 +139,25 @@ def test_a_module_that_depends_on_the_interpreter_is_found() -> None:
     assert SENSITIVE.search("import asyncio\n\ntask = asyncio.create_task(work())\n")
     assert SENSITIVE.search("from contextvars import ContextVar\n")
     assert not SENSITIVE.search("import asyncio\n\nasyncio.run(main())\n")
+
+
+@pytest.mark.parametrize("below", [".nox/variant/tmp", ".nox/clone/.nox/variant/tmp"])
+def test_ruff_sees_the_internals_of_a_service_below_a_directory_that_git_ignores(
+    below: str, tmp_path: Path, rendered: Callable[[Answers], Path]
+) -> None:
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / ".gitignore").write_text(".nox/\n")
+    service = tmp_path / below / "service"
+    shutil.copytree(rendered(DEFAULTS), service)
+    lay_over(service, "defaults")
+    (service / "tests" / "internals" / "test_planted.py").write_text(f'X = "{"x" * 100}"\n')
+
+    ruff = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--output-format=concise", "tests/internals"],
+        cwd=service,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ruff.stdout.splitlines()[:-1] == ["tests/internals/test_planted.py:1:101: E501 Line too long (106 > 100)"]
