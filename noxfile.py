@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tests import demo as demonstration
 from tests import internals_table, interpreters, ownership, rendering
 from tests.environments import uv_environment, uv_program
+from tests.quick_copier import quicken
 from tests.updates import table
 from tests.variants import DEFAULTS, GROWN, HARDEST, SHELL, VARIANTS
 
@@ -226,6 +227,7 @@ def check(session: nox.Session, name: str, python: str, names: list[str]) -> Non
 
 def prepare(session: nox.Session, name: str, python: str) -> tuple[Path, dict[str, str | None]]:
     """Render a variant and make its environment; returns its directory, and the variables for uv."""
+    quicken()
     service = render(session, name)
     environment = uv_environment(python)
     if session.parallel:
