@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tests import demo as demonstration
 from tests import internals_table, interpreters, ownership, rendering
 from tests.environments import uv_environment, uv_program
+from tests.quick_copier import quicken
 from tests.updates import table
 from tests.variants import DEFAULTS, GROWN, HARDEST, SHELL, VARIANTS
 
@@ -44,8 +45,7 @@ DEPENDENCIES = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 NAMES = [nox.param(name, id=name) for name in VARIANTS]
 # Of programs that start services, which would be compiled again at each start.
 SERVICES = {"TMPDIR": os.environ.get("TMPDIR"), "PYTHONDONTWRITEBYTECODE": None}
-# On the newest interpreter as well.
-NEWEST_NAMES = [nox.param(name, id=name) for name in ("defaults", "everything")]
+NEWEST_NAMES = [nox.param(name, id=name) for name in internals_table.ON_NEWEST]
 
 
 @nox.session
@@ -66,12 +66,17 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def thorough(session: nox.Session) -> None:
-    """All tests of the template, a full fleet, and all internals in all variants; required by a release."""
+    """All tests of the template, a full fleet, and all internals in all variants and on the newest Python.
+
+    A release requires it.
+    """
     session.install(*DEPENDENCIES["tests"], *DEPENDENCIES["release"])
     run_tests(session, "-m", "")
     run_fleet(session)
     for name in VARIANTS:
         session.notify(f"internals({name})")
+    for name in internals_table.ON_NEWEST:
+        session.notify(f"newest-internals({name})")
 
 
 @nox.session
@@ -95,14 +100,14 @@ def variant(session: nox.Session, name: str) -> None:
 
     Arguments after `--` go to pytest instead: `-- tests/internals/test_gate.py` runs this file and nothing else.
     """
-    check(session, name, interpreters.oldest())
+    check(session, name, interpreters.oldest(), internals_table.assigned(name))
 
 
 @nox.session(venv_backend="none", allow_parallel=True)
 @nox.parametrize("name", NEWEST_NAMES)
 def newest(session: nox.Session, name: str) -> None:
-    """One variant on the newest Python of this machine."""
-    check(session, name, interpreters.newest())
+    """One variant on the newest Python of this machine, with the internals whose result can depend on it."""
+    check(session, name, interpreters.newest(), internals_table.on_newest(name))
 
 
 @nox.session(venv_backend="none", allow_parallel=True)
@@ -110,6 +115,14 @@ def newest(session: nox.Session, name: str) -> None:
 def internals(session: nox.Session, name: str) -> None:
     """All tests of internals that make sense in this variant; `variant` runs only those assigned to it."""
     service, environment = prepare(session, name, interpreters.oldest())
+    test_internals(session, service, name, internals_table.sensible(name), environment=environment)
+
+
+@nox.session(name="newest-internals", venv_backend="none", allow_parallel=True)
+@nox.parametrize("name", NEWEST_NAMES)
+def newest_internals(session: nox.Session, name: str) -> None:
+    """All tests of internals that make sense in this variant, on the newest Python of this machine."""
+    service, environment = prepare(session, name, interpreters.newest())
     test_internals(session, service, name, internals_table.sensible(name), environment=environment)
 
 
@@ -195,8 +208,8 @@ def install_benchmark(session: nox.Session) -> None:
     session.install("--requirements", str(pyproject), "--group", f"{pyproject}:dev", *DEPENDENCIES["bench"])
 
 
-def check(session: nox.Session, name: str, python: str) -> None:
-    """Render a variant and run its own sessions, then the internals; show their output only if one fails."""
+def check(session: nox.Session, name: str, python: str, names: list[str]) -> None:
+    """Render a variant and run its own sessions, then these internals; show their output only if one fails."""
     started = time.monotonic()
     service, environment = prepare(session, name, python)
     if name == GROWN:
@@ -208,12 +221,13 @@ def check(session: nox.Session, name: str, python: str) -> None:
         return
     output = uv(session, service, "run", "nox", environment=environment)
     session.log(f"{name}: {passed(output)} on {python}; {time.monotonic() - started:.0f} s in all")
-    if names := internals_table.assigned(name):
+    if names:
         test_internals(session, service, name, names, environment=environment)
 
 
 def prepare(session: nox.Session, name: str, python: str) -> tuple[Path, dict[str, str | None]]:
     """Render a variant and make its environment; returns its directory, and the variables for uv."""
+    quicken()
     service = render(session, name)
     environment = uv_environment(python)
     if session.parallel:

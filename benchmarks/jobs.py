@@ -107,14 +107,18 @@ async def rate(side: Side, worker: psutil.Popen) -> tuple[float, float]:
         # The first job shows that the worker is ready.
         await connection.execute(side.fill, 1)
         await reached(connection, side, 0)
-        await connection.execute(side.fill, side.jobs)
-        first = await reached(connection, side, side.jobs * 9 // 10), time.perf_counter(), cpu_s(worker)
-        last = await reached(connection, side, side.jobs // 10), time.perf_counter(), cpu_s(worker)
-        await reached(connection, side, 0)
+        jobs = side.jobs
+        while True:
+            await connection.execute(side.fill, jobs)
+            first = await reached(connection, side, jobs * 9 // 10), time.perf_counter(), cpu_s(worker)
+            last = await reached(connection, side, jobs // 10), time.perf_counter(), cpu_s(worker)
+            await reached(connection, side, 0)
+            if done := first[0] - last[0]:
+                return done / (last[1] - first[1]), (last[2] - first[2]) / done * 1e6
+            # All jobs were done between two looks.
+            jobs *= 2
     finally:
         await connection.close()
-    done = first[0] - last[0]
-    return done / (last[1] - first[1]), (last[2] - first[2]) / done * 1e6
 
 
 async def reached(connection: asyncpg.Connection, side: Side, remaining: int) -> int:

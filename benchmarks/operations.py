@@ -23,7 +23,7 @@ from dev.postgres import postgres
 from dev.processes import workspace
 from dev.valkey import valkey
 
-from benchmarks.harness.services import CURSOR_SECRET, SERVICES, Running, migrate, render_services, running
+from benchmarks.harness.services import CURSOR_SECRET, SERVICES, Renderings, Running, migrate, running
 
 ROUNDS = 3
 CLIENTS = 8
@@ -178,7 +178,7 @@ def main() -> None:
         postgres(home) as database,
         valkey(home, variable="CACHE_URL", maxmemory_policy="allkeys-lfu") as cache,
     ):
-        directory = render_services(home)[True]
+        directory = Renderings(home).directory(cached=True)
         variables = {
             "DATABASE_URL": database,
             "CACHE_URL": cache,

@@ -14,6 +14,8 @@ from pathlib import Path
 from tests.variants import DEFAULTS, QUESTIONS, VARIANTS, WITH_BROKER, Answer, Answers
 
 SOURCE = Path(__file__).parent / "internals"
+# The variants that are tested on the newest Python too.
+ON_NEWEST = ("defaults", "everything")
 # Packages that only these tests import.
 PACKAGES = ("opentelemetry-sdk>=1.45", "py-spy>=0.4.3")
 
@@ -34,11 +36,13 @@ class Needs:
     """The answers that a file needs.
 
     `by` are the questions whose answers change what it tests: it runs for each of them. `only` says with which answers
-    it makes sense at all. No other answer changes its result.
+    it makes sense at all. No other answer changes its result. `interpreter` says that its result can depend on the
+    version of Python as well: on tasks, context variables, signals, threads, processes, pickling or signatures.
     """
 
     by: tuple[str, ...] = ()
     only: Mapping[str, tuple[Answer, ...]] = field(default_factory=dict)
+    interpreter: bool = False
 
     def fit(self, answers: Answers) -> bool:
         return all(answers[question] in allowed for question, allowed in self.only.items())
@@ -52,56 +56,57 @@ class Needs:
 TESTS: dict[str, Needs] = {
     "broker/test_broker.py": Needs(by=("background_jobs",), only=BROKER | {"outbox": (True,)}),
     "broker/test_direct.py": Needs(by=("background_jobs",), only=BROKER | {"outbox": (False,)}),
-    "broker/test_relay.py": Needs(only=BROKER),
+    "broker/test_relay.py": Needs(interpreter=True, only=BROKER),
     "broker/test_rq.py": Needs(only={"background_jobs": ("rq",), "outbox": (True,)}),
-    "broker/test_worker.py": Needs(by=("background_jobs",), only=BROKER | {"outbox": (True,)}),
+    "broker/test_worker.py": Needs(interpreter=True, by=("background_jobs",), only=BROKER | {"outbox": (True,)}),
     "replica/test_cache_rules.py": Needs(only=CACHED | REPLICA),
-    "replica/test_decisions.py": Needs(only=REPLICA),
-    "replica/test_replica.py": Needs(by=("cache_backend",), only=REPLICA),
+    "replica/test_decisions.py": Needs(interpreter=True, only=REPLICA),
+    "replica/test_replica.py": Needs(interpreter=True, by=("cache_backend",), only=REPLICA),
     "jobs/test_background_tasks.py": Needs(only=BACKGROUND),
-    "jobs/test_declaration.py": Needs(only=POSTGRES),
-    "jobs/test_execution.py": Needs(only=POSTGRES),
+    "jobs/test_declaration.py": Needs(interpreter=True, only=POSTGRES),
+    "jobs/test_execution.py": Needs(interpreter=True, only=POSTGRES),
     "jobs/test_lost.py": Needs(only=BACKGROUND),
-    "jobs/test_worker.py": Needs(only=POSTGRES),
-    "jobs/test_worker_processes.py": Needs(only=POSTGRES),
-    "test_admin.py": Needs(),
+    "jobs/test_worker.py": Needs(interpreter=True, only=POSTGRES),
+    "jobs/test_worker_processes.py": Needs(interpreter=True, only=POSTGRES),
+    "test_admin.py": Needs(interpreter=True),
     "test_body_limit.py": Needs(),
-    "test_cache.py": Needs(by=("cache_backend", "read_replica"), only=CACHED),
+    "test_cache.py": Needs(interpreter=True, by=("cache_backend", "read_replica"), only=CACHED),
     "test_cache_commands.py": Needs(only=VALKEY),
-    "test_cache_connection.py": Needs(only=VALKEY),
+    "test_cache_connection.py": Needs(interpreter=True, only=VALKEY),
     "test_cache_headers.py": Needs(by=("cache_backend",)),
     "test_cache_keys.py": Needs(only=CACHED),
     "test_cache_local.py": Needs(only=CACHED),
-    "test_cache_store.py": Needs(by=("cache_backend",), only=CACHED),
+    "test_cache_store.py": Needs(interpreter=True, by=("cache_backend",), only=CACHED),
     "test_cache_tags.py": Needs(only=CACHED),
-    "test_cache_valkey.py": Needs(only=VALKEY),
+    "test_cache_valkey.py": Needs(interpreter=True, only=VALKEY),
     "test_calls_at_a_stop.py": Needs(
+        interpreter=True,
         by=("background_jobs",),
         only=HTTP_CLIENT | {"background_jobs": ("postgres", "background_tasks")},
     ),
     "test_capacity.py": Needs(by=("cache_backend", "read_replica")),
-    "test_check.py": Needs(by=("cache_backend", "background_jobs")),
+    "test_check.py": Needs(interpreter=True, by=("cache_backend", "background_jobs")),
     "test_commands.py": Needs(by=("cache_backend",)),
-    "test_commits.py": Needs(by=("read_replica",)),
-    "test_concurrency.py": Needs(),
-    "test_database.py": Needs(by=("read_replica",)),
+    "test_commits.py": Needs(interpreter=True, by=("read_replica",)),
+    "test_concurrency.py": Needs(interpreter=True),
+    "test_database.py": Needs(interpreter=True, by=("read_replica",)),
     "test_dev.py": Needs(by=("cache_backend", "background_jobs")),
-    "test_drain.py": Needs(),
+    "test_drain.py": Needs(interpreter=True),
     "test_edge.py": Needs(only=CACHED),
     "test_errors.py": Needs(by=("read_replica",)),
     "test_example.py": Needs(only=CACHED | {"example": (True,)}),
     "test_expressions.py": Needs(by=("background_jobs",), only=METRICS | {"deployment": ("compose", "kubernetes")}),
     "test_forwarded.py": Needs(),
-    "test_gate.py": Needs(),
-    "test_guards.py": Needs(by=("cache_backend",)),
-    "test_health.py": Needs(by=("cache_backend", "background_jobs")),
-    "test_http_client.py": Needs(only=HTTP_CLIENT | METRICS | TRACING),
+    "test_gate.py": Needs(interpreter=True),
+    "test_guards.py": Needs(interpreter=True, by=("cache_backend",)),
+    "test_health.py": Needs(interpreter=True, by=("cache_backend", "background_jobs")),
+    "test_http_client.py": Needs(interpreter=True, only=HTTP_CLIENT | METRICS | TRACING),
     "test_jobs_commands.py": Needs(only=POSTGRES),
-    "test_jobs_metrics.py": Needs(by=("background_jobs",), only=METRICS),
-    "test_killed.py": Needs(),
+    "test_jobs_metrics.py": Needs(interpreter=True, by=("background_jobs",), only=METRICS),
+    "test_killed.py": Needs(interpreter=True),
     "test_lists.py": Needs(),
-    "test_logs.py": Needs(),
-    "test_metrics.py": Needs(by=("background_jobs",), only=METRICS),
+    "test_logs.py": Needs(interpreter=True),
+    "test_metrics.py": Needs(interpreter=True, by=("background_jobs",), only=METRICS),
     "test_migrations.py": Needs(),
     "test_nginx.py": Needs(only=VALKEY | {"example": (True,), "deployment": ("compose",)}),
     "test_pagination_cursor.py": Needs(by=("read_replica",), only={"pagination": ("cursor",)}),
@@ -109,25 +114,25 @@ TESTS: dict[str, Needs] = {
     "test_pgbouncer.py": Needs(by=("read_replica",)),
     "test_prepared.py": Needs(by=("read_replica",)),
     "test_problems.py": Needs(by=("cache_backend",)),
-    "test_processes.py": Needs(),
-    "test_profiling.py": Needs(only={"example": (True,)}),
+    "test_processes.py": Needs(interpreter=True),
+    "test_profiling.py": Needs(interpreter=True, only={"example": (True,)}),
     "test_queries.py": Needs(by=("read_replica",)),
     "test_read_back.py": Needs(),
     "test_redis_url.py": Needs(only=VALKEY),
     "test_request_id.py": Needs(by=("cache_backend",)),
-    "test_resources.py": Needs(by=("cache_backend",)),
-    "test_response_cache.py": Needs(by=("cache_backend", "read_replica"), only=CACHED),
-    "test_routing.py": Needs(),
-    "test_server.py": Needs(),
+    "test_resources.py": Needs(interpreter=True, by=("cache_backend",)),
+    "test_response_cache.py": Needs(interpreter=True, by=("cache_backend", "read_replica"), only=CACHED),
+    "test_routing.py": Needs(interpreter=True),
+    "test_server.py": Needs(interpreter=True),
     "test_serving.py": Needs(),
     "test_settings.py": Needs(),
-    "test_streams.py": Needs(),
+    "test_streams.py": Needs(interpreter=True),
     "test_wrong_settings.py": Needs(only=VALKEY | BROKER | REPLICA),
     "test_static_files.py": Needs(only={"static_files": (True,)}),
-    "test_telemetry.py": Needs(by=("cache_backend",)),
-    "test_threads.py": Needs(),
-    "test_tracing.py": Needs(only=TRACING | CACHED | {"example": (True,)}),
-    "test_watchdog.py": Needs(),
+    "test_telemetry.py": Needs(interpreter=True, by=("cache_backend",)),
+    "test_threads.py": Needs(interpreter=True),
+    "test_tracing.py": Needs(interpreter=True, only=TRACING | CACHED | {"example": (True,)}),
+    "test_watchdog.py": Needs(interpreter=True),
     "test_two_instances.py": Needs(only=VALKEY | {"example": (True,)}),
 }
 
@@ -178,6 +183,15 @@ def assigned(variant: str) -> list[str]:
         name
         for name, needs in TESTS.items()
         if variant in {variant_with(needs, combination) for combination in needs.combinations()}
+    ]
+
+
+def on_newest(variant: str) -> list[str]:
+    """Return the test files that run in this variant on the newest Python, so that each runs once there."""
+    return [
+        name
+        for name, needs in TESTS.items()
+        if needs.interpreter and variant == next((each for each in ON_NEWEST if needs.fit(answers_of(each))), None)
     ]
 
 

@@ -1,7 +1,7 @@
 """Skip two steps of Copier that take most of its time in these tests and do not change its results.
 
-tests/conftest.py calls `quicken`; a test that needs a program runs `COPIER` in place of `copier`. The sessions
-`variant`, `updated` and `fleet`, and the hooks, run Copier as it is.
+tests/conftest.py, the sessions of variants and the benchmark call `quicken`; a test that needs a program runs `COPIER`
+in place of `copier`. The sessions `updated`, `fleet` and `demo`, and the hooks, run Copier as it is.
 """
 
 import os

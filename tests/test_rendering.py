@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.rendering import render
+from tests.rendering import ROOT, render
 from tests.variants import DEFAULTS, VARIANTS, Answers
 
 
@@ -186,3 +188,23 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
         *("app/dashboard", "app/posts", "app/seed.py", "app/users", "migrations/versions"),
         *("tests/dashboard", "tests/posts", "tests/users"),
     }
+
+
+RENDER = (
+    "import sys; from pathlib import Path; from tests.rendering import render; from tests.variants import VARIANTS\n"
+)
+RENDER += "render(Path(sys.argv[1]), Path(sys.argv[2]), VARIANTS['everything'])"
+
+
+def test_copier_without_the_skipped_steps_renders_the_same(template: Path, tmp_path: Path) -> None:
+    render(template, tmp_path / "quick", VARIANTS["everything"])
+    # A process of its own: `quicken` has changed Copier in this one.
+    command = [sys.executable, "-c", RENDER, str(template), str(tmp_path / "whole")]
+    subprocess.run(command, cwd=ROOT, check=True)
+
+    quick, whole = (
+        {name: (tmp_path / copy / name).stat().st_mode for name in files(tmp_path / copy)}
+        for copy in ("quick", "whole")
+    )
+    assert quick == whole
+    assert files(tmp_path / "quick") == files(tmp_path / "whole")

@@ -18,7 +18,7 @@ from dev.valkey import valkey
 
 from benchmarks.harness import machine, seeding
 from benchmarks.harness.cluster import kept_cluster
-from benchmarks.harness.services import answers, migrate, render_services
+from benchmarks.harness.services import Renderings, answers, migrate
 from tests.rendering import ROOT
 
 UPSTREAM_TIMEOUT_S = 10.0
@@ -30,7 +30,7 @@ class Environment:
 
     workspace: Path
     variables: Mapping[str, str]
-    directories: Mapping[bool, Path]
+    renderings: Renderings
     rows: seeding.Rows
     servers: tuple[psutil.Process, ...]
     upstream: psutil.Process
@@ -59,8 +59,15 @@ def environment(
         ClusterInUse: while another benchmark runs.
         ServerUnavailable: when a server cannot be started.
     """
-    say("rendering the service")
-    directories = render_services(workspace)
+    # A wrong address ends the run before anything is started or rendered.
+    cache_version = _cache_version(cache_url) if cache_url else ""
+    found = _state(database_url, size) if database_url else None
+    if found is False:
+        raise seeding.UnusableServer(
+            "The database that --database-url names holds other tables, or rows of another size: "
+            "name an empty database."
+        )
+    renderings = Renderings(workspace)
     with ExitStack() as stack:
         say("starting PostgreSQL and Valkey")
         cache = cache_url or stack.enter_context(
@@ -69,16 +76,12 @@ def environment(
         database = database_url or _embedded(stack, workspace, size)
         servers = tuple(psutil.Process().children())
         variables = {"DATABASE_URL": database, "CACHE_URL": cache}
-        cache_version = _cache_version(cache)
-        found = _state(database, size)
-        if found is False:
-            raise seeding.UnusableServer(
-                "The database that --database-url names holds other tables, or rows of another size: "
-                "name an empty database."
-            )
+        cache_version = cache_version or _cache_version(cache)
+        if not database_url:
+            found = asyncio.run(seeding.state(database, size))
         if found is None:
             say(f"making {size.users:,} users and {size.posts:,} posts, once")
-            migrate(directories[False], variables)
+            migrate(renderings.directory(cached=False), variables)
             asyncio.run(seeding.seed(database, size))
         say("reading the rows")
         rows = asyncio.run(seeding.look(database, depth=depth))
@@ -86,7 +89,7 @@ def environment(
         yield Environment(
             workspace=workspace,
             variables=variables | {"UPSTREAM_URL": f"http://127.0.0.1:{port}"},
-            directories=directories,
+            renderings=renderings,
             rows=rows,
             servers=servers,
             upstream=upstream,

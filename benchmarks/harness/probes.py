@@ -24,11 +24,10 @@ from benchmarks.harness.results import Probe
 from benchmarks.harness.scenarios import Request
 from benchmarks.harness.services import SERVICES, ServiceDied
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 300.0
 ENTRIES = 10_000
 CLIENTS = 500
 WORKERS = 2
-STAMPEDES = 5
 # As the endpoint has it, and enough that it has ended.
 TTL_S = 2.0
 EXPIRED_S = 1.1 * TTL_S
@@ -44,23 +43,23 @@ class Stampede(NamedTuple):
     errors: int
 
 
-def all_of(environment: Environment, say: Callable[[str], None]) -> list[Probe]:
-    """Probe the rendered service that has its cache.
+def all_of(environment: Environment, rounds: int, say: Callable[[str], None]) -> list[Probe]:
+    """Probe the rendered service that has its cache: the more often, the more rounds a run has.
 
     Raises:
         ServiceDied: when it does not get to the end.
     """
     say("probing: the middleware and the memory of the cache")
-    found = in_process(environment)
+    found = in_process(environment, 10 * rounds)
     say(f"probing: {CLIENTS} clients at once")
-    return found + stampede(environment)
+    return found + stampede(environment, rounds + 1)
 
 
-def in_process(environment: Environment) -> list[Probe]:
+def in_process(environment: Environment, repetitions: int) -> list[Probe]:
     try:
         process = subprocess.run(
-            [sys.executable, "-m", "app.caches.probe"],
-            cwd=environment.directories[True],
+            [sys.executable, "-m", "app.caches.probe", str(repetitions)],
+            cwd=environment.renderings.directory(cached=True),
             env={**os.environ, **environment.variables, "CURSOR_SECRET": services.CURSOR_SECRET},
             capture_output=True,
             text=True,
@@ -87,20 +86,20 @@ def in_process(environment: Environment) -> list[Probe]:
     ]
 
 
-def stampede(environment: Environment) -> list[Probe]:
+def stampede(environment: Environment, stampedes: int) -> list[Probe]:
     environment.pin(None)
     started = services.running(
         SERVICES["rendered"],
         workers=WORKERS,
         cached=True,
-        directory=environment.directories[True],
+        directory=environment.renderings.directory(cached=True),
         variables=environment.variables,
         workspace=environment.workspace,
     )
     with started as service:
         service.wait_until_ready()
         try:
-            found = asyncio.run(_stampedes(service.port, environment.variables["DATABASE_URL"]))
+            found = asyncio.run(_stampedes(stampedes, service.port, environment.variables["DATABASE_URL"]))
         except OSError as error:
             service.check()
             raise ServiceDied(f"a stampede did not get to its end: {error!r}") from error
@@ -133,7 +132,7 @@ def stampede_probes(found: Sequence[Stampede]) -> list[Probe]:
     ]
 
 
-async def _stampedes(port: int, database_url: str) -> list[Stampede]:
+async def _stampedes(stampedes: int, port: int, database_url: str) -> list[Stampede]:
     database = await asyncpg.connect(database_url)
     clients: list[Client] = []
     try:
@@ -142,7 +141,7 @@ async def _stampedes(port: int, database_url: str) -> list[Stampede]:
         clients = [await connected(port) for _ in range(CLIENTS)]
         alive = Request("GET", "/livez").encoded()
         await asyncio.gather(*(client.ask(alive) for client in clients))
-        return [await _stampede(clients, f"/caches/stampede/{number}", database) for number in range(STAMPEDES)]
+        return [await _stampede(clients, f"/caches/stampede/{number}", database) for number in range(stampedes)]
     finally:
         for client in clients:
             client.close()

@@ -243,7 +243,7 @@ class Runner:
                         if group.section not in COMPARISONS:
                             self._measure_further(name, group, running)
             if group.section == "caches":
-                self.probes += probes.all_of(self._environment, self._watcher.say)
+                self.probes += probes.all_of(self._environment, self._plan.rounds, self._watcher.say)
 
     def _measure_further(self, name: str, group: Group, running: Sequence[Running]) -> None:
         if name in self._plan.sweep_of:
@@ -283,7 +283,9 @@ class Runner:
         return 1 if group.alone else service.workers(len(machine.usable_cores()))
 
     def _directory(self, service: Service, group: Group) -> Path:
-        return self._environment.directories[group.cached] if service.name == "rendered" else ROOT
+        if service.name != "rendered":
+            return ROOT
+        return self._environment.renderings.directory(cached=group.cached)
 
     def _data_of(self, service: Service, group: Group) -> Data:
         rows = self._environment.rows

@@ -18,6 +18,7 @@ from dev.guardian import stop
 from dev.processes import StartFailed, free_port, start
 
 from benchmarks.harness.seeding import Rows
+from tests.quick_copier import quicken
 from tests.rendering import ROOT, render, snapshot
 from tests.variants import DEFAULTS
 
@@ -33,6 +34,8 @@ REPLACED_DOMAIN = "users"
 CACHED_DOMAIN = "caches"
 # Signs the cursors of the rendered service, here and there.
 CURSOR_SECRET = "benchmark" * 4
+
+quicken()
 
 
 class ServiceDied(RuntimeError):
@@ -222,12 +225,19 @@ def lay_over(service: Path, domains: Sequence[str]) -> None:
     routers.write_text("\n".join([*lines, ""]))
 
 
-def render_services(workspace: Path) -> dict[bool, Path]:
-    """The rendered service with and without its cache, from the working tree."""
-    template = snapshot(workspace / "template")
-    return {
-        cached: render_service(template, workspace / f"rendered-{cached}", cached=cached) for cached in (True, False)
-    }
+class Renderings:
+    """The rendered service with and without its cache, from the working tree; each is rendered when it is needed."""
+
+    def __init__(self, workspace: Path) -> None:
+        self._workspace = workspace
+
+    def directory(self, *, cached: bool) -> Path:
+        template, directory = self._workspace / "template", self._workspace / f"rendered-{cached}"
+        if not template.exists():
+            snapshot(template)
+        if not directory.exists():
+            render_service(template, directory, cached=cached)
+        return directory
 
 
 @contextmanager

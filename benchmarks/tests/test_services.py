@@ -17,7 +17,7 @@ from benchmarks.harness.drivers import Driver, DriverError, Load
 from benchmarks.harness.environment import Environment
 from benchmarks.harness.results import Round, Sample
 from benchmarks.harness.rounds import answered_share, undisturbed, warm_up
-from benchmarks.harness.services import Service, ServiceDied, running
+from benchmarks.harness.services import Renderings, Service, ServiceDied, running
 
 SERVER = """
     import http.server, os, sys
@@ -97,7 +97,7 @@ def test_the_log_of_a_service_that_died_says_more_than_the_client(home: Path) ->
     load = Load(port=1, requests=[b""], clients=1, seconds=1)
     with running(service(SERVER), workers=1, cached=False, directory=home, variables={}, workspace=home) as one:
         one.wait_until_ready()
-        nothing = Environment(home, {}, {}, cast(Any, None), (), one.process, True, {})
+        nothing = Environment(home, {}, Renderings(home), cast(Any, None), (), one.process, True, {})
         with pytest.raises(DriverError):
             warm_up(one, load, cast(Driver, driver), nothing)
         os.kill(one.process.pid, signal.SIGKILL)

@@ -38,6 +38,14 @@ def until(is_done: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def until_ended(process: psutil.Process) -> None:
+    """Wait for a process of this test without reaping it: its exit code can be read afterwards.
+
+    Python restores the default signal handlers before it exits. A further SIGTERM kills it then.
+    """
+    until(lambda: process.status() == psutil.STATUS_ZOMBIE)
+
+
 def master_of(port: int | None) -> psutil.Process:
     """Return the gunicorn that this test has started on the port."""
     for process in psutil.Process().children():

@@ -15,8 +15,6 @@ from tests.internals.fault_proxy import FaultProxy, fault_proxy
 from tests.internals.valkey_server import own_server
 
 LIMIT_S = 0.2
-# These machines may be busy.
-BRIEF_S = 0.5
 
 
 class Heard:
@@ -186,8 +184,8 @@ async def test_a_late_reply_ends_the_connection_for_all_and_the_next_is_a_new_on
     asked = [behind.execute(("GET", "key")) for _ in range(10)]
     replies = await asyncio.gather(*asked, return_exceptions=True)
 
-    # The event loop counts milliseconds.
-    assert LIMIT_S - 0.01 < time.monotonic() - started < LIMIT_S + BRIEF_S
+    # The event loop counts milliseconds. One after the other, they would take ten times the limit.
+    assert LIMIT_S - 0.01 < time.monotonic() - started < 10 * LIMIT_S
     assert {type(reply) for reply in replies} == {TimeoutError}
     assert len({id(reply) for reply in replies}) == 10
     assert heard.losses == 1

@@ -19,7 +19,7 @@ from app.core.server import worker as server
 from app.core.settings.telemetry import TelemetrySettings
 from app.core.telemetry.requests import Telemetry
 from tests.core.serving import serving
-from tests.internals.commands import master_of, until
+from tests.internals.commands import master_of, until, until_ended
 from tests.internals.load import load
 from tests.internals.server import served
 
@@ -51,8 +51,7 @@ def test_reloads_new_workers_and_stops_lose_no_request(capsys: pytest.CaptureFix
             until(lambda: not listens(other))
             answered = requests.answered
             until(lambda: requests.answered > answered + 50)
-        # Another SIGTERM would end it while Python finalizes.
-        until(lambda: reloaded.status() == psutil.STATUS_ZOMBIE)
+            until_ended(reloaded)
 
     assert requests.lost == []
     log = capsys.readouterr().out
