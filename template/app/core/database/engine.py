@@ -1,6 +1,7 @@
 """The engine, its connection pool and the gate in front of the pool: one set for each process."""
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -39,7 +40,8 @@ Run = Callable[[], Awaitable[list[Row]]]
 Around = Callable[[Run, PoolProxiedConnection], Awaitable[list[Row]]]
 
 SETTLE_TIMEOUT_S = 0.5
-# An error that comes again this soon after a reconnect is none of the connection.
+# Connections are replaced at most once in this time: if the error comes again, the server is its
+# cause.
 RECURRENCE_S = 1.0
 # The gates of all pools of this process.
 gates: WeakSet[Gate] = WeakSet()
@@ -58,8 +60,7 @@ class Database:
         self._gate: Gate | None = None
         # Connections of an earlier generation are replaced on checkout.
         self._generation = 0
-        # The last error that had a connection replaced.
-        self._cause: type[BaseException] | None = None
+        self._replaced_s = -math.inf
 
     def open(
         self, settings: DatabaseSettings, *, pool_size: int, variable: str = "DATABASE_URL"
@@ -77,6 +78,8 @@ class Database:
             pool_timeout=settings.database_pool_timeout_s,
             # The connection used last has the warmest caches; the others may idle out.
             pool_use_lifo=True,
+            # The workers of a fleet must not all reconnect at once.
+            pool_recycle=settings.database_connection_lifetime_s * random.uniform(0.8, 1),  # noqa: S311
             connect_args={
                 "timeout": settings.database_connect_timeout_s,
                 # Measured by the client, so it also ends a wait for a server that is gone.
@@ -85,7 +88,7 @@ class Database:
             # Values may be personal data, which must not reach the log.
             hide_parameters=True,
         )
-        self._listen(self._engine, variable, settings.database_connection_lifetime_s)
+        self._listen(self._engine, variable)
         self._autocommit_engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._gate = Gate(pool_size, timeout_s=settings.database_pool_timeout_s)
         gates.add(self._gate)
@@ -173,27 +176,22 @@ class Database:
         return kind.problem(refused_field(error, names))
 
     def _replace(self, info: dict[Any, Any], error: BaseException) -> Kind:
-        """Have connections replaced because of an error, unless that did not help just now."""
-        if (
-            info.get("cause") is type(error)
-            and not isinstance(error, OUTDATED)
-            and monotonic() < info["opened_s"] + RECURRENCE_S
-        ):
+        """Have all connections replaced, because they lead to the same server."""
+        if info.get("generation") != self._generation:
+            return Kind.CONNECTION
+        now_s = monotonic()
+        # Migrations follow each other quickly, but each error of theirs is cured by a reconnect.
+        if now_s < self._replaced_s + RECURRENCE_S and not isinstance(error, OUTDATED):
             return Kind.UNAVAILABLE
-        self._cause = type(error)
-        if isinstance(error, asyncpg.InternalServerError):
-            info["generation"] = None
-        elif info.get("generation") == self._generation:
-            # The other connections lead to the same server, so they are replaced as well.
-            self._generation += 1
+        self._generation += 1
+        self._replaced_s = now_s
         return Kind.CONNECTION
 
-    def _listen(self, engine: AsyncEngine, variable: str, lifetime_s: float) -> None:
+    def _listen(self, engine: AsyncEngine, variable: str) -> None:
         """Register listeners: connect, replace on checkout, count statements, translate errors.
 
-        Closed, expired and outdated connections are replaced. This needs no round trip: the
-        driver notices when the server closes a connection. Lifetimes vary by up to a fifth, so that
-        the connections of a fleet are not all replaced at once.
+        Closed and outdated connections are replaced. This needs no round trip: the driver notices
+        when the server closes a connection.
         """
         # Connection options from the file, after the server refused those of the settings.
         newer: dict[str, Any] = {}
@@ -204,7 +202,7 @@ class Database:
             if not in_greenlet():
                 raise MissingGreenlet
             try:
-                return _connect(dialect, args, options, variable, newer)
+                return _connect(dialect, args, options | newer, variable, newer)
             # The resolver raises UnicodeError for names that cannot be.
             except (dialect.loaded_dbapi.Error, OSError, UnicodeError) as error:
                 state = getattr(error, "sqlstate", None)
@@ -214,18 +212,11 @@ class Database:
         @event.listens_for(engine.sync_engine, "connect")
         def note(_: Any, entry: ConnectionPoolEntry) -> None:
             entry.info["generation"] = self._generation
-            entry.info["cause"] = self._cause
-            entry.info["opened_s"] = monotonic()
-            lifetime = lifetime_s * random.uniform(0.8, 1)  # noqa: S311 - no secret
-            entry.info["expires_s"] = monotonic() + lifetime
 
         @event.listens_for(engine.sync_engine, "checkout")
         def check(dbapi: Any, entry: ConnectionPoolEntry, _: PoolProxiedConnection) -> None:
-            if (
-                dbapi.driver_connection.is_closed()
-                or entry.info["generation"] != self._generation
-                or monotonic() > entry.info["expires_s"]
-            ):
+            is_outdated = entry.info["generation"] != self._generation
+            if is_outdated or dbapi.driver_connection.is_closed():
                 raise DisconnectionError  # The pool connects anew.
 
         @event.listens_for(engine.sync_engine, "before_cursor_execute")
@@ -259,9 +250,8 @@ def _connect(
 ) -> DBAPIConnection:
     """Connect. If the server refuses the role or the password, try the address in the file.
 
-    The address is tried if it differs; `newer` keeps its options for later connections.
+    `newer` keeps the options of this address for later connections.
     """
-    options = options | newer
     try:
         return dialect.connect(*args, **options)
     except dialect.loaded_dbapi.Error as error:
