@@ -18,7 +18,7 @@ from sqlalchemy import Integer, Select, bindparam, inspect
 
 from app.core.database import PreparedRead, ReadSession, Row
 from app.core.http.problems import BadRequest
-from app.core.pagination.keyset import Keyset
+from app.core.pagination.keyset import Keyset, ranges
 from app.core.pagination.page import DEFAULT_LIMIT, ListParams, OrderBy, Page
 from app.core.settings.pagination import PaginationSettings
 
@@ -152,14 +152,14 @@ class PreparedList:
 def _selects(statement: Select[*Ts], keyset: Keyset, cursor: Cursor | None) -> list[Select[*Ts]]:
     """Return a SELECT for each range of the page."""
     if cursor is None:
-        return [statement.order_by(*keyset.ordering())]
-    directed = keyset.reversed() if cursor.backward else keyset
+        return [statement.order_by(*(key.ordering() for key in keyset.keys))]
+    keys = [key.reversed() for key in keyset.keys] if cursor.backward else keyset.keys
     parameters = [
         None if value is None else key.parameter(f"page_{number}", value)
-        for number, (key, value) in enumerate(zip(keyset.keys, cursor.values, strict=True))
+        for number, (key, value) in enumerate(zip(keys, cursor.values, strict=True))
     ]
-    statement = statement.order_by(*directed.ordering())
-    return [statement.where(condition) for condition in directed.ranges(parameters)]
+    statement = statement.order_by(*(key.ordering() for key in keys))
+    return [statement.where(condition) for condition in ranges(keys, parameters)]
 
 
 async def _read(
@@ -222,10 +222,9 @@ def decode(text: str | None, keyset: Keyset) -> Cursor | None:
         raise BadRequest(
             "The cursor is not valid for this list: start again without a cursor."
         ) from error
-    backward, values = orjson.loads(payload)
-    return Cursor(
-        backward, [key.load(value) for key, value in zip(keyset.keys, values, strict=True)]
-    )
+    backward, texts = orjson.loads(payload)
+    keys = zip(keyset.keys, texts, strict=True)
+    return Cursor(backward, [None if text is None else key.load(text) for key, text in keys])
 
 
 def _getter(statement: Select[*tuple[Any, ...]], column: Any) -> Callable[[Row], Any]:
