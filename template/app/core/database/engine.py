@@ -40,8 +40,7 @@ Run = Callable[[], Awaitable[list[Row]]]
 Around = Callable[[Run, PoolProxiedConnection], Awaitable[list[Row]]]
 
 SETTLE_TIMEOUT_S = 0.5
-# Connections are replaced at most once in this time: if the error comes again, the server is its
-# cause.
+# If an error comes again within this time after a reconnect, the server is its cause.
 RECURRENCE_S = 1.0
 # The gates of all pools of this process.
 gates: WeakSet[Gate] = WeakSet()
@@ -177,14 +176,13 @@ class Database:
 
     def _replace(self, info: dict[Any, Any], error: BaseException) -> Kind:
         """Have all connections replaced, because they lead to the same server."""
-        if info.get("generation") != self._generation:
-            return Kind.CONNECTION
-        now_s = monotonic()
-        # Migrations follow each other quickly, but each error of theirs is cured by a reconnect.
-        if now_s < self._replaced_s + RECURRENCE_S and not isinstance(error, OUTDATED):
-            return Kind.UNAVAILABLE
-        self._generation += 1
-        self._replaced_s = now_s
+        if info.get("generation") == self._generation:
+            now_s = monotonic()
+            # Several migrations may follow each other; a reconnect helps after each.
+            if now_s < self._replaced_s + RECURRENCE_S and not isinstance(error, OUTDATED):
+                return Kind.UNAVAILABLE
+            self._generation += 1
+            self._replaced_s = now_s
         return Kind.CONNECTION
 
     def _listen(self, engine: AsyncEngine, variable: str) -> None:
@@ -228,7 +226,7 @@ class Database:
             error = context.original_exception
             execution = context.execution_context
             if execution is None and isinstance(error, (LookupError, ValueError)):
-                # An argument could not be converted: nothing is sent.
+                # An argument could not be converted.
                 return Kind.VALUE.problem() if is_refusal(error) else None
             if not isinstance(driver_error(error), DRIVER_ERRORS):
                 return None
