@@ -57,6 +57,9 @@ class Database:
         self._engine: AsyncEngine | None = None
         self._autocommit_engine: AsyncEngine | None = None
         self._gate: Gate | None = None
+        # The variable of the address, and the options of a newer address in its file.
+        self._variable = ""
+        self._newer: dict[str, Any] = {}
         # Connections of an earlier generation are replaced on checkout.
         self._generation = 0
         self._replaced_s = -math.inf
@@ -87,7 +90,8 @@ class Database:
             # Values may be personal data, which must not reach the log.
             hide_parameters=True,
         )
-        self._listen(self._engine, variable)
+        self._variable, self._newer = variable, {}
+        self._listen(self._engine)
         self._autocommit_engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._gate = Gate(pool_size, timeout_s=settings.database_pool_timeout_s)
         gates.add(self._gate)
@@ -185,27 +189,13 @@ class Database:
             self._replaced_s = now_s
         return Kind.CONNECTION
 
-    def _listen(self, engine: AsyncEngine, variable: str) -> None:
+    def _listen(self, engine: AsyncEngine) -> None:
         """Register listeners: connect, replace on checkout, count statements, translate errors.
 
         Closed and outdated connections are replaced. This needs no round trip: the driver notices
         when the server closes a connection.
         """
-        # Connection options from the file, after the server refused those of the settings.
-        newer: dict[str, Any] = {}
-
-        @event.listens_for(engine.sync_engine, "do_connect")
-        def connect(dialect: Dialect, _: object, args: list[Any], options: dict[str, Any]) -> Any:
-            # `_check_out` catches this. asyncpg would raise it later, with a coroutine unawaited.
-            if not in_greenlet():
-                raise MissingGreenlet
-            try:
-                return _connect(dialect, args, options | newer, variable, newer)
-            # The resolver raises UnicodeError for names that cannot be.
-            except (dialect.loaded_dbapi.Error, OSError, UnicodeError) as error:
-                state = getattr(error, "sqlstate", None)
-                detail = f"refuses the connection ({state})" if state else "cannot be reached"
-                raise Unavailable(f"The database {detail}.") from error
+        event.listen(engine.sync_engine, "do_connect", self._connect)
 
         @event.listens_for(engine.sync_engine, "connect")
         def note(_: Any, entry: ConnectionPoolEntry) -> None:
@@ -238,28 +228,31 @@ class Database:
             ]
             return self._problem(error, context.connection, context.is_disconnect, names)
 
-
-def _connect(
-    dialect: Dialect,
-    args: Sequence[Any],
-    options: dict[str, Any],
-    variable: str,
-    newer: dict[str, Any],
-) -> DBAPIConnection:
-    """Connect. If the server refuses the role or the password, try the address in the file.
-
-    `newer` keeps the options of this address for later connections.
-    """
-    try:
-        return dialect.connect(*args, **options)
-    except dialect.loaded_dbapi.Error as error:
-        refused = (getattr(error, "sqlstate", None) or "").startswith("28")
-        url = await_(asyncio.to_thread(read_again, variable)) if refused else None
-        current = dialect.create_connect_args(url)[1] if url else {}
-        if current.items() <= options.items():
-            raise
-    newer.update(current)
-    return dialect.connect(*args, **options | newer)
+    def _connect(
+        self, dialect: Dialect, _: object, args: list[Any], options: dict[str, Any]
+    ) -> DBAPIConnection:
+        """Connect. If the server refuses the role or the password, try the address in the file."""
+        # `_check_out` catches this. asyncpg would raise it later, with a coroutine unawaited.
+        if not in_greenlet():
+            raise MissingGreenlet
+        options |= self._newer
+        try:
+            try:
+                return dialect.connect(*args, **options)
+            except dialect.loaded_dbapi.Error as error:
+                if not (getattr(error, "sqlstate", None) or "").startswith("28"):
+                    raise
+                url = await_(asyncio.to_thread(read_again, self._variable))
+                current = dialect.create_connect_args(url)[1] if url else {}
+                if current.items() <= options.items():
+                    raise
+            self._newer = current
+            return dialect.connect(*args, **options | current)
+        # The resolver raises UnicodeError for names that cannot be.
+        except (dialect.loaded_dbapi.Error, OSError, UnicodeError) as error:
+            state = getattr(error, "sqlstate", None)
+            detail = f"refuses the connection ({state})" if state else "cannot be reached"
+            raise Unavailable(f"The database {detail}.") from error
 
 
 async def settle(connection: PoolProxiedConnection, sql: str = "SELECT") -> None:
