@@ -243,7 +243,7 @@ class Database:
                 if not (getattr(error, "sqlstate", None) or "").startswith("28"):
                     raise
                 url = await_(asyncio.to_thread(read_again, self._variable))
-                current = dialect.create_connect_args(url)[1] if url else {}
+                current = dict(dialect.create_connect_args(url)[1]) if url else {}
                 if current.items() <= options.items():
                     raise
             self._newer = current
