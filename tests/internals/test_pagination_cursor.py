@@ -190,6 +190,15 @@ async def test_a_page_is_a_range_of_the_index(
         assert "Sort" not in found
 
 
+def test_columns_before_another_direction_are_one_range() -> None:
+    keyset = Keyset.of((Book.added_at.desc(), Book.title.desc(), Book.id))
+    values = [bindparam(None, None, key.type) for key in keyset.keys]
+
+    (condition,) = ranges(keyset.keys, values)
+
+    assert str(condition).startswith("(test_books.added_at, test_books.title) <= (")
+
+
 async def test_without_its_index_a_page_is_no_range() -> None:
     async with database.engine.begin() as connection:
         await connection.execute(text("DROP INDEX ix_test_books_added_at_id"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, time
 from decimal import Decimal
 from functools import cached_property
+from itertools import takewhile
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -151,18 +152,22 @@ def ranges(keys: Sequence[Key], values: Sequence[Value]) -> list[ColumnElement[b
     A nullable column has two ranges in the index: its NULLs and its other values.
     """
     key, value = keys[0], values[0]
-    if all(not each.nullable and each.descending == key.descending for each in keys):
-        # Columns in the same direction are compared as one row, which is one range of the index.
-        here = tuple_(*(each.column for each in keys))
-        there = tuple_(*values, types=[each.type for each in keys])
-        return [here < there if key.descending else here > there]
-    behind = or_(*ranges(keys[1:], values[1:]))
     if value is None:
-        nulls = and_(key.column.is_(None), behind)
+        nulls = and_(key.column.is_(None), or_(*ranges(keys[1:], values[1:])))
         return [nulls, key.column.is_not(None)] if key.nulls_first else [nulls]
-    strictly = key.column < value if key.descending else key.column > value
-    # This condition is the range of the index; the next one excludes the start of the range.
-    range_ = key.column <= value if key.descending else key.column >= value
-    others = and_(range_, or_(strictly, and_(key.column == value, behind)))
+    # Columns in the same direction are compared as one row, which is one range of the index.
+    way = key.descending
+    alike = list(takewhile(lambda each: not each.nullable and each.descending == way, keys))
+    here, there, n = key.column, value, max(1, len(alike))
+    if n > 1:
+        here = tuple_(*(each.column for each in alike))
+        there = tuple_(*values[:n], types=[each.type for each in alike])
+    strictly = here < there if key.descending else here > there
+    if n == len(keys):
+        return [strictly]
+    # The first condition is the range of the index; the second excludes the start of the range.
+    range_ = here <= there if key.descending else here >= there
+    behind = and_(here == there, or_(*ranges(keys[n:], values[n:])))
+    others = and_(range_, or_(strictly, behind))
     nulls_follow = key.nullable and not key.nulls_first
     return [others, key.column.is_(None)] if nulls_follow else [others]
