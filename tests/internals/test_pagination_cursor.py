@@ -190,7 +190,7 @@ async def test_a_page_is_a_range_of_the_index(
         assert "Sort" not in found
 
 
-def test_columns_before_another_direction_are_one_range() -> None:
+async def test_columns_before_another_direction_are_one_range() -> None:
     keyset = Keyset.of((Book.added_at.desc(), Book.title.desc(), Book.id))
     values = [bindparam(None, None, key.type) for key in keyset.keys]
 
