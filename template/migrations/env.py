@@ -27,27 +27,20 @@ from app.settings import get_settings
 LOCK = int.from_bytes(b"alembic", "big")
 LOCK_TIMEOUT = "55P03"
 
-
-def record(*, step: Any, **_: Any) -> None:
-    """Tell the command which revision was applied."""
-    context.config.attributes.setdefault("applied", []).append(step.up_revision_id)
-
-
+# For `app.core.database.migrations`.
+applied = context.config.attributes.setdefault("applied", [])
 CORE = context.config.attributes.get("line") == "core"
 TABLES_OF_CORE = {"alembic_version_core", *core_metadata.tables}
 OPTIONS: Any = {
     "target_metadata": core_metadata if CORE else Base.metadata,
     "version_table": "alembic_version_core" if CORE else "alembic_version",
     "transaction_per_migration": True,
-    "on_version_apply": record,
+    "on_version_apply": lambda *, step, **_: applied.append(step.up_revision_id),
 }
 
 
 def run(connection: Connection) -> None:
-    """Run each migration in a transaction of its own, which a failure rolls back.
-
-    So a migration may use a value that the one before has added to an enum.
-    """
+    """Run each migration in a transaction: it may use an enum's value that the one before added."""
     event.listen(connection, "begin", limit_waits)
     context.configure(
         connection=connection, include_schemas=True, include_name=is_compared, **OPTIONS
@@ -83,12 +76,11 @@ async def wait_for_turn(turn: AsyncConnection) -> None:
     theirs. It polls, because CREATE INDEX CONCURRENTLY waits for every running query.
     """
     timeout_s = get_settings().migration_wait_timeout_s
-    deadline = monotonic() + timeout_s
-    waits = False
+    deadline = None
     while not await turn.scalar(select(func.pg_try_advisory_xact_lock(LOCK))):
         await turn.rollback()
-        if not waits:
-            waits = True
+        if deadline is None:
+            deadline = monotonic() + timeout_s
             print(f"Another migration runs. Waiting up to {timeout_s} s.", file=sys.stderr)
         if monotonic() > deadline:
             raise CommandError(
@@ -125,11 +117,10 @@ async def connect() -> None:
                 raise CommandError(
                     f"A migration waited {settings.migration_lock_timeout_s} s for a lock that "
                     "another transaction holds, and was rolled back. Those before it are kept. "
-                    "Run it again when that "
-                    "transaction has ended (pg_stat_activity.xact_start shows its age), or raise "
-                    f"MIGRATION_LOCK_TIMEOUT_S. The statement that waited: {error.statement}"
+                    "Run it again when that transaction has ended (pg_stat_activity.xact_start "
+                    "shows its age), or raise MIGRATION_LOCK_TIMEOUT_S. The statement that waited: "
+                    f"{error.statement}"
                 ) from error
-    await engine.dispose()
 
 
 if context.is_offline_mode():

@@ -43,7 +43,7 @@ from sqlalchemy.orm.exc import UnmappedColumnError
 from app.core.database import ReadSession, Row, WriteSession, database
 from app.core.http.problems import BadRequest
 from app.core.pagination import Page, PageParams, PreparedList, page_response, paginate
-from app.core.pagination.keyset import Keyset
+from app.core.pagination.keyset import Keyset, ranges
 from tests.core.budget import QueryBudget
 from tests.core.plans import plan
 from tests.internals.tables import Book, Shelf, tables
@@ -177,10 +177,11 @@ async def test_a_page_is_a_range_of_the_index(
     keyset = Keyset.of(order_by)
     where = [column.column.is_not(None) for column in keyset.keys]
     row = (await ReadSession().rows(select(*(k.column for k in keyset.keys)).where(*where)))[0]
-    ranges = keyset.ranges(
-        [bindparam(None, value, k.column.type) for k, value in zip(keyset.keys, row, strict=True)]
-    )
-    pages = [select(Book).where(each).order_by(*order_by).limit(8) for each in ranges]
+    values = [
+        bindparam(None, value, k.column.type) for k, value in zip(keyset.keys, row, strict=True)
+    ]
+    conditions_of_pages = ranges(keyset.keys, values)
+    pages = [select(Book).where(each).order_by(*order_by).limit(8) for each in conditions_of_pages]
     plans = [await plan(literal_sql(page)) for page in pages]
 
     for found, condition in zip(plans, conditions, strict=True):
@@ -189,10 +190,19 @@ async def test_a_page_is_a_range_of_the_index(
         assert "Sort" not in found
 
 
+async def test_columns_before_another_direction_are_one_range() -> None:
+    keyset = Keyset.of((Book.added_at.desc(), Book.title.desc(), Book.id))
+    values = [bindparam(None, None, key.type) for key in keyset.keys]
+
+    (condition,) = ranges(keyset.keys, values)
+
+    assert str(condition).startswith("(test_books.added_at, test_books.title) <= (")
+
+
 async def test_without_its_index_a_page_is_no_range() -> None:
     async with database.engine.begin() as connection:
         await connection.execute(text("DROP INDEX ix_test_books_added_at_id"))
-    beyond = Keyset.of(NEWEST_FIRST).ranges([func.now(), func.gen_random_uuid()])[0]
+    beyond = ranges(Keyset.of(NEWEST_FIRST).keys, [func.now(), func.gen_random_uuid()])[0]
 
     page = select(Book).where(beyond).order_by(*NEWEST_FIRST).limit(8)
     found = await plan(literal_sql(page))

@@ -9,6 +9,9 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+NOW = sa.text("now()")
+TIME = sa.DateTime(timezone=True)
+
 
 def upgrade() -> None:
     op.create_table(
@@ -19,15 +22,8 @@ def upgrade() -> None:
         sa.Column("arguments", JSONB(), nullable=False),
         sa.Column("key", sa.Text(), nullable=True),
         sa.Column("request_id", sa.Text(), nullable=False),
-        sa.Column(
-            "created_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("now()"),
-            nullable=False,
-        ),
-        sa.Column(
-            "due_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", TIME, server_default=NOW, nullable=False),
+        sa.Column("due_at", TIME, server_default=NOW, nullable=False),
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("deliveries", sa.Integer(), server_default="0", nullable=False),
         sa.Column("state", sa.Text(), server_default="waiting", nullable=False),

@@ -11,6 +11,9 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+TIME = sa.DateTime(timezone=True)
+NOW = sa.func.clock_timestamp()
+
 
 def upgrade() -> None:
     op.create_table(
@@ -19,13 +22,8 @@ def upgrade() -> None:
         sa.Column("email", sa.String(254), nullable=False),
         sa.Column("name", sa.String(100), nullable=False),
         sa.Column("bio", sa.String(500), nullable=True),
-        sa.Column(
-            "created_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.func.clock_timestamp(),
-            nullable=False,
-        ),
-        sa.Column("welcomed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("created_at", TIME, server_default=NOW, nullable=False),
+        sa.Column("welcomed_at", TIME, nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
         sa.UniqueConstraint("email", name=op.f("uq_users_email")),
     )
@@ -36,12 +34,7 @@ def upgrade() -> None:
         sa.Column("author_id", sa.Uuid(), nullable=False),
         sa.Column("title", sa.String(200), nullable=False),
         sa.Column("body", sa.Text(), nullable=False),
-        sa.Column(
-            "created_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.func.clock_timestamp(),
-            nullable=False,
-        ),
+        sa.Column("created_at", TIME, server_default=NOW, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_posts")),
         sa.ForeignKeyConstraint(["author_id"], ["users.id"], name=op.f("fk_posts_author_id")),
     )

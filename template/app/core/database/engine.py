@@ -1,6 +1,7 @@
 """The engine, its connection pool and the gate in front of the pool: one set for each process."""
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -39,7 +40,7 @@ Run = Callable[[], Awaitable[list[Row]]]
 Around = Callable[[Run, PoolProxiedConnection], Awaitable[list[Row]]]
 
 SETTLE_TIMEOUT_S = 0.5
-# An error that comes again this soon after a reconnect is none of the connection.
+# If an error comes again within this time after a reconnect, the server is its cause.
 RECURRENCE_S = 1.0
 # The gates of all pools of this process.
 gates: WeakSet[Gate] = WeakSet()
@@ -56,10 +57,12 @@ class Database:
         self._engine: AsyncEngine | None = None
         self._autocommit_engine: AsyncEngine | None = None
         self._gate: Gate | None = None
+        # The variable of the address, and the options of a newer address in its file.
+        self._variable = ""
+        self._newer: dict[str, Any] = {}
         # Connections of an earlier generation are replaced on checkout.
         self._generation = 0
-        # The last error that had a connection replaced.
-        self._cause: type[BaseException] | None = None
+        self._replaced_s = -math.inf
 
     def open(
         self, settings: DatabaseSettings, *, pool_size: int, variable: str = "DATABASE_URL"
@@ -77,6 +80,8 @@ class Database:
             pool_timeout=settings.database_pool_timeout_s,
             # The connection used last has the warmest caches; the others may idle out.
             pool_use_lifo=True,
+            # The workers of a fleet must not all reconnect at once.
+            pool_recycle=settings.database_connection_lifetime_s * random.uniform(0.8, 1),  # noqa: S311
             connect_args={
                 "timeout": settings.database_connect_timeout_s,
                 # Measured by the client, so it also ends a wait for a server that is gone.
@@ -85,7 +90,8 @@ class Database:
             # Values may be personal data, which must not reach the log.
             hide_parameters=True,
         )
-        self._listen(self._engine, variable, settings.database_connection_lifetime_s)
+        self._variable, self._newer = variable, {}
+        self._listen(self._engine)
         self._autocommit_engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._gate = Gate(pool_size, timeout_s=settings.database_pool_timeout_s)
         gates.add(self._gate)
@@ -173,59 +179,32 @@ class Database:
         return kind.problem(refused_field(error, names))
 
     def _replace(self, info: dict[Any, Any], error: BaseException) -> Kind:
-        """Have connections replaced because of an error, unless that did not help just now."""
-        if (
-            info.get("cause") is type(error)
-            and not isinstance(error, OUTDATED)
-            and monotonic() < info["opened_s"] + RECURRENCE_S
-        ):
-            return Kind.UNAVAILABLE
-        self._cause = type(error)
-        if isinstance(error, asyncpg.InternalServerError):
-            info["generation"] = None
-        elif info.get("generation") == self._generation:
-            # The other connections lead to the same server, so they are replaced as well.
+        """Have all connections replaced, because they lead to the same server."""
+        if info.get("generation") == self._generation:
+            now_s = monotonic()
+            # Several migrations may follow each other; a reconnect helps after each.
+            if now_s < self._replaced_s + RECURRENCE_S and not isinstance(error, OUTDATED):
+                return Kind.UNAVAILABLE
             self._generation += 1
+            self._replaced_s = now_s
         return Kind.CONNECTION
 
-    def _listen(self, engine: AsyncEngine, variable: str, lifetime_s: float) -> None:
+    def _listen(self, engine: AsyncEngine) -> None:
         """Register listeners: connect, replace on checkout, count statements, translate errors.
 
-        Closed, expired and outdated connections are replaced. This needs no round trip: the
-        driver notices when the server closes a connection. Lifetimes vary by up to a fifth, so that
-        the connections of a fleet are not all replaced at once.
+        Closed and outdated connections are replaced. This needs no round trip: the driver notices
+        when the server closes a connection.
         """
-        # Connection options from the file, after the server refused those of the settings.
-        newer: dict[str, Any] = {}
-
-        @event.listens_for(engine.sync_engine, "do_connect")
-        def connect(dialect: Dialect, _: object, args: list[Any], options: dict[str, Any]) -> Any:
-            # `_check_out` catches this. asyncpg would raise it later, with a coroutine unawaited.
-            if not in_greenlet():
-                raise MissingGreenlet
-            try:
-                return _connect(dialect, args, options, variable, newer)
-            # The resolver raises UnicodeError for names that cannot be.
-            except (dialect.loaded_dbapi.Error, OSError, UnicodeError) as error:
-                state = getattr(error, "sqlstate", None)
-                detail = f"refuses the connection ({state})" if state else "cannot be reached"
-                raise Unavailable(f"The database {detail}.") from error
+        event.listen(engine.sync_engine, "do_connect", self._connect)
 
         @event.listens_for(engine.sync_engine, "connect")
         def note(_: Any, entry: ConnectionPoolEntry) -> None:
             entry.info["generation"] = self._generation
-            entry.info["cause"] = self._cause
-            entry.info["opened_s"] = monotonic()
-            lifetime = lifetime_s * random.uniform(0.8, 1)  # noqa: S311 - no secret
-            entry.info["expires_s"] = monotonic() + lifetime
 
         @event.listens_for(engine.sync_engine, "checkout")
         def check(dbapi: Any, entry: ConnectionPoolEntry, _: PoolProxiedConnection) -> None:
-            if (
-                dbapi.driver_connection.is_closed()
-                or entry.info["generation"] != self._generation
-                or monotonic() > entry.info["expires_s"]
-            ):
+            is_outdated = entry.info["generation"] != self._generation
+            if is_outdated or dbapi.driver_connection.is_closed():
                 raise DisconnectionError  # The pool connects anew.
 
         @event.listens_for(engine.sync_engine, "before_cursor_execute")
@@ -237,7 +216,7 @@ class Database:
             error = context.original_exception
             execution = context.execution_context
             if execution is None and isinstance(error, (LookupError, ValueError)):
-                # An argument could not be converted: nothing is sent.
+                # An argument could not be converted.
                 return Kind.VALUE.problem() if is_refusal(error) else None
             if not isinstance(driver_error(error), DRIVER_ERRORS):
                 return None
@@ -249,29 +228,31 @@ class Database:
             ]
             return self._problem(error, context.connection, context.is_disconnect, names)
 
-
-def _connect(
-    dialect: Dialect,
-    args: Sequence[Any],
-    options: dict[str, Any],
-    variable: str,
-    newer: dict[str, Any],
-) -> DBAPIConnection:
-    """Connect. If the server refuses the role or the password, try the address in the file.
-
-    The address is tried if it differs; `newer` keeps its options for later connections.
-    """
-    options = options | newer
-    try:
-        return dialect.connect(*args, **options)
-    except dialect.loaded_dbapi.Error as error:
-        refused = (getattr(error, "sqlstate", None) or "").startswith("28")
-        url = await_(asyncio.to_thread(read_again, variable)) if refused else None
-        current = dialect.create_connect_args(url)[1] if url else {}
-        if current.items() <= options.items():
-            raise
-    newer.update(current)
-    return dialect.connect(*args, **options | newer)
+    def _connect(
+        self, dialect: Dialect, _: object, args: list[Any], options: dict[str, Any]
+    ) -> DBAPIConnection:
+        """Connect. If the server refuses the role or the password, try the address in the file."""
+        # `_check_out` catches this. asyncpg would raise it later, with a coroutine unawaited.
+        if not in_greenlet():
+            raise MissingGreenlet
+        options |= self._newer
+        try:
+            try:
+                return dialect.connect(*args, **options)
+            except dialect.loaded_dbapi.Error as error:
+                if not (getattr(error, "sqlstate", None) or "").startswith("28"):
+                    raise
+                url = await_(asyncio.to_thread(read_again, self._variable))
+                current = dict(dialect.create_connect_args(url)[1]) if url else {}
+                if current.items() <= options.items():
+                    raise
+            self._newer = current
+            return dialect.connect(*args, **options | current)
+        # The resolver raises UnicodeError for names that cannot be.
+        except (dialect.loaded_dbapi.Error, OSError, UnicodeError) as error:
+            state = getattr(error, "sqlstate", None)
+            detail = f"refuses the connection ({state})" if state else "cannot be reached"
+            raise Unavailable(f"The database {detail}.") from error
 
 
 async def settle(connection: PoolProxiedConnection, sql: str = "SELECT") -> None:

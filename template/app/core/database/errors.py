@@ -15,13 +15,7 @@ from fastapi import FastAPI, Request, Response
 from sqlalchemy import Dialect
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from app.core.http.problems import (
-    Conflict,
-    Problem,
-    Unavailable,
-    Unprocessable,
-    problem_response,
-)
+from app.core.http.problems import Conflict, Problem, Unavailable, Unprocessable, problem_response
 
 DRIVER_ERRORS = (
     asyncpg.PostgresError,
@@ -44,7 +38,6 @@ class Kind(Enum):
     CONFLICT = Conflict, "The request contradicts stored data."
     TIMEOUT = Unavailable, "The database did not answer in time."
     UNAVAILABLE = Unavailable, "The database cannot serve the request now."
-    # This connection is unusable; a new one may work.
     CONNECTION = Disconnected, "The connection to the database cannot serve the request."
     PROGRAM = Problem, "An unexpected error of the database."
 
@@ -115,8 +108,7 @@ def is_rollback(error: BaseException) -> bool:
         # outcome open.
         known = cause.severity_en in (None, "ERROR")
         return known and not (cause.sqlstate or "").startswith(("08", "40003"))
-    # The driver raises it before the statement runs.
-    return isinstance(cause, asyncpg.InterfaceError)
+    return isinstance(cause, asyncpg.InterfaceError)  # Before the statement ran, too.
 
 
 def is_refusal(error: BaseException) -> bool:

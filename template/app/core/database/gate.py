@@ -70,7 +70,7 @@ class Gate:
     def refuse_holder(self) -> None:
         """Raise RuntimeError when this task's own transaction holds a slot: it may deadlock."""
         slot = current_slot.get()
-        if slot is not None and slot.holds(self):
+        if slot is not None and slot.is_held and slot.gate is self:
             raise RuntimeError(
                 "This task's WriteSession holds a connection already: read through that session. "
                 "A WriteSession is accepted wherever a ReadSession is."
@@ -96,24 +96,21 @@ class Slot:
     """The slot of one transaction, held from its first statement to its end."""
 
     def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-        self._held = False
-
-    def holds(self, gate: Gate) -> bool:
-        return self._held and self._gate is gate
+        self.gate = gate
+        self.is_held = False
 
     async def take(self) -> None:
         """Take a slot of the gate, unless this transaction holds one; errors as from `acquire`."""
-        if not self._held:
-            await self._gate.acquire()
-            self._held = True
+        if not self.is_held:
+            await self.gate.acquire()
+            self.is_held = True
             current_slot.set(self)
 
     def release(self) -> None:
         """Return the slot, if it is held."""
-        if self._held:
-            self._held = False
-            self._gate.release()
+        if self.is_held:
+            self.is_held = False
+            self.gate.release()
 
 
 # The last transaction of this task that took a slot; tasks that it starts inherit it.

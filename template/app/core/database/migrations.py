@@ -23,11 +23,7 @@ def configuration(line: str) -> Config:
 
 
 def upgrade() -> str:
-    """Apply the migrations that the database does not have yet, and return a report.
-
-    Raises:
-        CommandError: when a migration cannot be applied.
-    """
+    """Apply the migrations that the database lacks; return a report, or raise CommandError."""
     applied: list[str] = []
     report = "The database is up to date."
     for config in (configuration("core"), configuration("versions")):

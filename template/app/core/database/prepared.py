@@ -60,7 +60,8 @@ class Prepared:
         self._names = [str(column.key) for column in columns]
         if twice := {name for name in self._names if self._names.count(name) > 1}:
             raise ValueError(f"two columns are called {', '.join(sorted(twice))}: label one")
-        _rows_maker(self._names, {})  # Raises for invalid names, here and not at the first call.
+        # Raises for invalid names, here and not at the first call.
+        _rows_maker(self._names, [None] * len(columns))
         self._types = [column.type.dialect_impl(DIALECT) for column in columns]
         self._make_rows: Callable[[Sequence[Sequence[Any]]], list[Row]] | None = None
 
@@ -92,8 +93,9 @@ class Prepared:
                 # The first call asks the server for the types: some processors depend on them.
                 statement = await driver.prepare(self.sql)
                 records = await statement.fetch(*arguments)
-                oids = [attribute.type.oid for attribute in statement.get_attributes()]
-                self._make_rows = _rows_maker(self._names, self._result_processors(oids))
+                kinds = zip(self._types, statement.get_attributes(), strict=True)
+                processors = [each.result_processor(DIALECT, sent.type.oid) for each, sent in kinds]
+                self._make_rows = _rows_maker(self._names, processors)
             else:
                 records = await driver.fetch(self.sql, *arguments)
         except asyncpg.DataError as error:
@@ -126,13 +128,6 @@ class Prepared:
                 raise asyncpg.DataError(refusal) from error
         return arguments
 
-    def _result_processors(self, oids: Sequence[int]) -> dict[int, Processor]:
-        processors = {
-            index: type_.result_processor(DIALECT, oid)
-            for index, (type_, oid) in enumerate(zip(self._types, oids, strict=True))
-        }
-        return {index: process for index, process in processors.items() if process}
-
 
 class PreparedRead(Prepared):
     """A SELECT for `session.fetch` and `session.fetch_one`."""
@@ -164,7 +159,7 @@ def _as_literal(element: ClauseElement, **_: Any) -> ClauseElement | None:
 
 
 def _rows_maker(
-    names: Sequence[str], processors: Mapping[int, Processor]
+    names: Sequence[str], processors: Sequence[Processor | None]
 ) -> Callable[[Sequence[Sequence[Any]]], list[Row]]:
     """Return a function that turns records into dicts, nested by the dots in the names.
 
@@ -173,13 +168,10 @@ def _rows_maker(
     if not names:
         return lambda _: []  # A write without RETURNING.
     variables = [f"v{index}" for index in range(len(names))]
-    values = [
-        f"p{index}({variable})" if index in processors else variable
-        for index, variable in enumerate(variables)
-    ]
+    functions = {f"process_{each}": p for each, p in zip(variables, processors, strict=True) if p}
+    values = [f"process_{v}({v})" if f"process_{v}" in functions else v for v in variables]
     row = _display(list(zip(names, variables, values, strict=True)))
     source = f"lambda records: [{row} for {', '.join(variables)}, in records]"
-    functions = {f"p{index}": process for index, process in processors.items()}
     # The source contains the names of columns only, quoted.
     make: Callable[[Sequence[Sequence[Any]]], list[Row]] = eval(source, functions)  # noqa: S307
     return make

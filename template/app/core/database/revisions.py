@@ -26,18 +26,18 @@ _NAMES = ("revision", "down_revision", "depends_on")
 class Revisions(NamedTuple):
     """Alembic's revisions of this release, and the last ones among them.
 
-    `problem` says why the last ones are unknown; then `heads` is empty.
+    `problem` says why they are unknown.
     """
 
-    known: frozenset[str]
-    heads: frozenset[str]
+    known: frozenset[str] = frozenset()
+    heads: frozenset[str] = frozenset()
     problem: str | None = None
 
 
 def read_revisions(*directories: Path) -> Revisions:
     """Read the revisions in `directories` without Alembic, which takes 10 MB and 0.5 s.
 
-    The heads are unknown if a revision follows a label, or is no literal: only Alembic resolves it.
+    They are unknown if a revision follows a label, or is no literal: only Alembic resolves it.
     """
     known: set[str] = set()
     followed: set[str] = set()
@@ -45,25 +45,24 @@ def read_revisions(*directories: Path) -> Revisions:
         if path.name == "__init__.py":
             continue
         try:
-            names = dict(_references(path))
+            names = dict(_assignments(path))
             known |= names.pop("revision")
         except (KeyError, SyntaxError, TypeError, ValueError):
-            return Revisions(frozenset(), frozenset(), f"unknown: cannot read {path.name}")
+            return Revisions(problem=f"unknown: cannot read {path.name}")
         followed.update(*names.values())
     if labels := followed - known:
-        problem = f"unknown: no revision {', '.join(sorted(labels))}"
-        return Revisions(frozenset(known), frozenset(), problem)
+        return Revisions(problem=f"unknown: no revision {', '.join(sorted(labels))}")
     return Revisions(frozenset(known), frozenset(known - followed))
 
 
-def _references(path: Path) -> Iterator[tuple[str, set[str]]]:
-    """Yield `revision`, `down_revision` and `depends_on` of a file, with the names in each."""
+def _assignments(path: Path) -> Iterator[tuple[str, set[str]]]:
+    """Yield the names in `revision`, `down_revision` and `depends_on` of a file."""
     for node in ast.parse(path.read_bytes()).body:
-        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
-            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-            if isinstance(target, ast.Name) and target.id in _NAMES:
-                value = ast.literal_eval(node.value) or ()
-                yield target.id, {value} if isinstance(value, str) else set(value)
+        match node:
+            case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, value):
+                if name in _NAMES and value is not None:
+                    names = ast.literal_eval(value) or ()
+                    yield name, {names} if isinstance(names, str) else set(names)
 
 
 async def missing_heads(database: Database, revisions: Revisions) -> frozenset[str]:

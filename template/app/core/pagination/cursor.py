@@ -18,7 +18,7 @@ from sqlalchemy import Integer, Select, bindparam, inspect
 
 from app.core.database import PreparedRead, ReadSession, Row
 from app.core.http.problems import BadRequest
-from app.core.pagination.keyset import Keyset
+from app.core.pagination.keyset import Keyset, ranges
 from app.core.pagination.page import DEFAULT_LIMIT, ListParams, OrderBy, Page
 from app.core.settings.pagination import PaginationSettings
 
@@ -44,12 +44,11 @@ class PageParams(ListParams):
 
 
 class Signer:
-    """Signs cursors with the secret of the settings."""
+    """Signs cursors with the secret of the settings, which the lifespan passes to `open`."""
 
     _key: bytes | None = None
 
     def open(self, settings: PaginationSettings) -> None:
-        """Use the secret of these settings."""
         self._key = settings.cursor_secret.get_secret_value().encode()
 
     def sign(self, payload: bytes, keyset: Keyset) -> bytes:
@@ -100,8 +99,8 @@ async def paginate(
     names = [mapper.get_property_by_column(key.column).key for key in keyset.keys]
     cursor = decode(params.cursor, keyset)
     selects = _selects(statement.limit(params.limit + 1), keyset, cursor)
-    rows = await _read(selects, session.scalars, params.limit + 1)
-    page = _page(rows, params.limit, cursor, keyset, [attrgetter(name) for name in names])
+    getters = [attrgetter(name) for name in names]
+    page = await _page(selects, session.scalars, params.limit, cursor, keyset, getters)
     return Page(items=[convert(row) for row in page.items], next=page.next, prev=page.prev)
 
 
@@ -138,55 +137,48 @@ class PreparedList:
             values |= {f"page_{number}": value for number, value in enumerate(cursor.values)}
         values["page_rows"] = params.limit + 1
 
-        async def fetch(read: PreparedRead) -> list[Row]:
+        def fetch(read: PreparedRead) -> Awaitable[list[Row]]:
             # Each range has only some of the parameters.
-            return await session.fetch(
-                read, **{name: values[name] for name in read.parameters & values.keys()}
-            )
+            names = read.parameters & values.keys()
+            return session.fetch(read, **{name: values[name] for name in names})
 
         reads = self._reads[params.limit == DEFAULT_LIMIT, cursor and cursor.shape]
-        rows = await _read(reads, fetch, params.limit + 1)
-        return _page(rows, params.limit, cursor, self._keyset, self._getters)
+        return await _page(reads, fetch, params.limit, cursor, self._keyset, self._getters)
 
 
 def _selects(statement: Select[*Ts], keyset: Keyset, cursor: Cursor | None) -> list[Select[*Ts]]:
     """Return a SELECT for each range of the page."""
     if cursor is None:
-        return [statement.order_by(*keyset.ordering())]
-    directed = keyset.reversed() if cursor.backward else keyset
+        return [statement.order_by(*(key.ordering() for key in keyset.keys))]
+    keys = [key.reversed() for key in keyset.keys] if cursor.backward else keyset.keys
     parameters = [
         None if value is None else key.parameter(f"page_{number}", value)
-        for number, (key, value) in enumerate(zip(keyset.keys, cursor.values, strict=True))
+        for number, (key, value) in enumerate(zip(keys, cursor.values, strict=True))
     ]
-    statement = statement.order_by(*directed.ordering())
-    return [statement.where(condition) for condition in directed.ranges(parameters)]
+    statement = statement.order_by(*(key.ordering() for key in keys))
+    return [statement.where(condition) for condition in ranges(keys, parameters)]
 
 
-async def _read(
-    statements: Sequence[T], read: Callable[[T], Awaitable[Sequence[Item]]], enough: int
-) -> Sequence[Item]:
-    rows = await read(statements[0])
-    for statement in statements[1:]:
-        if len(rows) < enough:
-            rows = [*rows, *await read(statement)]
-    return rows[:enough]
-
-
-def _page(
-    rows: Sequence[T],
+async def _page(
+    statements: Sequence[T],
+    read: Callable[[T], Awaitable[Sequence[Item]]],
     limit: int,
     cursor: Cursor | None,
     keyset: Keyset,
-    getters: Sequence[Callable[[T], Any]],
-) -> Page[T]:
-    """Return the page of `rows`; a row more than `limit` shows that another page follows."""
+    getters: Sequence[Callable[[Item], Any]],
+) -> Page[Item]:
+    """Read the ranges in turn until there is a row more than `limit`: another page follows."""
+    rows = list(await read(statements[0]))
+    for statement in statements[1:]:
+        if len(rows) <= limit:
+            rows += await read(statement)
     more = len(rows) > limit
-    items = list(rows[:limit])
+    items = rows[:limit]
     backward = cursor is not None and cursor.backward
     if backward:
         items.reverse()
 
-    def position(row: T, *, backward: bool) -> str:
+    def position(row: Item, *, backward: bool) -> str:
         return encode(Cursor(backward, [get(row) for get in getters]), keyset)
 
     # The page that the cursor came from exists; the next one in this direction exists if `more`.
@@ -206,11 +198,7 @@ def encode(cursor: Cursor, keyset: Keyset) -> str:
 
 
 def decode(text: str | None, keyset: Keyset) -> Cursor | None:
-    """Return the cursor, with the values that the driver sends.
-
-    Raises:
-        BadRequest: when the text is malformed, forged, or the cursor of another list.
-    """
+    """Return the cursor; BadRequest if it is malformed, forged, or that of another list."""
     if text is None:
         return None
     try:
@@ -222,10 +210,9 @@ def decode(text: str | None, keyset: Keyset) -> Cursor | None:
         raise BadRequest(
             "The cursor is not valid for this list: start again without a cursor."
         ) from error
-    backward, values = orjson.loads(payload)
-    return Cursor(
-        backward, [key.load(value) for key, value in zip(keyset.keys, values, strict=True)]
-    )
+    backward, texts = orjson.loads(payload)
+    keys = zip(keyset.keys, texts, strict=True)
+    return Cursor(backward, [None if text is None else key.load(text) for key, text in keys])
 
 
 def _getter(statement: Select[*tuple[Any, ...]], column: Any) -> Callable[[Row], Any]:

@@ -48,12 +48,14 @@ class Key:
 
     Attributes:
         type: the type of the column without decorators.
+        load: makes the value that the driver sends of a text of `dump`.
     """
 
     column: Any
     descending: bool
     nulls_first: bool
     type: types.TypeEngine[Any]
+    load: Callable[[str], Any]
 
     @classmethod
     def of(cls, item: Any) -> "Key":
@@ -72,20 +74,17 @@ class Key:
         # SQLAlchemy's own Interval is a decorator as well.
         while isinstance(type_, TypeDecorator) and not isinstance(type_, types.Interval):
             type_ = type_.load_dialect_impl(DIALECT)
-        key = cls(column, descending, nulls_first, type_)
-        if key._loader is None:
-            raise ValueError(f"order_by has {column}: no cursor can carry {type_!r} without a loss")
-        return key
-
-    @cached_property
-    def _loader(self) -> Callable[[str], Any] | None:
-        match self.type:
-            case types.Enum():
-                return str
-            # SQLAlchemy rounds these values.
+        load: Callable[[str], Any] | None
+        match type_:
             case types.Numeric(asdecimal=False) | types.Float(asdecimal=True):
-                return None
-        return _LOADERS.get(self.type.python_type)
+                load = None  # SQLAlchemy rounds these values.
+            case types.Enum():
+                load = str
+            case _:
+                load = _LOADERS.get(type_.python_type)
+        if load is None:
+            raise ValueError(f"order_by has {column}: no cursor can carry {type_!r} without a loss")
+        return cls(column, descending, nulls_first, type_, load)
 
     def dump(self, value: Any) -> str | None:
         """Return the text of a value of the column; None for NULL."""
@@ -95,12 +94,8 @@ class Key:
             return None
         return sent.hex() if isinstance(sent, bytes) else str(sent)
 
-    def load(self, text: str | None) -> Any:
-        """Return what the driver sends for a text of `dump`."""
-        return self._loader(text) if self._loader and text is not None else None
-
     def parameter(self, name: str, value: Any) -> ColumnElement[Any]:
-        """Return a value of `load` to compare with the column; `...` is one that each call passes.
+        """Return a value to compare with the column; `...` stands for one that each call passes.
 
         CHAR and enums are texts to the driver, which PostgreSQL compares otherwise.
         """
@@ -150,45 +145,29 @@ class Keyset:
             for key in self.keys
         )
 
-    def reversed(self) -> "Keyset":
-        return Keyset(tuple(key.reversed() for key in self.keys))
 
-    def ordering(self) -> list[ColumnElement[Any]]:
-        return [key.ordering() for key in self.keys]
+def ranges(keys: Sequence[Key], values: Sequence[Value]) -> list[ColumnElement[bool]]:
+    """Return the conditions for the rows after the row with these values, in order: one or two.
 
-    def ranges(self, values: Sequence[Value]) -> list[ColumnElement[bool]]:
-        """Return the conditions for the rows after the row with these values, in order: one or two.
-
-        A nullable column has two ranges in the index: its NULLs and its other values.
-        """
-        return _ranges(self.keys, values)
-
-
-def _ranges(keys: Sequence[Key], values: Sequence[Value]) -> list[ColumnElement[bool]]:
-    if keys[0].nullable:
-        return _ranges_with_nulls(keys, values)
+    A nullable column has two ranges in the index: its NULLs and its other values.
+    """
+    key, value = keys[0], values[0]
+    if value is None:
+        nulls = and_(key.column.is_(None), or_(*ranges(keys[1:], values[1:])))
+        return [nulls, key.column.is_not(None)] if key.nulls_first else [nulls]
     # Columns in the same direction are compared as one row, which is one range of the index.
-    descending = keys[0].descending
-    alike = list(takewhile(lambda key: not key.nullable and key.descending == descending, keys))
-    n = len(alike)
-    here: Any = tuple_(*(key.column for key in alike)) if n > 1 else keys[0].column
-    there: Any = tuple_(*values[:n], types=[key.type for key in alike]) if n > 1 else values[0]
-    strictly = here < there if descending else here > there
+    way = key.descending
+    alike = list(takewhile(lambda each: not each.nullable and each.descending == way, keys))
+    here, there, n = key.column, value, max(1, len(alike))
+    if n > 1:
+        here = tuple_(*(each.column for each in alike))
+        there = tuple_(*values[:n], types=[each.type for each in alike])
+    strictly = here < there if key.descending else here > there
     if n == len(keys):
         return [strictly]
-    same = and_(*(key.column == value for key, value in zip(alike, values, strict=False)))
-    behind = or_(*_ranges(keys[n:], values[n:]))
-    # The first condition is the range of the index; the second excludes the start of that range.
-    return [and_(here <= there if descending else here >= there, or_(strictly, and_(same, behind)))]
-
-
-def _ranges_with_nulls(keys: Sequence[Key], values: Sequence[Value]) -> list[ColumnElement[bool]]:
-    key, value = keys[0], values[0]
-    behind = or_(*_ranges(keys[1:], values[1:]))
-    if value is None:
-        nulls = and_(key.column.is_(None), behind)
-        return [nulls, key.column.is_not(None)] if key.nulls_first else [nulls]
-    strictly = key.column < value if key.descending else key.column > value
-    range_ = key.column <= value if key.descending else key.column >= value
-    others = and_(range_, or_(strictly, and_(key.column == value, behind)))
-    return [others] if key.nulls_first else [others, key.column.is_(None)]
+    # The first condition is the range of the index; the second excludes the start of the range.
+    range_ = here <= there if key.descending else here >= there
+    behind = and_(here == there, or_(*ranges(keys[n:], values[n:])))
+    others = and_(range_, or_(strictly, behind))
+    nulls_follow = key.nullable and not key.nulls_first
+    return [others, key.column.is_(None)] if nulls_follow else [others]
