@@ -9,10 +9,11 @@ A response that is for one client only, or a stream, goes to the client of the r
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from logging import getLogger
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote_from_bytes
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,18 +32,6 @@ _IN_KEY = ("type", "asgi", "scheme", "root_path", "app")
 logger = getLogger(__name__)
 
 
-class KeyedRequest(NamedTuple):
-    """A request with a key, and the rest of it, for a response that is not shared."""
-
-    key: ResponseKey
-    host: str
-    # Normalised values of the headers in `vary`.
-    varying: dict[bytes, bytes]
-    scope: Scope
-    receive: Receive
-    send: Send
-
-
 class FailedResponse(Unavailable):
     """The response is a 5xx: a stale one is sent instead, if the policy allows one."""
 
@@ -51,41 +40,39 @@ class FailedResponse(Unavailable):
         self.entry = entry
 
 
+@dataclass(eq=False)
 class ResponseLoad:
-    """A load for the request, which is awaited once at most.
+    """One load for a request with a key.
 
-    Args:
+    Attributes:
+        varying: normalised values of the headers in `vary`.
         state: the state of the lifespan, copied for the load.
         max_bytes: a larger body is not recorded.
         may_store: whether the client allows that the response is stored.
-
-    Attributes:
         response: status and headers of the response, once it is loaded.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        request: KeyedRequest,
-        *,
-        state: Mapping[str, Any],
-        max_bytes: int,
-        may_store: bool,
-    ) -> None:
-        self._app = app
-        self._request = request
-        self._state = state
-        self._max_bytes = max_bytes
-        self._may_store = may_store
-        self.response: tuple[int, h.Headers] | None = None
-        self._has_client = True
-        self._has_sent_request = False
-        self._start: Message | None = None
-        # Set when the response goes to the client, unrecorded.
-        self._forwards = asyncio.Event()
-        self._to_client: Send | None = None
-        self._recorded: asyncio.Future[tuple[int, h.Headers, bytes]] | None = None
-        self._run: asyncio.Task[None] | None = None
+    app: ASGIApp
+    key: ResponseKey
+    host: str
+    varying: dict[bytes, bytes]
+    scope: Scope
+    receive: Receive
+    send: Send
+    state: Mapping[str, Any]
+    max_bytes: int
+    may_store: bool
+    response: tuple[int, h.Headers] | None = None
+    _has_client: bool = True
+    _has_sent_request: bool = False
+    _start: Message | None = None
+    _run: asyncio.Task[None] | None = None
+    # Set when the response goes to the client, unrecorded.
+    _forwards: asyncio.Event = field(default_factory=asyncio.Event)
+    _to_client: Send | None = None
+    _recorded: asyncio.Future[tuple[int, h.Headers, bytes]] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
     async def __call__(self) -> Entry:
         """Return the response as an entry.
@@ -94,7 +81,6 @@ class ResponseLoad:
             NotShareable: when its client gets the response, or has left.
             FailedResponse: when it is a 5xx.
         """
-        self._recorded = asyncio.get_running_loop().create_future()
         self._run = asyncio.create_task(self._application())
         self._run.add_done_callback(self._has_ended)
         try:
@@ -102,14 +88,14 @@ class ResponseLoad:
         except asyncio.CancelledError:
             self._run.cancel()
             raise
-        key = self._request.key
-        headers = declared(key.route.declaration, status, own)
-        headers += tag_headers(key, headers)
+        route = self.key.route
+        headers = declared(route.declaration, status, own)
+        headers += tag_headers(self.key, headers)
         if status == HTTPStatus.OK and h.get(headers, b"etag") is None:
             headers.append((b"etag", h.etag_of(body)))
         self.response = status, headers
-        entry = entry_of(status, headers, body, key.route.policy, h.get(own, b"cache-control"))
-        if not self._may_store:
+        entry = entry_of(status, headers, body, route.policy, h.get(own, b"cache-control"))
+        if not self.may_store:
             entry.ttl_s = 0
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise FailedResponse(entry)
@@ -125,24 +111,24 @@ class ResponseLoad:
         self._has_client = self._forwards.is_set()
 
     async def _application(self) -> None:
-        await self._app(self._scope(), self._receive, self._send)
+        await self.app(self._scope(), self._receive, self._send)
 
     def _scope(self) -> Scope:
         """Return the scope of the load, which has nothing of the client but the key."""
-        key, host, varying, scope, *_ = self._request
-        path = scope["path"][: len(scope["path"]) - len(route_path(scope))] + key.path
+        scope = self.scope
+        path = scope["path"][: len(scope["path"]) - len(route_path(scope))] + self.key.path
         return {
             **{name: scope[name] for name in _IN_KEY if name in scope},
             "http_version": "1.1",
-            "state": dict(self._state),
+            "state": dict(self.state),
             "method": "GET",
             "headers": [
-                (b"host", host.encode("latin-1")),
-                *((name, value) for name, value in varying.items() if value),
+                (b"host", self.host.encode("latin-1")),
+                *((name, value) for name, value in self.varying.items() if value),
             ],
             "path": path,
             "raw_path": quote_from_bytes(path.encode()).encode(),
-            "query_string": key.query,
+            "query_string": self.key.query,
             "client": None,
             "server": None,
             # The middleware has named the route; a refresh outlives the request that telemetry
@@ -157,13 +143,12 @@ class ResponseLoad:
             return {"type": "http.request", "body": b"", "more_body": False}
         # Report a disconnect only when the response goes to this client.
         await self._forwards.wait()
-        while (message := await self._request.receive())["type"] != "http.disconnect":
+        while (message := await self.receive())["type"] != "http.disconnect":
             pass
         return message
 
     async def _send(self, message: Message) -> None:
         """Record the response, or forward it to the client."""
-        assert self._recorded is not None
         if self._to_client is not None:
             await self._to_client(message)
         elif message["type"] == "http.response.start":
@@ -178,31 +163,30 @@ class ResponseLoad:
                 await self._forward(self._start, message)
 
     def _may_record(self, start: Message, message: Message) -> bool:
-        route = self._request.key.route
-        keyed = (*self._request.varying, *CREDENTIAL_HEADERS, *route.declaration.credentials)
+        credentials = self.key.route.declaration.credentials
+        keyed = (*self.varying, *CREDENTIAL_HEADERS, *credentials)
         return (
             message["type"] == "http.response.body"
             and not message.get("more_body")
-            and len(message.get("body", b"")) <= self._max_bytes
+            and len(message.get("body", b"")) <= self.max_bytes
             and is_shareable(start["status"], start["headers"], keyed)
         )
 
     async def _forward(self, *messages: Message) -> None:
         """Send the response to the client from now on, in this task."""
-        key, scope, send = self._request.key, self._request.scope, self._request.send
         if not self._has_client:
             # A stream may have no end.
             assert self._run is not None
             self._run.cancel()
             return
-        send = adding(send, key, (b"cache-status", b"app; fwd=miss"))
-        self._to_client = Responder(scope, send, partial(declared, key.route.declaration)).send
+        send = adding(self.send, self.key, (b"cache-status", b"app; fwd=miss"))
+        complete = partial(declared, self.key.route.declaration)
+        self._to_client = Responder(self.scope, send, complete).send
         self._forwards.set()
         for message in messages:
             await self._to_client(message)
 
     def _has_ended(self, run: asyncio.Task[None]) -> None:
-        assert self._recorded is not None
         error = None if run.cancelled() else run.exception()
         if self._recorded.done():
             if error is not None and not self._forwards.is_set():

@@ -19,7 +19,7 @@ from app.core.cache import headers as h
 from app.core.cache.conditional import CacheHeaders, respond
 from app.core.cache.keys import KeyedRoute, ResponseKey, RouteTable
 from app.core.cache.policy import Policy
-from app.core.cache.responses.loading import FailedResponse, KeyedRequest, ResponseLoad, adding
+from app.core.cache.responses.loading import FailedResponse, ResponseLoad, adding
 from app.core.cache.responses.rules import Stored, directives, normalised, stored_of
 from app.core.cache.store import Cache, NotShareable, Outcome, Read, cache
 from app.core.cache.store.entry import Entry
@@ -100,21 +100,18 @@ class ResponseCache:
             varying = {item: normalised(item, headers.get(item, b"")) for item in key.route.vary}
             variant = " ".join(map(quote_from_bytes, varying.values()))
             name = f"{base} {variant}"
-        entry = self._store.local.fresh(name, key.tags)
+        entry = self._store.local_hit(name, key.tags)
         if entry is not None and (stored := stored_of(entry)):
-            self._store.counts["local", "hit"] += 1
             set_cache_result(Outcome.HIT)
             await send_stored(entry, stored, Outcome.HIT, scope, headers, send)
             return
         if variant and not self._variants.admit(base, variant, key.route.policy):
             await self._bypass("variants", key, scope, receive, send)
             return
+        may_store = b"no-store" not in directives(headers.get(b"cache-control"))
+        client = scope, receive, send
         load = ResponseLoad(
-            self._app,
-            KeyedRequest(key, host, varying, scope, receive, send),
-            state=self._state,
-            max_bytes=self._max_bytes,
-            may_store=b"no-store" not in directives(headers.get(b"cache-control")),
+            self._app, key, host, varying, *client, self._state, self._max_bytes, may_store
         )
         try:
             read = await self._store.read(name, key.tags, load)

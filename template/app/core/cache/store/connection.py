@@ -61,7 +61,6 @@ class Connection(asyncio.Protocol):
     """An open connection; after its first failure it is unusable, and `error` is the reason.
 
     Args:
-        writer: of the connection that redis-py has made.
         timeout_s: the longest wait for the reply to a command.
         on_message: called with each message, in the server's order of messages and replies.
         on_end: called when the connection ends; later messages are missed.
@@ -186,14 +185,8 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_at(deadline, self._check_deadline)
 
 
-async def connect(
-    url: str,
-    *,
-    timeout_s: float,
-    on_message: Callable[[bytes], None],
-    on_end: Callable[[], None],
-) -> Connection:
-    """Connect to the server; the parameters are those of `Connection`.
+async def connect(url: str, *, timeout_s: float) -> asyncio.StreamWriter:
+    """Connect to the server, for a `Connection`.
 
     Raises:
         Refusal: when the URL is wrong, or the server refuses the credentials or its work.
@@ -221,8 +214,9 @@ async def connect(
             raise Refusal(str(error)) from error
         raise
     # From here on only `Connection` reads and writes the stream.
-    writer, made._writer = made._writer, None
-    return Connection(writer, timeout_s=timeout_s, on_message=on_message, on_end=on_end)
+    writer: asyncio.StreamWriter = made._writer
+    made._writer = None
+    return writer
 
 
 def _refusal(text: str) -> RedisError:

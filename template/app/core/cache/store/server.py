@@ -164,11 +164,10 @@ class Server:
 
     async def _connect(self, settings: CacheSettings) -> Connection:
         """Return a connection that listens, to a server that is new enough."""
-        connection = await connect(
-            settings.cache_url.get_secret_value(),
-            timeout_s=settings.cache_timeout_s,
-            on_message=self._heard,
-            on_end=self._lost,
+        timeout_s = settings.cache_timeout_s
+        writer = await connect(settings.cache_url.get_secret_value(), timeout_s=timeout_s)
+        connection = Connection(
+            writer, timeout_s=timeout_s, on_message=self._heard, on_end=self._lost
         )
         try:
             connection.subscribe(self.name("invalidated"))
