@@ -496,7 +496,7 @@ async def test_a_full_server_without_its_run_id_is_not_read(
     try:
         await client.delete(workers[0].server.name("run"))
         async with asyncio.timeout(TRUST_S + BRIEF_S):
-            while any([each.server.state == "ok" or each.server.has_pending for each in workers]):
+            while any(each.server.state == "ok" or each.server.has_pending for each in workers):
                 await asyncio.sleep(0.02)
         kept = workers[1].local.invalidations
         await asyncio.sleep(2 * HEARTBEAT_S)
@@ -504,7 +504,7 @@ async def test_a_full_server_without_its_run_id_is_not_read(
     finally:
         await client.config_set("maxmemory", "0")
     async with asyncio.timeout(TRUST_S + BRIEF_S):
-        while any([each.server.state != "ok" for each in workers]):
+        while any(each.server.state != "ok" for each in workers):
             await asyncio.sleep(0.02)
 
 
