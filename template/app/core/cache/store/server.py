@@ -144,7 +144,7 @@ class Server:
                 connection = await self._connect(settings)
                 while connection.error is None:
                     await self._beat(connection)
-                    was_up = True
+                    was_up = connection.error is None
                     has_tried.set()
                     await asyncio.wait([connection.ended], timeout=HEARTBEAT_S)
                 reason: Exception = connection.error
