@@ -144,16 +144,11 @@ class KeyedRoute:
         for template in self.policy.tags:
             for name in field_names(template):
                 parameter = by_name.get(name)
+                named = f"{self.template}: the tag {template!r} names {name}, which is"
                 if parameter is None:
-                    raise TypeError(
-                        f"{self.template}: the tag {template!r} names {name}, which is no "
-                        "parameter of its path or query"
-                    )
+                    raise TypeError(f"{named} no parameter of its path or query")
                 if not parameter.taggable:
-                    raise TypeError(
-                        f"{self.template}: the tag {template!r} names {name}, which is neither a "
-                        "UUID, an int, a str, an enum nor a Literal"
-                    )
+                    raise TypeError(f"{named} neither a UUID, an int, a str, an enum nor a Literal")
                 if parameter.default not in (None, PydanticUndefined):
                     try:
                         defaults[name] = canonical(parameter.default)

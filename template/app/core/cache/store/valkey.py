@@ -105,18 +105,16 @@ class SharedCache:
     async def finish(self, key: str, lookup: Lookup, entry: Entry | None) -> bool:
         """Store the loaded entry, if any, and end the lease; return whether it is stored."""
         commands: list[Command] = []
-        is_storable = False
         if entry is not None and lookup.generations is not None:
-            is_storable = True
             lifetime_ms = max(1, int(entry.lifetime_s * 1000))
             sealed = encode(entry, lookup.generations)
             commands.append(("SET", self._name("entry", key), sealed, "PX", lifetime_ms))
         # A lease that has ended may belong to another worker.
         if time.monotonic() < lookup.lease_until:
             commands.append(("DEL", self._name("lease", key)))
-        if not commands:
+        if not commands or await self._server.attempt(*commands) is None:
             return False
-        return await self._server.attempt(*commands) is not None and is_storable
+        return entry is not None and lookup.generations is not None
 
     async def find(self, key: str, tags: Sequence[str], *before: Command) -> Found:
         """Ask the server, after the commands `before`, for an entry and the tags' generations."""
