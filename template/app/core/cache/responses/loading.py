@@ -40,7 +40,7 @@ class FailedResponse(Unavailable):
         self.entry = entry
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ResponseLoad:
     """One load for a request with a key.
 
