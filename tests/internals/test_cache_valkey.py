@@ -200,7 +200,8 @@ async def test_a_slow_reader_in_another_worker_leaves_nothing_behind(
 ) -> None:
     row.load_s = 0.05
     slow = asyncio.create_task(row.read(workers[0]))
-    await asyncio.sleep(0.02)
+    while not row.loads:
+        await asyncio.sleep(0)
     row.value, row.load_s = 2, 0
     await workers[1].invalidate(*TAGS)
 
