@@ -101,7 +101,7 @@ class ResponseCache:
             variant = " ".join(map(quote_from_bytes, varying.values()))
             name = f"{base} {variant}"
         entry = self._store.local_hit(name, key.tags)
-        if entry is not None and (stored := stored_of(entry)):
+        if entry is not None and (stored := entry.parsed or stored_of(entry)):
             set_cache_result(Outcome.HIT)
             await send_stored(entry, stored, Outcome.HIT, scope, headers, send)
             return
