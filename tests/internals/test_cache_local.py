@@ -18,7 +18,8 @@ BODY = b"v" * 750
 def local() -> LocalCache:
     """Room for ten entries with a key of one character and `BODY`."""
     local = LocalCache()
-    local.open(max_bytes=10 * (ENTRY_BYTES + 1 + len(BODY)), max_entries=1000)
+    local.max_bytes = 10 * (ENTRY_BYTES + 1 + len(BODY))
+    local.max_entries = 1000
     return local
 
 
@@ -36,7 +37,8 @@ def test_what_is_used_least_goes_first(local: LocalCache) -> None:
 
 
 def test_the_number_of_entries_is_limited_too(local: LocalCache) -> None:
-    local.open(max_bytes=10**6, max_entries=3)
+    local.max_bytes = 10**6
+    local.max_entries = 3
     for key in "abcdef":
         put(local, key, body=b"")
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from app.core.cache import cache
-from app.core.cache.store import Cache, Load, Loaded, NotShareable, Outcome
+from app.core.cache.store import Cache, Load, NotShareable, Outcome
 from app.core.cache.store.entry import Entry
 from app.core.http.problems import Unavailable
 from app.settings import get_settings
@@ -50,13 +50,13 @@ class Loading:
             stale_if_error_s=stale_if_error_s,
         )
 
-    async def __call__(self) -> Loaded:
+    async def __call__(self) -> Entry:
         self.calls += 1
         number = self.calls
         await asyncio.sleep(0.02)
         if self.error is not None:
             raise self.error
-        return Loaded(self._entry(str(number).encode()))
+        return self._entry(str(number).encode())
 
 
 async def read(store: Cache, key: str, load: Load) -> tuple[bytes, str]:
@@ -71,7 +71,7 @@ async def test_who_comes_while_it_is_loaded_waits_for_it(store: Cache, key: str)
     assert found == [(b"1", "miss")] + [(b"1", "collapsed")] * 49
     assert await read(store, key, load) == (b"1", "hit")
     assert load.calls == 1
-    peeked = store.local.fresh(key, (key,))
+    peeked = store.local_hit(key, (key,))
     assert peeked is not None
     assert peeked.body == b"1"
 
@@ -103,7 +103,7 @@ async def test_an_error_is_everybodys_and_not_kept(store: Cache, key: str) -> No
 async def test_what_is_for_its_own_caller_is_not_shared(store: Cache, key: str) -> None:
     calls = 0
 
-    async def load() -> Loaded:
+    async def load() -> Entry:
         nonlocal calls
         calls += 1
         await asyncio.sleep(0.01)
@@ -118,8 +118,8 @@ async def test_what_is_for_its_own_caller_is_not_shared(store: Cache, key: str) 
 
 
 async def test_what_is_not_to_be_kept_is_shared_and_forgotten(store: Cache, key: str) -> None:
-    load = Loading()
-    found = await asyncio.gather(*(store.read(key, (key,), load, keep=False) for _ in range(3)))
+    load = Loading(ttl_s=0, stale_while_revalidate_s=60)
+    found = await asyncio.gather(*(store.read(key, (key,), load) for _ in range(3)))
 
     assert [(one.entry.body, one.is_stored) for one in found] == [(b"1", False)] * 3
     assert await read(store, key, load) == (b"2", "miss")
@@ -176,7 +176,7 @@ async def test_a_hung_load_shows_the_stale_entry_after_a_bound(
     monkeypatch.setattr(sys.modules[Cache.__module__], "STALE_AFTER_S", 0.05)
     may_end = asyncio.Event()
 
-    async def hang() -> Loaded:
+    async def hang() -> Entry:
         await may_end.wait()
         return await load()
 
@@ -257,11 +257,11 @@ async def test_no_interleaving_shows_a_value_older_than_the_last_write(
     async def pause() -> None:
         await asyncio.sleep(rng.choice([0, 0, 0.001, 0.003]))
 
-    async def load() -> Loaded:
+    async def load() -> Entry:
         await pause()
         value = committed
         await pause()
-        return Loaded(Entry(str(value).encode(), ttl_s=rng.choice([0.002, 60])))
+        return Entry(str(value).encode(), ttl_s=rng.choice([0.002, 60]))
 
     async def reader() -> None:
         for _ in range(15):

@@ -24,8 +24,7 @@ from opentelemetry.trace import SpanKind
 from starlette.background import BackgroundTask
 
 from app.core.cache import cache, private, public
-from app.core.cache.responses.loading import MAX_VARIANTS
-from app.core.cache.responses.middleware import ResponseCache
+from app.core.cache.responses.middleware import MAX_VARIANTS, ResponseCache
 from app.core.cache.store import Cache
 from app.core.cache.store.entry import Entry
 from app.core.http.problems import NotFound, Unavailable, install
@@ -509,17 +508,6 @@ async def test_no_store_of_a_request(site: Site) -> None:
         headers = {"Cache-Control": "no-store"}
         assert await statuses(client, "/page", headers=headers) == ["app; fwd=miss"]
         assert await statuses(client, "/page", "/page") == [MISS, "app; hit"]
-
-
-async def test_only_if_cached(site: Site) -> None:
-    site.page(lambda: site.count())
-    async with site.client() as client:
-        headers = {"Cache-Control": "only-if-cached"}
-        missed = await client.get("/page", headers=headers)
-        assert (missed.status_code, site.calls) == (504, 0)
-        assert missed.headers["cache-control"] == "no-store"
-        await client.get("/page")
-        assert await statuses(client, "/page", headers=headers) == ["app; hit"]
 
 
 async def test_a_client_that_holds_it_gets_a_304_from_the_cache(site: Site) -> None:

@@ -2,72 +2,30 @@
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
-from dataclasses import KW_ONLY, dataclass
-from typing import Generic, ParamSpec, get_type_hints
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, get_type_hints
 
-from app.core.cache.store import Cache, Loaded, Outcome, Read, cache
+from app.core.cache.store import Cache, cache
 from app.core.cache.store.entry import Entry
 from app.core.cache.tags import check_template, field_names, fill, tag
 from app.core.database import ReadSession, WriteSession
 from app.core.http.problems import NotFound
 
 P = ParamSpec("P")
+CachedFunction = Callable[P, Coroutine[Any, Any, bytes]]
 
 
-class CachedFunction(Generic[P]):
-    """A function that loads bytes; its results are stored under a key made of its arguments."""
-
-    def __init__(self, load: Callable[P, Awaitable[bytes]], options: "cached") -> None:
-        functools.update_wrapper(self, load)
-        self._function = load
-        self._options = options
-        self._tags = (options.key,) if options.tags is None else options.tags
-        self._signature = inspect.signature(load)
-        # Two functions may have the same key.
-        self._prefix = f"function:{load.__module__}.{load.__qualname__}:"
-        _check(load, (options.key, *self._tags), {*field_names(options.key), *options.ignore})
-
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> bytes:
-        """Return the value; NotFound if the function raises it, also within `negative_ttl_s`."""
-        read = await self.read(*args, **kwargs)
-        if read.entry.meta:
-            raise NotFound(read.entry.meta.decode())
-        return read.entry.body
-
-    async def read(self, *args: P.args, **kwargs: P.kwargs) -> Read:
-        """Return the value as an entry, and the outcome; `meta` is the text of a `NotFound`."""
-        options = self._options
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-
-        async def load() -> Loaded:
-            try:
-                body = await self._function(*args, **kwargs)
-            except NotFound as error:
-                if not options.negative_ttl_s:
-                    raise
-                return Loaded(Entry(b"", meta=error.detail.encode(), ttl_s=options.negative_ttl_s))
-            if not isinstance(body, bytes):
-                raise TypeError(f"{self._prefix} returned {type(body).__name__}, expected bytes")
-            entry = Entry(
-                body,
-                ttl_s=options.store.ttl_s if options.ttl_s is None else options.ttl_s,
-                stale_while_revalidate_s=options.stale_while_revalidate_s,
-                stale_if_error_s=options.stale_if_error_s,
-            )
-            return Loaded(entry)
-
-        if any(isinstance(value, WriteSession) for value in bound.arguments.values()):
-            # The transaction may read rows that it never commits.
-            return Read((await load()).entry, Outcome.MISS, is_stored=False)
-        key = fill(options.key, bound.arguments)
-        tags = tuple(fill(template, bound.arguments) for template in self._tags)
-        return await options.store.read(self._prefix + key, tags, load)
-
-
-@dataclass(frozen=True)
-class cached:
+def cached(
+    key: str,
+    *,
+    tags: tuple[str, ...] | None = None,
+    ttl_s: float | None = None,
+    stale_while_revalidate_s: float = 0.0,
+    stale_if_error_s: float = 0.0,
+    negative_ttl_s: float = 0.0,
+    ignore: tuple[str, ...] = (),
+    store: Cache = cache,
+) -> Callable[[Callable[P, Awaitable[bytes]]], CachedFunction[P]]:
     """Store the result of the decorated function under `key`:
 
         @cached("order-page:{order_id}", tags=("order:{order_id}",), ttl_s=60)
@@ -89,19 +47,47 @@ class cached:
         TypeError: when the key leaves a parameter out, or names one that does not exist.
         ValueError: when the key or a tag contains a value instead of a name in braces.
     """
+    templates = (key,) if tags is None else tags
 
-    key: str
-    _: KW_ONLY
-    tags: tuple[str, ...] | None = None
-    ttl_s: float | None = None
-    stale_while_revalidate_s: float = 0.0
-    stale_if_error_s: float = 0.0
-    negative_ttl_s: float = 0.0
-    ignore: tuple[str, ...] = ()
-    store: Cache = cache
+    def decorate(function: Callable[P, Awaitable[bytes]]) -> CachedFunction[P]:
+        _check(function, (key, *templates), {*field_names(key), *ignore})
+        signature = inspect.signature(function)
+        # Two functions may have the same key.
+        prefix = f"function:{function.__module__}.{function.__qualname__}:"
 
-    def __call__(self, load: Callable[P, Awaitable[bytes]]) -> CachedFunction[P]:
-        return CachedFunction(load, self)
+        @functools.wraps(function)
+        async def read(*args: P.args, **kwargs: P.kwargs) -> bytes:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            if any(isinstance(value, WriteSession) for value in bound.arguments.values()):
+                # The transaction may read rows that it never commits.
+                return await function(*args, **kwargs)
+
+            async def load() -> Entry:
+                try:
+                    body = await function(*args, **kwargs)
+                except NotFound as error:
+                    if not negative_ttl_s:
+                        raise
+                    return Entry(b"", meta=error.detail.encode(), ttl_s=negative_ttl_s)
+                if not isinstance(body, bytes):
+                    raise TypeError(f"{prefix} returned {type(body).__name__}, expected bytes")
+                return Entry(
+                    body,
+                    ttl_s=store.ttl_s if ttl_s is None else ttl_s,
+                    stale_while_revalidate_s=stale_while_revalidate_s,
+                    stale_if_error_s=stale_if_error_s,
+                )
+
+            names = tuple(fill(template, bound.arguments) for template in templates)
+            entry = (await store.read(prefix + fill(key, bound.arguments), names, load)).entry
+            if entry.meta:
+                raise NotFound(entry.meta.decode())
+            return entry.body
+
+        return read
+
+    return decorate
 
 
 def invalidate_after_commit(session: WriteSession, *tags: str, **values: object) -> None:

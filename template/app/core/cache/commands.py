@@ -20,11 +20,15 @@ def run(settings: CacheSettings, action: str, names: Sequence[str]) -> None:
 async def _run(settings: CacheSettings, action: str, names: Sequence[str]) -> None:
     await cache.open(settings)
     try:
-        if not await cache.server.ping():
-            sys.exit(f"cache: {await cache.server.state()}.")
+        if cache.server.state != "ok":
+            sys.exit(f"cache: {cache.server.state}.")
         match action, names:
             case "show", [key]:
-                await _show(key)
+                entry = await cache.shared.stored(key)
+                if entry is None:
+                    sys.exit(f"cache: no entry under {key!r}.")
+                print(f"loaded {entry.age_s():.1f} s ago, fresh for {entry.ttl_s:.1f} s")
+                print(entry.body[:SHOWN_BYTES].decode(errors="backslashreplace"))
             case "invalidate", [_, *_]:
                 await cache.invalidate(*names)
                 if cache.server.has_pending:
@@ -34,17 +38,3 @@ async def _run(settings: CacheSettings, action: str, names: Sequence[str]) -> No
                 sys.exit(USAGE)
     finally:
         await cache.close()
-
-
-async def _show(key: str) -> None:
-    entry = await cache.shared.stored(key)
-    if entry is None:
-        sys.exit(f"cache: no entry under {key!r}.")
-    age_s = entry.age_s()
-    print(f"{entry.freshness().value}, unless it was invalidated; loaded {age_s:.1f} s ago")
-    print(
-        f"fresh for {entry.ttl_s:.1f} s, then stale-while-revalidate for "
-        f"{entry.stale_while_revalidate_s:g} s and stale-if-error for {entry.stale_if_error_s:g} s"
-    )
-    print(f"{len(entry.meta)} bytes of meta data, {len(entry.body)} bytes of body:")
-    print(entry.body[:SHOWN_BYTES].decode(errors="backslashreplace"))

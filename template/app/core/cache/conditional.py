@@ -111,15 +111,18 @@ class Responder:
         if message["type"] == "http.response.start":
             headers = self._complete(message["status"], message.get("headers", []))
             message = {**message, "headers": headers}
-            if message["status"] == HTTPStatus.OK and self._may_have_etag(headers):
+            control = h.get(headers, b"cache-control") or b""
+            has_etag = b"no-store" not in control or h.get(headers, b"etag") is not None
+            is_read = self._scope["method"] in ("GET", "HEAD")
+            if is_read and has_etag and message["status"] == HTTPStatus.OK:
                 self._held = message
                 return
         start, self._held = self._held, None
-        if start is not None and not message.get("more_body"):
-            body = message.get("body", b"")
-            await respond(self._scope, self._send, start["status"], start["headers"], body)
-            return
         if start is not None:
+            if not message.get("more_body"):
+                body = message.get("body", b"")
+                await respond(self._scope, self._send, start["status"], start["headers"], body)
+                return
             await self._send(start)
         if self._scope["method"] != "HEAD":
             await self._send(message)
@@ -128,12 +131,6 @@ class Responder:
         if message["type"] == "http.response.start":
             await self._send(message)
         await self._send({"type": "http.response.body"})
-
-    def _may_have_etag(self, headers: h.Headers) -> bool:
-        if self._scope["method"] not in ("GET", "HEAD"):
-            return False
-        control = h.get(headers, b"cache-control") or b""
-        return b"no-store" not in control or h.get(headers, b"etag") is not None
 
 
 def declarations(app: FastAPI) -> dict[object, Declaration]:
@@ -192,12 +189,7 @@ async def respond(scope: Scope, send: Send, status: int, headers: h.Headers, bod
     if status == HTTPStatus.OK:
         etag = h.get(headers, b"etag")
         # A HEAD route of its own has no body to make one from.
-        has_body = body or scope["method"] == "GET"
-        if (
-            etag is None
-            and has_body
-            and b"no-store" not in (h.get(headers, b"cache-control") or b"")
-        ):
+        if etag is None and (body or scope["method"] == "GET"):
             etag = h.etag_of(body)
             headers = [*headers, (b"etag", etag)]
         if_none_match = h.get(scope["headers"], b"if-none-match")

@@ -4,8 +4,8 @@ A request belongs to the first route that matches it, as in the router.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 from urllib.parse import unquote, urlencode
 
 from fastapi import FastAPI
@@ -15,6 +15,7 @@ from fastapi.security import APIKeyQuery
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from starlette.routing import WebSocketRoute
+from starlette.types import Scope
 
 from app.core.cache.conditional import Declaration, declarations, flat
 from app.core.cache.parameters import (
@@ -49,7 +50,6 @@ class Route:
         self.path: str = context.path or ""
         self.regex: re.Pattern[str] | None = getattr(context, "path_regex", None)
         self.methods = context.methods
-        self.is_static = "{" not in self.path and isinstance(self.methods, set)
         policy = policy_of(context.endpoint) or no_store
         is_keyed = policy.ttl_s or policy.tags
         self.keyed = KeyedRoute(context, self, declared[context.endpoint]) if is_keyed else None
@@ -113,10 +113,14 @@ class KeyedRoute:
             is_unknown = self._is_closed and not self._names.issuperset(by_name)
             if is_unknown or not self._secrets.isdisjoint(by_name):
                 raise NotCacheable
-            for parameter, name, value in self._declared(by_name):
-                pairs.append((name, _as_sent(parameter, value)))
-                if parameter.taggable:
-                    values.setdefault(parameter.name, parameter.canonical(value))
+            for parameter in self._in_query:
+                for name in parameter.names:
+                    all_values = by_name.get(name, [])
+                    # Of a parameter that does not repeat, the last value counts.
+                    for value in all_values if parameter.repeats else all_values[-1:]:
+                        pairs.append((name, _as_sent(parameter, value)))
+                        if parameter.taggable:
+                            values.setdefault(parameter.name, parameter.canonical(value))
         canonical_query = urlencode(pairs)
         if pairs:
             text = f"{text}?{canonical_query}"
@@ -133,15 +137,6 @@ class KeyedRoute:
         )
         return ResponseKey(self, text, tags, path, canonical_query.encode())
 
-    def _declared(self, sent: dict[str, list[str]]) -> Iterator[tuple[Parameter, str, str]]:
-        """Yield the declared parameters in their order, each with a name and a value as sent."""
-        for parameter in self._in_query:
-            for name in parameter.names:
-                values = sent.get(name, [])
-                # Of a parameter that does not repeat, the last value counts.
-                for value in values if parameter.repeats else values[-1:]:
-                    yield parameter, name, value
-
     def _check_tags(self) -> dict[str, str]:
         """Return the defaults of the parameters in tags, in canonical form."""
         by_name = {parameter.name: parameter for parameter in self._in_query} | self._in_path
@@ -149,16 +144,11 @@ class KeyedRoute:
         for template in self.policy.tags:
             for name in field_names(template):
                 parameter = by_name.get(name)
+                named = f"{self.template}: the tag {template!r} names {name}, which is"
                 if parameter is None:
-                    raise TypeError(
-                        f"{self.template}: the tag {template!r} names {name}, which is no "
-                        "parameter of its path or query"
-                    )
+                    raise TypeError(f"{named} no parameter of its path or query")
                 if not parameter.taggable:
-                    raise TypeError(
-                        f"{self.template}: the tag {template!r} names {name}, which is neither a "
-                        "UUID, an int, a str, an enum nor a Literal"
-                    )
+                    raise TypeError(f"{named} neither a UUID, an int, a str, an enum nor a Literal")
                 if parameter.default not in (None, PydanticUndefined):
                     try:
                         defaults[name] = canonical(parameter.default)
@@ -195,25 +185,35 @@ class RouteTable:
             name for route in keyed for name in (*route.vary, *route.declaration.credentials)
         )
 
+    def look_up(self, scope: Scope) -> tuple[KeyedRoute | None, ResponseKey | None]:
+        """Return the keyed route of a GET or HEAD, if any, and the key.
+
+        The key is None when the application has to answer: a parameter is not valid, or unknown.
+        """
+        path, query = route_path(scope), scope["query_string"]
+        is_get = scope["method"] == "GET"
+        key = self._keys.get((path, query)) if is_get else None
+        if key is not None:
+            return key.route, key
+        found = self.find("GET", path)
+        if found is None or found.keyed is None:
+            return None, None
+        if not is_get and self.find("HEAD", path) not in (found, None):
+            # HEAD has a route of its own.
+            return None, None
+        try:
+            return found.keyed, self.key(found.keyed, path, query)
+        except NotCacheable:
+            return found.keyed, None
+
     def find(self, method: str, path: str) -> Route | None:
         """Return the route that answers the request; None when there is none."""
         end = path.find("/", 1)
         first = path[1:] if end < 0 else path[1:end]
-        # `$` also matches before a final line feed, so such a path needs the regular expression.
-        is_plain = "\n" not in path
         for route in self._buckets.get(first, self._dynamic):
-            if route.is_static and is_plain:
-                if route.path != path:
-                    continue
-            elif route.regex is not None and route.regex.match(path) is None:
-                continue
-            if route.allows(method):
+            if route.allows(method) and (route.regex is None or route.regex.match(path)):
                 return route
         return None
-
-    def remembered(self, path: str, query: bytes) -> ResponseKey | None:
-        """Return the key that `key` made recently for the same path and query."""
-        return self._keys.get((path, query))
 
     def key(self, route: KeyedRoute, path: str, query: bytes) -> ResponseKey:
         """Return the key of a GET and remember it; errors as from `KeyedRoute.key`."""
@@ -230,7 +230,7 @@ class RouteTable:
         return key
 
 
-def route_path(scope: Any) -> str:
+def route_path(scope: Scope) -> str:
     """Return the path below the application's root, as the router matches it."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")

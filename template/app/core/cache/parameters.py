@@ -40,9 +40,7 @@ class Parameter:
         self.validate: Callable[[Any], Any] | None = None
         if self.taggable and (annotation is not str or info.metadata):
             # Without the alias, which only a model's field may have.
-            declared: Any = info.annotation
-            for constraint in info.metadata:
-                declared = Annotated[declared, constraint]
+            declared: Any = Annotated[info.annotation, None, *info.metadata]
             self.validate = TypeAdapter(declared).validate_python
 
     def canonical(self, value: str) -> str:
@@ -91,13 +89,9 @@ def parse_query(query: bytes) -> list[tuple[str, str]]:
 
 
 def _aliases(info: FieldInfo) -> list[str]:
-    choices = info.validation_alias or info.alias
-    if choices is None:
-        return []
-    if isinstance(choices, str):
-        return [choices]
-    names = getattr(choices, "choices", [choices])
-    return [name if isinstance(name, str) else str(name.path[0]) for name in names]
+    alias: Any = info.validation_alias or info.alias
+    choices = getattr(alias, "choices", [alias] if alias else [])
+    return [name if isinstance(name, str) else str(name.path[0]) for name in choices]
 
 
 def _without_none(annotation: Any) -> Any:

@@ -7,13 +7,14 @@ because it handles URLs, TLS and credentials.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
 import hiredis
-from redis.asyncio.connection import Connection, parse_url
+from redis.asyncio.connection import Connection as RedisConnection
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
@@ -44,114 +45,6 @@ class Refusal(ConnectionError):
     """The server answers, but refuses its work; the connection ends, as if the server were away."""
 
 
-class MultiplexedConnection:
-    """Connects at the first command, and at the first command after a failure.
-
-    Args:
-        greeting: commands that are sent before all others on each new connection.
-        timeout_s: the longest wait for a connection, and for the reply to a command.
-        on_open: called with the replies to `greeting`; may raise `Refusal`.
-        on_message: called with each message of `channel`, in the server's order of messages and
-            replies.
-        on_loss: called when the connection is lost; later messages may be missed.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        channel: str,
-        greeting: Sequence[Command],
-        *,
-        timeout_s: float,
-        on_open: Callable[[list[Any]], None],
-        on_message: Callable[[bytes], None],
-        on_loss: Callable[[], None],
-    ) -> None:
-        self._url = url
-        # SUBSCRIBE has no reply of its own.
-        self._greeting = [("SUBSCRIBE", channel), *greeting]
-        self.timeout_s = timeout_s
-        self._on_open = on_open
-        self.on_message = on_message
-        self.on_loss = on_loss
-        self._link: _Link | None = None
-        self._connecting: asyncio.Task[_Link] | None = None
-        self._closed = False
-
-    async def execute(self, *commands: Command) -> list[Any]:
-        """Return the replies; no other command of this worker comes between the commands.
-
-        Raises:
-            ResponseError: when the server refuses this command only, as in `ONE_OPERATION`.
-            RedisError, OSError: when the server is unavailable, does not reply in time or refuses
-                its work.
-        """
-        link = self._link
-        if link is None or link.error is not None:
-            link = await self._connected()
-        return await link.send(commands, replies=len(commands))
-
-    async def close(self) -> None:
-        """Close the connection; commands without a reply fail."""
-        self._closed = True
-        if self._connecting is not None:
-            # redis-py can lose a cancellation; then its own timeouts end the task.
-            self._connecting.cancel()
-            await asyncio.wait([self._connecting])
-        if self._link is not None:
-            self._link.end(ConnectionError("closed"))
-            await self._link.ended
-
-    async def _connected(self) -> "_Link":
-        if self._connecting is None:
-            self._connecting = asyncio.create_task(self._connect())
-            self._connecting.add_done_callback(self._has_connected)
-        # Other commands wait for the same task.
-        return await asyncio.shield(self._connecting)
-
-    def _has_connected(self, task: "asyncio.Task[_Link]") -> None:
-        self._connecting = None
-        # Retrieved here, in case all commands that waited are cancelled.
-        if not task.cancelled():
-            task.exception()
-
-    async def _connect(self) -> "_Link":
-        options: dict[str, Any] = {
-            "retry": Retry(NoBackoff(), 0),
-            "driver_info": DRIVER,
-            **parse_url(self._url),
-            "socket_timeout": self.timeout_s,
-            "socket_connect_timeout": self.timeout_s,
-            # RESP3: messages and replies share a connection.
-            "protocol": 3,
-        }
-        kind = options.pop("connection_class", Connection)
-        try:
-            connection = kind(**options)
-        except (TypeError, ValueError) as error:
-            raise Refusal(f"redis-py refuses the URL: {error}") from error
-        try:
-            await connection.connect()
-            if self._closed:
-                raise ConnectionError("closed")
-        except BaseException as error:
-            await connection.disconnect(nowait=True)
-            if isinstance(error, (AuthenticationError, BusyLoadingError, ResponseError)):
-                raise Refusal(str(error)) from error
-            raise
-        # From here on only the link reads and writes the stream.
-        writer, connection._writer = connection._writer, None
-        link = _Link(writer, self)
-        try:
-            replies = await link.send(self._greeting, replies=len(self._greeting) - 1)
-            self._on_open(replies)
-        except BaseException:
-            link.end(ConnectionError("closed"))
-            raise
-        self._link = link
-        return link
-
-
 @dataclass(slots=True, eq=False)
 class _Batch:
     """Commands of one call, and the replies so far."""
@@ -164,16 +57,29 @@ class _Batch:
     replies: list[Any] = field(default_factory=list)
 
 
-class _Link(asyncio.Protocol):
-    """An open connection; after its first failure it is unusable, and `error` is the reason."""
+class Connection(asyncio.Protocol):
+    """An open connection; after its first failure it is unusable, and `error` is the reason.
 
-    def __init__(self, writer: asyncio.StreamWriter, owner: MultiplexedConnection) -> None:
+    Args:
+        timeout_s: the longest wait for the reply to a command.
+        on_message: called with each message, in the server's order of messages and replies.
+        on_end: called when the connection ends; later messages are missed.
+    """
+
+    def __init__(
+        self,
+        writer: asyncio.StreamWriter,
+        *,
+        timeout_s: float,
+        on_message: Callable[[bytes], None],
+        on_end: Callable[[], None],
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         # A garbage-collected writer would close the connection.
         self._writer = writer
-        self._timeout_s = owner.timeout_s
-        self._on_message = owner.on_message
-        self._on_loss = owner.on_loss
+        self._timeout_s = timeout_s
+        self._on_message = on_message
+        self._on_end = on_end
         self._reader = hiredis.Reader(
             protocolError=InvalidResponse, replyError=_refusal, notEnoughData=_INCOMPLETE
         )
@@ -186,12 +92,21 @@ class _Link(asyncio.Protocol):
         if writer.transport.is_closing():
             self.connection_lost(None)
 
-    def send(self, commands: Sequence[Command], *, replies: int) -> "asyncio.Future[list[Any]]":
-        """Send the commands, together with the others of this turn of the event loop."""
+    def subscribe(self, channel: str) -> None:
+        """Receive the messages of the channel; SUBSCRIBE has no reply of its own."""
+        self._writer.transport.write(_PACK(("SUBSCRIBE", channel)))
+
+    def execute(self, *commands: Command) -> "asyncio.Future[list[Any]]":
+        """Return the replies; no other command of this worker comes between the commands.
+
+        Raises:
+            ResponseError: when the server refuses this command only, as in `ONE_OPERATION`.
+            RedisError: when the connection ends before all replies have arrived.
+        """
         if self.error is not None:
             raise _copy(self.error)
         packed = b"".join(map(_PACK, commands))
-        batch = _Batch(self._loop.create_future(), packed, replies)
+        batch = _Batch(self._loop.create_future(), packed, len(commands))
         if not self._unsent:
             self._loop.call_soon(self._flush)
         self._unsent.append(batch)
@@ -210,7 +125,7 @@ class _Link(asyncio.Protocol):
             if not batch.future.done():
                 batch.future.set_exception(_copy(error))
         self._waiting.clear()
-        self._on_loss()
+        self._on_end()
 
     def data_received(self, data: bytes) -> None:
         """Pass messages on, and give each reply to its command."""
@@ -242,9 +157,6 @@ class _Link(asyncio.Protocol):
             self._timer = self._loop.call_at(deadline, self._check_deadline)
 
     def _replied(self, reply: Any) -> None:
-        if not self._waiting:
-            self.end(ConnectionError(f"a reply to nothing: {reply!r}"))
-            return
         if isinstance(reply, Refusal):
             self.end(reply)
             return
@@ -271,6 +183,40 @@ class _Link(asyncio.Protocol):
             self.end(TimeoutError(f"no reply within {self._timeout_s:g} s"))
         elif deadline < inf:
             self._timer = self._loop.call_at(deadline, self._check_deadline)
+
+
+async def connect(url: str, *, timeout_s: float) -> asyncio.StreamWriter:
+    """Connect to the server, for a `Connection`.
+
+    Raises:
+        Refusal: when the URL is wrong, or the server refuses the credentials or its work.
+        RedisError, OSError: when the server is unavailable.
+    """
+    options: dict[str, Any] = {
+        "retry": Retry(NoBackoff(), 0),
+        "driver_info": DRIVER,
+        **parse_url(url),
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        # RESP3: messages and replies share a connection.
+        "protocol": 3,
+    }
+    kind = options.pop("connection_class", RedisConnection)
+    try:
+        made = kind(**options)
+    except (TypeError, ValueError) as error:
+        raise Refusal(f"redis-py refuses the URL: {error}") from error
+    try:
+        await made.connect()
+    except BaseException as error:
+        await made.disconnect(nowait=True)
+        if isinstance(error, (AuthenticationError, BusyLoadingError, ResponseError)):
+            raise Refusal(str(error)) from error
+        raise
+    # From here on only `Connection` reads and writes the stream.
+    writer: asyncio.StreamWriter = made._writer
+    made._writer = None
+    return writer
 
 
 def _refusal(text: str) -> RedisError:

@@ -68,15 +68,8 @@ class Entry:
 
 def encode(entry: Entry, seal: bytes = b"") -> bytes:
     """Return the entry as bytes, without `parsed`; only the same `seal` opens them."""
-    head = _HEAD.pack(
-        VERSION,
-        entry.loaded_at,
-        entry.ttl_s,
-        entry.stale_while_revalidate_s,
-        entry.stale_if_error_s,
-        len(seal),
-        len(entry.meta),
-    )
+    durations = entry.ttl_s, entry.stale_while_revalidate_s, entry.stale_if_error_s
+    head = _HEAD.pack(VERSION, entry.loaded_at, *durations, len(seal), len(entry.meta))
     return b"".join((head, seal, entry.meta, entry.body))
 
 

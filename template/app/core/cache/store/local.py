@@ -26,8 +26,9 @@ class LocalCache:
     def __init__(self) -> None:
         self._entries: OrderedDict[str, tuple[int, Entry]] = OrderedDict()
         self._bytes = 0
-        self._max_bytes = 0
-        self._max_entries = 0
+        # Until the limits are set, no entry is kept.
+        self.max_bytes = 0
+        self.max_entries = 0
         # By tag, the count at its last invalidation.
         self._invalidated: OrderedDict[str, int] = OrderedDict()
         # Entries that began to load before this count are not shown, whatever their tags.
@@ -35,11 +36,6 @@ class LocalCache:
         self.invalidations = 0
         # By the monotonic clock; later, another process may have invalidated entries unheard.
         self.trusted_until = inf
-
-    def open(self, *, max_bytes: int, max_entries: int) -> None:
-        """Set the limits; until then no entry is kept."""
-        self._max_bytes = max_bytes
-        self._max_entries = max_entries
 
     def clear(self) -> None:
         """Drop all entries, and refuse the entries that are loading."""
@@ -66,16 +62,11 @@ class LocalCache:
         self._entries.move_to_end(key)
         return entry
 
-    def fresh(self, key: str, tags: Sequence[str]) -> Entry | None:
-        """Return the entry if it may be shown without a load."""
-        entry = self.get(key, tags)
-        return entry if entry is not None and entry.freshness() is Freshness.FRESH else None
-
     def put(self, key: str, tags: Sequence[str], entry: Entry, began: int) -> bool:
         """Keep an entry that began to load at the count `began`; return whether it is kept."""
         size = _size(key, entry)
         if (
-            size > self._max_bytes
+            size > self.max_bytes
             or began < self.last_invalidation(tags)
             or monotonic() >= self.trusted_until
         ):
@@ -83,7 +74,7 @@ class LocalCache:
         self._drop(key)
         self._entries[key] = (began, entry)
         self._bytes += size
-        while self._bytes > self._max_bytes or len(self._entries) > self._max_entries:
+        while self._bytes > self.max_bytes or len(self._entries) > self.max_entries:
             self._drop(next(iter(self._entries)))
         return True
 

@@ -20,9 +20,9 @@ from logging import getLogger
 from statistics import median
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ConnectionError, RedisError, ResponseError
 
-from app.core.cache.store.connection import Command, MultiplexedConnection, Refusal
+from app.core.cache.store.connection import Command, Connection, Refusal, connect
 from app.core.cache.store.local import EVERYTHING, LocalCache
 from app.core.settings.cache import CacheSettings
 
@@ -43,7 +43,7 @@ logger = getLogger(__name__)
 
 
 class Server:
-    """The one connection to the server, its health, and the messages about invalidations.
+    """The connection to the server, its health, and the messages about invalidations.
 
     Args:
         local: the local cache of this process, which the messages invalidate.
@@ -57,15 +57,12 @@ class Server:
     def __init__(self, local: LocalCache, counts: Counter[tuple[str, str]]) -> None:
         self._local = local
         self._counts = counts
-        self._connection: MultiplexedConnection | None = None
-        self._heart: asyncio.Task[None] | None = None
-        # The number of lost connections: messages may be missed during each loss.
-        self._losses = 0
-        self._prefix = ""
-        self._retry_after_s = 0.0
-        self._unused_until = 0.0
-        # The reason of the last failure.
+        # None while the server is not used, for the reason `_problem`.
+        self._connection: Connection | None = None
         self._problem = "unreachable"
+        self._keeper: asyncio.Task[None] | None = None
+        self._settings: CacheSettings | None = None
+        self._prefix = ""
         self._run_id = b""
         # Whether the server may have the data of another one, of which nothing is shown.
         self._is_foreign = False
@@ -76,54 +73,32 @@ class Server:
         # value is a new object, by which `_deliver` recognises a repeated invalidation.
         self._undelivered: dict[str, object] = {}
 
-    def open(self, settings: CacheSettings) -> None:
-        """Begin to connect and to listen, without waiting."""
+    async def open(self, settings: CacheSettings) -> None:
+        """Connect, and stay connected; return after the first attempt, whatever its result."""
+        self._settings = settings
         self._prefix = settings.cache_prefix
-        self._retry_after_s = settings.cache_retry_after_s
-        self._unused_until = 0.0
-        self._connection = MultiplexedConnection(
-            settings.cache_url.get_secret_value(),
-            self.name("invalidated"),
-            # MGET of two keys: a cluster refuses it, unless the prefix keeps all keys on one node.
-            [("INFO",), ("MGET", self.name("run"), self.name("tag", EVERYTHING))],
-            timeout_s=settings.cache_timeout_s,
-            on_open=self._on_open,
-            on_message=self._on_message,
-            on_loss=self._on_loss,
-        )
         self._local.trusted_until = 0.0
-        self._heart = asyncio.create_task(self._beat())
+        has_tried = asyncio.Event()
+        self._keeper = asyncio.create_task(self._keep(settings, has_tried))
+        await has_tried.wait()
 
     async def close(self) -> None:
-        """Stop listening, deliver the last invalidations and close the connection."""
-        if self._heart is not None:
-            self._heart.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._heart
-            self._heart = None
-        if self._connection is not None:
-            await self._deliver_the_last()
-            await self._connection.close()
-            self._connection = None
+        """Deliver the last invalidations, and close the connection."""
+        if self._keeper is None or self._settings is None:
+            return
+        while not self._keeper.done():
+            # More than once: redis-py can lose a cancellation.
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper], timeout=RETRY_S)
+        await self._deliver_the_last(self._settings)
+        if connection := self._connection:
+            connection.end(ConnectionError("closed"))
+            await connection.ended
 
-    async def ping(self) -> bool:
-        """Return whether the server answers in time, and accepts writes and messages.
-
-        If its data is another server's, everything is invalidated.
-        """
-        # With the commands of an invalidation: the server may refuse one of them alone.
-        name = self.name("heartbeat")
-        replies = await self.attempt(
-            ("GETEX", self.name("run"), "EX", RUN_ID_TTL_S), ("DEL", name), ("PUBLISH", name, "")
-        )
-        if replies is not None and replies[0] != self._run_id and not self._is_foreign:
-            self._is_foreign = True
-            self._undelivered = {EVERYTHING: object()}
-        return replies is not None
-
-    async def state(self) -> str:
-        """Return "ok", or the reason why the server is not used."""
-        if not await self.ping():
+    @property
+    def state(self) -> str:
+        """ "ok", or the reason why the server is not used."""
+        if self._connection is None or time.monotonic() >= self._local.trusted_until:
             return self._problem
         if self._is_foreign:
             return "has the data of another server: not read"
@@ -147,29 +122,96 @@ class Server:
 
     async def attempt(self, *commands: Command) -> list[Any] | None:
         """Return the replies; None when the server is unavailable, late, or refuses a command."""
-        for is_last in (False, True):
-            connection = self._connection
-            if connection is None or time.monotonic() < self._unused_until:
-                return None
-            try:
-                return await connection.execute(*commands)
-            except ResponseError as error:
-                logger.warning("cache: %s", error)
-                return None
-            except (RedisError, OSError) as error:
-                # Try twice: the connection may be an old one, or this process may be late itself.
-                if is_last:
-                    self._counts["shared", "failure"] += 1
-                    self._unused_until = time.monotonic() + self._retry_after_s
-                    is_refusal = isinstance(error, Refusal)
-                    self._problem = f"refuses: {error}" if is_refusal else "unreachable"
-                    reason = f"{type(error).__name__}: {error}"
-                    logger.warning("cache: not used for %g s: %s", self._retry_after_s, reason)
+        if self._connection is None:
+            return None
+        try:
+            return await self._connection.execute(*commands)
+        except ResponseError as error:
+            logger.warning("cache: %s", error)
+        except RedisError as error:
+            logger.debug("cache: %s: `_keep` connects again", error)
         return None
 
     def name(self, *parts: str) -> str:
         """Return the name of a key or channel."""
         return ":".join((self._prefix, *parts))
+
+    async def _keep(self, settings: CacheSettings, has_tried: asyncio.Event) -> None:
+        """Connect, and send a heartbeat every `HEARTBEAT_S`; connect again after a failure."""
+        while True:
+            was_up = False
+            try:
+                connection = await self._connect(settings)
+                while connection.error is None:
+                    await self._beat(connection)
+                    was_up = connection.error is None
+                    has_tried.set()
+                    await asyncio.wait([connection.ended], timeout=HEARTBEAT_S)
+                reason: Exception = connection.error
+            except Exception as error:
+                reason = error
+                if self._connection is not None:
+                    self._connection.end(ConnectionError(str(error)))
+            has_tried.set()
+            self._counts["shared", "failure"] += 1
+            self._problem = f"refuses: {reason}" if isinstance(reason, Refusal) else "unreachable"
+            # A server that was up is tried again at once: it may have restarted.
+            pause_s = 0.0 if was_up else settings.cache_retry_after_s
+            logger.warning(
+                "cache: %s: %s: trying again in %g s", type(reason).__name__, reason, pause_s
+            )
+            await asyncio.sleep(pause_s)
+
+    async def _connect(self, settings: CacheSettings) -> Connection:
+        """Return a connection that listens, to a server that is new enough."""
+        timeout_s = settings.cache_timeout_s
+        writer = await connect(settings.cache_url.get_secret_value(), timeout_s=timeout_s)
+        connection = Connection(
+            writer, timeout_s=timeout_s, on_message=self._heard, on_end=self._lost
+        )
+        try:
+            connection.subscribe(self.name("invalidated"))
+            # MGET of two keys: a cluster refuses it, unless the prefix keeps all keys on one node.
+            names = self.name("run"), self.name("tag", EVERYTHING)
+            info, (run_id, _) = await connection.execute(("INFO",), ("MGET", *names))
+            self._run_id = run_id_of(info)
+            self._check_owner(run_id)
+        except BaseException:
+            connection.end(ConnectionError("closed"))
+            raise
+        self._connection = connection
+        return connection
+
+    async def _beat(self, connection: Connection) -> None:
+        """Check that the server answers, and accepts writes and messages; deliver; trust it."""
+        asked = time.monotonic()
+        # The commands of an invalidation: the server may refuse one of them alone.
+        name = self.name("heartbeat")
+        (run_id, *_) = await connection.execute(
+            ("GETEX", self.name("run"), "EX", RUN_ID_TTL_S), ("DEL", name), ("PUBLISH", name, "")
+        )
+        self._round_trips_s.append(time.monotonic() - asked)
+        self.is_slow = slower(self._round_trips_s, self.loads_s)
+        self._check_owner(run_id)
+        await self._deliver()
+        if connection.error is None:
+            # Replies keep their order: all messages before these have been handled.
+            self._local.trusted_until = asked + TRUST_S
+
+    def _check_owner(self, run_id: bytes | None) -> None:
+        """Invalidate everything if the data is not this server's."""
+        if run_id != self._run_id and not self._is_foreign:
+            self._is_foreign = True
+            self._undelivered = {EVERYTHING: object()}
+
+    def _heard(self, message: bytes) -> None:
+        self._local.invalidate(message.decode(errors="replace").split("\n"))
+
+    def _lost(self) -> None:
+        """Show nothing of this process until the next heartbeat: messages may be missed."""
+        self._connection = None
+        self._local.trusted_until = 0.0
+        self._local.clear()
 
     async def _deliver(self) -> None:
         """Send the invalidations that the server has not confirmed."""
@@ -188,12 +230,14 @@ class Server:
             claim: Command = ("SET", self.name("run"), self._run_id, "EX", RUN_ID_TTL_S)
             self._is_foreign = await self.attempt(delete, claim) is None
 
-    async def _deliver_the_last(self) -> None:
+    async def _deliver_the_last(self, settings: CacheSettings) -> None:
         """Deliver before the process ends, within `LAST_DELIVERY_S`, or log the loss."""
         give_up_at = time.monotonic() + LAST_DELIVERY_S
         while self._undelivered and time.monotonic() < give_up_at:
-            self._unused_until = 0.0
-            await self._deliver()
+            with suppress(RedisError, OSError):
+                if self._connection is None:
+                    await self._connect(settings)
+                await self._deliver()
             if self._undelivered:
                 await asyncio.sleep(RETRY_S)
         if self._undelivered:
@@ -204,49 +248,20 @@ class Server:
                 ", ".join(list(self._undelivered)[:10]),
             )
 
-    async def _beat(self) -> None:
-        """Every `HEARTBEAT_S`: ping, deliver, extend `trusted_until`; until cancelled."""
-        while True:
-            asked = time.monotonic()
-            losses = self._losses
-            try:
-                # The connection listens as long as it is up.
-                if await self.ping():
-                    self._round_trips_s.append(time.monotonic() - asked)
-                    self.is_slow = slower(self._round_trips_s, self.loads_s)
-                    await self._deliver()
-                    if self._losses == losses:
-                        # Replies keep their order: all messages before these have been handled.
-                        self._local.trusted_until = asked + TRUST_S
-            except Exception:
-                logger.exception("cache: the heartbeat failed")
-            await asyncio.sleep(HEARTBEAT_S)
-
-    def _on_open(self, replies: list[Any]) -> None:
-        """Learn which server has answered, and whose data it has; Refusal if it is too old."""
-        info, (run_id, _) = replies
-        facts = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-        version = facts.get("redis_version", "unknown")
-        if not version[:1].isdecimal() or int(version.partition(".")[0]) < OLDEST_VERSION:
-            raise Refusal(f"version {version} is too old: Valkey, or Redis 7, is needed")
-        if facts.get("rdb_saves", "0") != "0":
-            logger.warning('cache: the server saves snapshots, which are not used: set `save ""`')
-        self._run_id = facts.get("run_id", "").encode()
-        self._is_foreign = run_id != self._run_id
-        if self._is_foreign:
-            self._undelivered = {EVERYTHING: object()}
-
-    def _on_message(self, message: bytes) -> None:
-        self._local.invalidate(message.decode(errors="replace").split("\n"))
-
-    def _on_loss(self) -> None:
-        self._losses += 1
-        self._local.trusted_until = 0.0
-        self._local.clear()
-
 
 def slower(round_trips_s: Collection[float], loads_s: Collection[float]) -> bool:
     """Whether the median round trip exceeds `SLOW_S` and the median load; False without either."""
     if not round_trips_s or not loads_s:
         return False
     return median(round_trips_s) > max(SLOW_S, median(loads_s))
+
+
+def run_id_of(info: bytes) -> bytes:
+    """Return the server's run id from the reply to INFO; Refusal if the server is too old."""
+    facts = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    version = facts.get("redis_version", "unknown")
+    if not version[:1].isdecimal() or int(version.partition(".")[0]) < OLDEST_VERSION:
+        raise Refusal(f"version {version} is too old: Valkey, or Redis 7, is needed")
+    if facts.get("rdb_saves", "0") != "0":
+        logger.warning('cache: the server saves snapshots, which are not used: set `save ""`')
+    return facts.get("run_id", "").encode()

@@ -17,10 +17,10 @@ from app.core.cache.store.connection import Command
 from app.core.cache.store.entry import Entry, Freshness, decode, encode
 from app.core.cache.store.local import EVERYTHING
 from app.core.cache.store.server import Server
-from app.core.settings.cache import CacheSettings
 
 # One worker loads an entry; after this time the others stop waiting and load it themselves.
 LEASE_S = 3.0
+LEASE_MS = int(LEASE_S * 1000)
 LEASE_POLL_S = 0.01
 # Seconds; also the longest life of a shared entry.
 GENERATION_S = 24 * 3600
@@ -41,17 +41,16 @@ class Found(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """An entry to show; or, when it is None, what `finish` needs after the load."""
+    """An entry, perhaps too old to be shown, and what `finish` needs after a load."""
 
-    entry: Entry | None
+    entry: Entry | None = None
+    # Otherwise the caller loads.
+    is_shown: bool = False
     # Whether this worker waited for another one.
     has_waited: bool = False
-    # An older entry, to show when the load fails; perhaps expired.
-    spare: Entry | None = None
     generations: bytes | None = None
-    # Both in seconds of the monotonic clock; 0 is no lease.
+    # In seconds of the monotonic clock; 0 is no lease.
     lease_until: float = 0.0
-    ended_at: float = 0.0
 
 
 class SharedCache:
@@ -65,11 +64,7 @@ class SharedCache:
         self._server = server
         self._counts = counts
         # Entries of other releases are not shown; invalidations concern all releases.
-        self._version = ""
-
-    def open(self, settings: CacheSettings) -> None:
-        """Use the entries of the release in the settings."""
-        self._version = settings.cache_version
+        self.version = ""
 
     async def look_up(self, key: str, tags: Sequence[str], *, accept_stale: bool) -> Lookup:
         """Return an entry to show, or the lease to load it; wait while another worker loads it.
@@ -79,19 +74,17 @@ class SharedCache:
         """
         if self._server.is_slow:
             self._counts["shared", "skipped"] += 1
-            return Lookup(None, ended_at=time.monotonic())
+            return Lookup()
         lease = os.urandom(TOKEN_BYTES)
-        # GET returns the token of the lease, so a repeated command recognises its own.
-        lease_name, lease_ms = self._name("lease", key), int(LEASE_S * 1000)
-        take: Command = ("SET", lease_name, lease, "NX", "GET", "PX", lease_ms)
-        lease_until = 0.0
+        # GET returns the token of the lease: None when it was free.
+        take: Command = ("SET", self._name("lease", key), lease, "NX", "GET", "PX", LEASE_MS)
         give_up_at = time.monotonic() + LEASE_S
-        has_waited = False
+        lease_until, has_waited = 0.0, False
         found = await self.find(key, tags)
         while not _is_shown(found.entry, accept_stale=accept_stale):
             now = time.monotonic()
             if lease_until or found.generations is None or now > give_up_at:
-                return Lookup(None, has_waited, found.entry, found.generations, lease_until, now)
+                return Lookup(found.entry, False, has_waited, found.generations, lease_until)
             # Lease and entry in one round trip: a worker that gets the lease after another has
             # stored the entry finds it.
             new: list[Command] = [
@@ -99,33 +92,29 @@ class SharedCache:
                 for name in found.missing
             ]
             found = await self.find(key, tags, take, *new)
-            if found.reply in (None, lease):
+            if found.reply is None:
                 lease_until = now + LEASE_S
             elif found.generations is not None:
                 has_waited = True
                 await asyncio.sleep(LEASE_POLL_S)
         # With the lease, too, the entry is new: another worker stored it since the first look.
-        lookup = Lookup(found.entry, has_waited or bool(lease_until), lease_until=lease_until)
-        if lease_until:
-            await self.finish(key, lookup, None)
+        lookup = Lookup(found.entry, True, has_waited or bool(lease_until), None, lease_until)
+        await self.finish(key, lookup, None)
         return lookup
 
     async def finish(self, key: str, lookup: Lookup, entry: Entry | None) -> bool:
         """Store the loaded entry, if any, and end the lease; return whether it is stored."""
         commands: list[Command] = []
-        if entry is not None:
-            self._server.loads_s.append(time.monotonic() - lookup.ended_at)
-            if lookup.generations is not None:
-                lifetime_ms = max(1, int(entry.lifetime_s * 1000))
-                sealed = encode(entry, lookup.generations)
-                commands.append(("SET", self._name("entry", key), sealed, "PX", lifetime_ms))
-        is_storable = bool(commands)
+        if entry is not None and lookup.generations is not None:
+            lifetime_ms = max(1, int(entry.lifetime_s * 1000))
+            sealed = encode(entry, lookup.generations)
+            commands.append(("SET", self._name("entry", key), sealed, "PX", lifetime_ms))
         # A lease that has ended may belong to another worker.
         if time.monotonic() < lookup.lease_until:
             commands.append(("DEL", self._name("lease", key)))
-        if not commands:
+        if not commands or await self._server.attempt(*commands) is None:
             return False
-        return await self._server.attempt(*commands) is not None and is_storable
+        return entry is not None and lookup.generations is not None
 
     async def find(self, key: str, tags: Sequence[str], *before: Command) -> Found:
         """Ask the server, after the commands `before`, for an entry and the tags' generations."""
@@ -149,7 +138,7 @@ class SharedCache:
         return decode(replies[0], None) if replies and replies[0] else None
 
     def _name(self, kind: str, key: str) -> str:
-        return self._server.name(kind, self._version, key)
+        return self._server.name(kind, self.version, key)
 
 
 def _is_shown(entry: Entry | None, *, accept_stale: bool) -> bool:
