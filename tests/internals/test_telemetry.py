@@ -169,7 +169,7 @@ def lines(caplog: pytest.LogCaptureFixture, name: str) -> list[Any]:
     return [record for record in caplog.records if record.name == name]
 
 
-async def test_slow_requests_are_logged(
+async def test_slow_requests_are_logged_with_a_bound(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
@@ -185,12 +185,17 @@ async def test_slow_requests_are_logged(
         await whole(None, None, send)
 
     application, _ = measured(slow, slow_request_ms=10, access_log_sample=1)
+    for _ in range(15):
+        await call(application)
+    now = 102.0
     await call(application)
 
-    (found,) = lines(caplog, "app.slow")
-    assert [found.status, found.duration_ms, found.cache] == [201, 10.0, "miss"]
-    assert found.getMessage() == "GET unmatched 201 in 10 ms"
-    assert len(lines(caplog, "app.access")) == 1
+    found = lines(caplog, "app.slow")
+    assert [found[0].status, found[0].duration_ms, found[0].cache] == [201, 10.0, "miss"]
+    assert found[0].getMessage() == "GET unmatched 201 in 10 ms"
+    assert found[-2].getMessage() == "5 more slow requests were not logged"
+    assert len(found) == telemetry.MAX_SLOW_LINES + 2
+    assert len(lines(caplog, "app.access")) == 16
 
 
 async def test_a_stream_that_begins_in_time_is_not_slow(

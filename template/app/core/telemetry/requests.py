@@ -25,6 +25,9 @@ CLIENT_LEFT = 499
 _STARTS = frozenset(("http.response.start", "websocket.http.response.start", "websocket.accept"))
 _ENDS = frozenset(("http.response.body", "websocket.http.response.body", "websocket.close"))
 
+# The most lines about slow requests that one worker writes in a second.
+MAX_SLOW_LINES = 10
+
 access_log = getLogger("app.access")
 slow_log = getLogger("app.slow")
 
@@ -49,6 +52,8 @@ class Telemetry:
         self.observe = observe
         self.server_timing = settings.server_timing
         self._slow_s = settings.slow_request_ms / 1000 or float("inf")
+        # The second of the last slow requests, and how many it had.
+        self._second = self._slow = 0
         # The access log has a request if the checksum of its id is below this.
         self._sampled = settings.access_log_sample * 2**32
 
@@ -80,9 +85,20 @@ class Telemetry:
         if self.observe is not None:
             self.observe(request)
         if request.waited_s >= self._slow_s:
-            request.log(slow_log.warning)
+            self._report_slow(request)
         if self._sampled and crc32(request.request_id.encode()) < self._sampled:
             request.log(access_log.info)
+
+    def _report_slow(self, request: "MeasuredRequest") -> None:
+        """Log a slow request; if all are slow, the lines of a second have a bound."""
+        second, left_out = int(perf_counter()), self._slow - MAX_SLOW_LINES
+        if second != self._second:
+            self._second, self._slow = second, 0
+            if left_out > 0:
+                slow_log.warning("%d more slow requests were not logged", left_out)
+        self._slow += 1
+        if self._slow <= MAX_SLOW_LINES:
+            request.log(slow_log.warning)
 
 
 class MeasuredRequest(Activity):
