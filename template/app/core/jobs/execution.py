@@ -15,10 +15,7 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from sqlalchemy.pool import PoolProxiedConnection
-
-from app.core.database import PreparedWrite, Row
-from app.core.database.engine import Around, Database, Run, database, settle
+from app.core.database import Database, PreparedWrite, Row, WriteSession, database
 from app.core.http.problems import Unavailable
 from app.core.jobs import statements
 from app.core.jobs.declaration import deadline_s, declared
@@ -52,8 +49,6 @@ class Executor:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._succeeded: list[Message] = []
         self._turn = asyncio.Lock()
-        # The task that stores `_succeeded`, while it waits for its turn.
-        self._next: asyncio.Task[None] | None = None
         # Outcomes that are not in `background_job_count` yet.
         self._counts: Counter[str] = Counter()
 
@@ -67,7 +62,6 @@ class Executor:
         connections of the other pool: otherwise, leases may end while jobs run.
         """
         self._settings, self._database = settings, source
-        self._turn, self._next = asyncio.Lock(), None
         upkeep = asyncio.create_task(self._keep_up(settings.job_lease_s))
         try:
             yield
@@ -88,12 +82,17 @@ class Executor:
         """Claim up to `limit` jobs that are due; none while a job has its last delivery.
 
         Raises:
-            Unavailable: when the database does not answer in time.
+            Unavailable, TimeoutError: when the database does not answer in time.
         """
         if any(held.deliveries >= statements.MAX_DELIVERIES for held in self._held):
             return []
-        values = {"limit": limit, "lease_s": self.settings.job_lease_s, "is_idle": not self._held}
-        rows = await self.fetch(statements.CLAIM, self._commit, **values)
+        # A database that hung may run the statement when nothing waits for it any more. It then has
+        # no effect, because the COMMIT follows when the rows have arrived.
+        async with asyncio.timeout(STATEMENT_TIMEOUT_S), WriteSession(self._database) as session:
+            lease_s, is_idle = self.settings.job_lease_s, not self._held
+            rows = await session.write(
+                statements.CLAIM, limit=limit, lease_s=lease_s, is_idle=is_idle
+            )
         claimed = [Message(**row) for row in rows]
         for message in claimed:
             self._hold(message)
@@ -160,13 +159,11 @@ class Executor:
             task.cancel()
         asyncio.get_running_loop().call_later(RELEASE_TIMEOUT_S, self._end_process, late)
 
-    async def fetch(
-        self, statement: PreparedWrite, around: Around | None = None, **values: Any
-    ) -> list[Row]:
+    async def fetch(self, statement: PreparedWrite, **values: Any) -> list[Row]:
         """Run a statement of the queue; Unavailable if the database does not answer in time."""
         try:
             async with asyncio.timeout(STATEMENT_TIMEOUT_S):
-                return await self._database.fetch(statement, values, around)
+                return await self._database.fetch(statement, values)
         except TimeoutError:
             raise Unavailable("The database did not answer in time.") from None
 
@@ -183,21 +180,6 @@ class Executor:
                     return
             await asyncio.sleep(RETRY_S)
 
-    async def _commit(self, run: Run, connection: PoolProxiedConnection) -> list[Row]:
-        """Commit a claim after its rows have arrived.
-
-        A database that hung may run a claim when this process has stopped to wait for it. Without
-        the COMMIT, such a claim has no effect.
-        """
-        try:
-            await self._database.command(connection, "BEGIN")
-            claimed = await run()
-            await self._database.command(connection, "COMMIT")
-        except BaseException:
-            await settle(connection, "ROLLBACK")
-            raise
-        return claimed
-
     def _hold(self, message: Message) -> None:
         self._held[message] = monotonic() + deadline_s(message.name, self.settings) + GRACE_S
 
@@ -205,10 +187,14 @@ class Executor:
         """Store the outcome, unless another process has the job by now."""
         if outcome.label == "succeeded" and message.key is None:
             self._succeeded.append(message)
-            if self._next is None:
-                self._next = asyncio.create_task(self._store_succeeded())
-            # All of them end at once, so that the next claim has as many jobs.
-            await asyncio.shield(self._next)
+            # The successes that come while the statement before runs are stored together.
+            async with self._turn:
+                if self._succeeded:
+                    # Those of the same turn of the event loop, too.
+                    await asyncio.sleep(0)
+                    ended, self._succeeded = self._succeeded, []
+                    lease_s = self.settings.job_lease_s
+                    await self.insist(statements.SUCCEED, for_s=lease_s, **_columns(ended))
             return
         job = declared.get(message.name)
         # The key of a periodic job is its interval, and must outlast it.
@@ -223,15 +209,6 @@ class Executor:
             delay_s=keep_s if outcome.state == "done" else outcome.delay_s,
             error=outcome.error,
         )
-
-    async def _store_succeeded(self) -> None:
-        """Store together the successes that came while the statement before ran."""
-        async with self._turn:
-            # Jobs that end in the same turn of the event loop are stored together.
-            await asyncio.sleep(0)
-            ended, self._succeeded, self._next = self._succeeded, [], None
-            lease_s = self.settings.job_lease_s
-            await self.insist(statements.SUCCEED, for_s=lease_s, **_columns(ended))
 
     async def _keep_up(self, lease_s: float) -> None:
         extend_s = monotonic()

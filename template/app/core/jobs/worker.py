@@ -7,7 +7,7 @@ from contextvars import Context
 from logging import getLogger
 from typing import Any
 
-from app.core.database.engine import Database, database
+from app.core.database import Database, database
 from app.core.jobs.execution import RELEASE_TIMEOUT_S, RETRY_S, executor
 from app.core.jobs.message import Message
 from app.core.settings.jobs import JobsSettings
