@@ -15,7 +15,10 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from app.core.database import Database, PreparedWrite, Row, WriteSession, database
+from sqlalchemy.pool import PoolProxiedConnection
+
+from app.core.database import Database, PreparedWrite, Row, database
+from app.core.database.engine import Around, Run, settle
 from app.core.http.problems import Unavailable
 from app.core.jobs import statements
 from app.core.jobs.declaration import deadline_s, declared
@@ -82,17 +85,12 @@ class Executor:
         """Claim up to `limit` jobs that are due; none while a job has its last delivery.
 
         Raises:
-            Unavailable, TimeoutError: when the database does not answer in time.
+            Unavailable: when the database does not answer in time.
         """
         if any(held.deliveries >= statements.MAX_DELIVERIES for held in self._held):
             return []
-        # A database that hung may run the statement when nothing waits for it any more. It then has
-        # no effect, because the COMMIT follows when the rows have arrived.
-        async with asyncio.timeout(STATEMENT_TIMEOUT_S), WriteSession(self._database) as session:
-            lease_s, is_idle = self.settings.job_lease_s, not self._held
-            rows = await session.write(
-                statements.CLAIM, limit=limit, lease_s=lease_s, is_idle=is_idle
-            )
+        values = {"limit": limit, "lease_s": self.settings.job_lease_s, "is_idle": not self._held}
+        rows = await self.fetch(statements.CLAIM, self._commit, **values)
         claimed = [Message(**row) for row in rows]
         for message in claimed:
             self._hold(message)
@@ -159,11 +157,13 @@ class Executor:
             task.cancel()
         asyncio.get_running_loop().call_later(RELEASE_TIMEOUT_S, self._end_process, late)
 
-    async def fetch(self, statement: PreparedWrite, **values: Any) -> list[Row]:
+    async def fetch(
+        self, statement: PreparedWrite, around: Around | None = None, **values: Any
+    ) -> list[Row]:
         """Run a statement of the queue; Unavailable if the database does not answer in time."""
         try:
             async with asyncio.timeout(STATEMENT_TIMEOUT_S):
-                return await self._database.fetch(statement, values)
+                return await self._database.fetch(statement, values, around)
         except TimeoutError:
             raise Unavailable("The database did not answer in time.") from None
 
@@ -179,6 +179,21 @@ class Executor:
                     logger.error("The outcome of a job is lost, and it runs again: %s", error)
                     return
             await asyncio.sleep(RETRY_S)
+
+    async def _commit(self, run: Run, connection: PoolProxiedConnection) -> list[Row]:
+        """Commit a claim after its rows have arrived.
+
+        A database that hung may run a claim when nothing waits for its rows any more. Without the
+        COMMIT, such a claim has no effect.
+        """
+        try:
+            await self._database.command(connection, "BEGIN")
+            claimed = await run()
+            await self._database.command(connection, "COMMIT")
+        except BaseException:
+            await settle(connection, "ROLLBACK")
+            raise
+        return claimed
 
     def _hold(self, message: Message) -> None:
         self._held[message] = monotonic() + deadline_s(message.name, self.settings) + GRACE_S
