@@ -47,22 +47,15 @@ DELIVERY = (
     epoch_s(func.now() - job.c.created_at).label("age_s"),
 )
 
+_plain = ("id", "name", "version", "key", "request_id", "attempts", "deliveries", "state", "error")
 # Does nothing if a job has the same id, or the same name and key.
 ADD = PreparedWrite(
     insert(job)
+    .values({name: bindparam(name) for name in _plain})
     .values(
-        id=bindparam("id"),
-        name=bindparam("name"),
-        version=bindparam("version"),
         arguments=sa.cast(bindparam("arguments", type_=sa.Text), JSONB),
-        key=bindparam("key"),
-        request_id=bindparam("request_id"),
         created_at=func.now() - seconds("age_s"),
         due_at=func.now() + seconds("delay_s"),
-        attempts=bindparam("attempts"),
-        deliveries=bindparam("deliveries"),
-        state=bindparam("state"),
-        error=bindparam("error"),
     )
     .on_conflict_do_nothing()
 )
