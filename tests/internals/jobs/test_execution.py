@@ -298,6 +298,26 @@ async def test_the_end_of_the_event_loop_is_no_outcome() -> None:
     assert (row["state"], row["deliveries"], seen) == ("waiting", 1, [])
 
 
+async def test_the_end_of_the_event_loop_within_a_job_is_no_outcome() -> None:
+    started = asyncio.Event()
+
+    @job
+    async def wait() -> None:
+        started.set()
+        await asyncio.sleep(60)
+
+    await enqueue(None, wait)
+    (held,) = await claim()
+    running = asyncio.create_task(execute(held))
+    await started.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    (row,) = await rows()
+    assert (row["state"], row["attempts"], row["deliveries"]) == ("waiting", 0, 1)
+
+
 async def test_an_outcome_is_stored_when_the_database_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
