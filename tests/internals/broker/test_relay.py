@@ -62,8 +62,9 @@ def test_a_reference_that_comes_twice_runs_its_job_once(monkeypatch: pytest.Monk
                 message = Message(uuid4(), note.name, note.version, note.dump(1), request_id="")
                 await executor.fetch(statements.ADD, **message.row())
                 (taken,) = await executor.fetch(relay.TAKE, limit=1, lease_s=30)
-                await asyncio.gather(*(relay.execute_id(**taken) for _ in range(3)))
-                await relay.execute_id(UUID(int=0), 0, 0)
+                reference = relay.Reference(**taken)
+                await asyncio.gather(*(relay.execute(reference) for _ in range(3)))
+                await relay.execute(relay.Reference(UUID(int=0), 0, 0))
             async with source.engine.begin() as connection:
                 await connection.execute(delete(background_job_count))
         finally:

@@ -10,7 +10,6 @@ from app.core.database import ReadSession, database
 from app.core.jobs import Job, statements
 from app.core.jobs.execution import executor
 from app.core.jobs.message import Message
-from app.core.jobs.outcome import Delivery
 from app.core.jobs.table import background_job, background_job_count
 
 
@@ -29,10 +28,10 @@ async def counts() -> dict[str, int]:
     return {row[0]: row[1] for row in await ReadSession().rows(statement)}
 
 
-async def claim(lease_s: float = 30, limit: int = 1) -> list[Delivery]:
+async def claim(lease_s: float = 30, limit: int = 1) -> list[Message]:
     """Claim due jobs as a worker does."""
     found = await executor.fetch(statements.CLAIM, limit=limit, lease_s=lease_s, is_idle=True)
-    return [Delivery(**row) for row in found]
+    return [Message(**row) for row in found]
 
 
 async def make_due() -> None:

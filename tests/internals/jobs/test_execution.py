@@ -13,20 +13,18 @@ from app.core.database import WriteSession, database
 from app.core.http.problems import Busy, Unavailable
 from app.core.jobs import Job, enqueue, execution, job, statements
 from app.core.jobs.execution import executor
-from app.core.jobs.message import store
-from app.core.jobs.outcome import (
-    MAX_BACKOFF_S,
-    MAX_DELIVERIES,
-    UNKNOWN_RETRIES,
-    Delivery,
-    Unknown,
-    outcome_of,
-)
+from app.core.jobs.message import Message, store
+from app.core.jobs.outcome import MAX_BACKOFF_S, UNKNOWN_RETRIES, Unknown, outcome_of
+from app.core.jobs.statements import MAX_DELIVERIES
 from app.core.telemetry import request_id
 from app.settings import get_settings
 from tests.internals.jobs.queue import claim, counts, make_due, message_of, rows, run, until
 
-execute = executor.execute
+
+async def execute(message: Message) -> None:
+    """Run a job in a task of its own, as a worker does."""
+    await asyncio.create_task(executor.execute(message), context=Context())
+
 
 seen: list[Any] = []
 
@@ -82,9 +80,8 @@ async def delivered(job: Job[[int]]) -> dict[str, Any]:
     return (await rows())[0]
 
 
-def delivery(name: str, **changes: Any) -> Delivery:
-    values: dict[str, Any] = {"version": 1, "arguments": '{"value": 1}', "key": None}
-    return Delivery(uuid4(), name, request_id="", **values | changes)
+def delivery(name: str, **changes: Any) -> Message:
+    return Message(uuid4(), name, 1, '{"value": 1}', "", **changes)
 
 
 async def test_a_job_that_succeeds_is_gone() -> None:
@@ -299,6 +296,26 @@ async def test_the_end_of_the_event_loop_is_no_outcome() -> None:
 
     (row,) = await rows()
     assert (row["state"], row["deliveries"], seen) == ("waiting", 1, [])
+
+
+async def test_the_end_of_the_event_loop_within_a_job_is_no_outcome() -> None:
+    started = asyncio.Event()
+
+    @job
+    async def wait() -> None:
+        started.set()
+        await asyncio.sleep(60)
+
+    await enqueue(None, wait)
+    (held,) = await claim()
+    running = asyncio.create_task(execute(held))
+    await started.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    (row,) = await rows()
+    assert (row["state"], row["attempts"], row["deliveries"]) == ("waiting", 0, 1)
 
 
 async def test_an_outcome_is_stored_when_the_database_is_back(

@@ -143,7 +143,7 @@ async def test_two_workers_run_each_job_once() -> None:
     for number in range(60):
         await enqueue(None, note, number)
     async with running(settings(job_concurrency=4), poll_s=POLL_S):
-        other = Worker(4, execution.executor.execute, POLL_S)
+        other = Worker(4, POLL_S)
         claiming = asyncio.create_task(other.claim())
         await until(is_empty)
         other.stop()

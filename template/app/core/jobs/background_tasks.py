@@ -8,17 +8,17 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from logging import getLogger
 from time import monotonic
 
 from app.core.database import WriteSession
-from app.core.http.problems import Busy, Unavailable
+from app.core.http.problems import Busy
 from app.core.jobs import periodic, statements
-from app.core.jobs.execution import RETRY_S, executor
+from app.core.jobs.execution import executor
 from app.core.jobs.lost import Count, default_directory, take_lost
 from app.core.jobs.message import Message, store
-from app.core.jobs.outcome import Delivery, Outcome
 from app.core.jobs.worker import Worker, running
 from app.core.settings.jobs import JobsSettings
 
@@ -34,7 +34,6 @@ class Runner:
     def __init__(self) -> None:
         self._settings: JobsSettings | None = None
         self._worker: Worker | None = None
-        self._slots = asyncio.Semaphore()
         # When each job that waits in memory was accepted; the first starts first.
         self._waiting: deque[float] = deque()
         self._count: Count | None = None
@@ -46,12 +45,10 @@ class Runner:
         Logs how many jobs the processes that were killed have lost.
         """
         self._settings = settings
-        self._slots = asyncio.Semaphore(settings.job_concurrency)
         self._waiting.clear()
         await asyncio.to_thread(self._open_count)
         try:
-            claimed = running(settings, execute=self._run_claimed, poll_s=POLL_S)
-            async with claimed as self._worker, periodic.running():
+            async with running(settings, poll_s=POLL_S) as self._worker, periodic.running():
                 yield
         finally:
             self._settings = self._worker = None
@@ -71,21 +68,14 @@ class Runner:
         if self._settings is None or self._worker is None:
             raise RuntimeError("Jobs need `async with lifecycle.resources(...)`.")
         limit = self._settings.job_concurrency + self._settings.job_backlog
-        if self._worker.running >= limit:
+        if len(self._worker.tasks) >= limit:
             executor.count("refused")
             raise Busy(f"{message.name} is not run: too many jobs wait.")
-        delivery = Delivery(
-            message.id,
-            message.name,
-            message.version,
-            message.arguments,
-            message.key,
-            message.request_id,
-        )
+        start = partial(self._start, replace(message, deliveries=1))
         if session is None:
-            await self._start(delivery)
+            await start()
         else:
-            session.after_commit(partial(self._start, delivery))
+            session.after_commit(start)
 
     def backlog(self) -> tuple[int, float]:
         """Return the number of jobs that wait in memory, and the seconds of the oldest."""
@@ -96,47 +86,32 @@ class Runner:
         if self._worker and self._settings:
             await self._worker.wait(self._settings.job_drain_timeout_s)
 
-    async def _start(self, delivery: Delivery) -> None:
+    async def _start(self, message: Message) -> None:
         if self._worker is None:
-            logger.error("job %s is lost: the process has closed its resources", delivery.name)
+            logger.error("job %s is lost: the process has closed its resources", message.name)
             return
         if self._count:
             self._count.add(1)
         self._waiting.append(monotonic())
-        self._worker.start(self._run_accepted(delivery))
+        self._worker.start(self._run(self._worker, message))
 
-    async def _run_claimed(self, delivery: Delivery) -> None:
-        async with self._slots:
-            await executor.execute(delivery)
-
-    async def _run_accepted(self, delivery: Delivery) -> None:
+    async def _run(self, worker: Worker, message: Message) -> None:
+        """Run a job, and insert it with its outcome if it does not succeed."""
         try:
-            async with self._slots:
+            async with worker.slots:
                 self._waiting.popleft()
-                outcome = await executor.run(delivery)
+                outcome = await executor.run(message)
             if outcome.label != "succeeded":
-                await self._store(delivery, outcome)
+                result = replace(
+                    message,
+                    delay_s=outcome.delay_s,
+                    attempts=outcome.attempts,
+                    deliveries=outcome.deliveries,
+                )
+                await executor.insist(statements.ADD, **result.row(outcome.state, outcome.error))
         finally:
             if self._count:
                 self._count.add(-1)
-
-    async def _store(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Insert the job with its outcome; try until the database accepts it."""
-        message = Message(
-            delivery.id,
-            delivery.name,
-            delivery.version,
-            delivery.arguments,
-            delivery.request_id,
-            delay_s=outcome.delay_s,
-        )
-        result = {"attempts": outcome.attempts, "state": outcome.state, "error": outcome.error}
-        while True:
-            try:
-                await executor.fetch(statements.ADD, **message.row() | result)
-                return
-            except Unavailable:
-                await asyncio.sleep(RETRY_S)
 
     def _open_count(self) -> None:
         try:

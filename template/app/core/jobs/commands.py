@@ -4,13 +4,13 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.core.database import Database, ReadSession
+from app.core.database import Database
 from app.core.http.problems import Problem
 from app.core.jobs.table import background_job as job
 from app.core.settings.database import DatabaseSettings
@@ -32,17 +32,18 @@ async def execute(
     source = Database()
     source.open(settings, pool_size=1)
     try:
-        match action, ids:
-            case "failed", []:
-                await _failed(source, as_json=as_json)
-            case "show", [id]:
-                await _show(source, _uuid(id), as_json=as_json)
-            case "retry", ["all"]:
-                await _retry(source, None)
-            case "retry", [_, *_]:
-                await _retry(source, [_uuid(id) for id in ids])
-            case _:
-                sys.exit(f"jobs: {USAGE}")
+        async with source.autocommit_engine.connect() as connection:
+            match action, ids:
+                case "failed", []:
+                    await _failed(connection, as_json=as_json)
+                case "show", [id]:
+                    await _show(connection, _uuid(id), as_json=as_json)
+                case "retry", ["all"]:
+                    await _retry(connection, None)
+                case "retry", [_, *_]:
+                    await _retry(connection, [_uuid(id) for id in ids])
+                case _:
+                    sys.exit(f"jobs: {USAGE}")
     except Problem as error:
         sys.exit(f"jobs: {error.detail}")
     except ProgrammingError as error:
@@ -51,11 +52,11 @@ async def execute(
         await source.close()
 
 
-async def _failed(source: Database, *, as_json: bool) -> None:
-    failed = select(*job.c).where(job.c.state == "dead").order_by(job.c.due_at.desc(), job.c.id)
-    rows = await _rows(source, failed.limit(SHOWN))
+async def _failed(connection: AsyncConnection, *, as_json: bool) -> None:
+    failed = select(job).where(job.c.state == "dead").order_by(job.c.due_at.desc(), job.c.id)
+    rows = [*(await connection.execute(failed.limit(SHOWN))).mappings()]
     if as_json:
-        print(json.dumps(rows, default=str, indent=2))
+        print(json.dumps([dict(row) for row in rows], default=str, indent=2))
         return
     for row in rows:
         reason = (row["error"] or "").strip().rpartition("\n")[2]
@@ -64,11 +65,11 @@ async def _failed(source: Database, *, as_json: bool) -> None:
     print(f"{least}{len(rows)} jobs failed." if rows else "No job failed.", file=sys.stderr)
 
 
-async def _show(source: Database, id: UUID, *, as_json: bool) -> None:
-    rows = await _rows(source, select(*job.c).where(job.c.id == id))
-    if not rows:
+async def _show(connection: AsyncConnection, id: UUID, *, as_json: bool) -> None:
+    found = (await connection.execute(select(job).where(job.c.id == id))).mappings().first()
+    if not found:
         sys.exit(f"jobs: there is no job {id}: it succeeded, or never was.")
-    row = rows[0]
+    row = dict(found)
     if as_json:
         print(json.dumps(row, default=str, indent=2))
         return
@@ -79,7 +80,7 @@ async def _show(source: Database, id: UUID, *, as_json: bool) -> None:
     print(error or "")
 
 
-async def _retry(source: Database, ids: list[UUID] | None) -> None:
+async def _retry(connection: AsyncConnection, ids: list[UUID] | None) -> None:
     again = (
         update(job)
         .where(job.c.state == "dead", *([] if ids is None else [job.c.id.in_(ids)]))
@@ -87,15 +88,10 @@ async def _retry(source: Database, ids: list[UUID] | None) -> None:
         .values(state="waiting", deliveries=0, due_at=func.now())
         .returning(job.c.id)
     )
-    async with source.engine.begin() as connection:
-        found = set(await connection.scalars(again))
+    found = {*await connection.scalars(again)}
     print(f"{len(found)} jobs run again.")
-    if missing := set(ids or []) - found:
+    if missing := {*(ids or [])} - found:
         sys.exit(f"jobs: no failed job has the id {', '.join(sorted(map(str, missing)))}.")
-
-
-async def _rows(source: Database, statement: Select[*tuple[Any, ...]]) -> list[dict[str, Any]]:
-    return [dict(row._mapping) for row in await ReadSession(source).rows(statement)]
 
 
 def _uuid(id: str) -> UUID:

@@ -22,6 +22,8 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError
 from typing_extensions import TypedDict
 
+from app.core.settings.jobs import JobsSettings
+
 P = ParamSpec("P")
 JobT = TypeVar("JobT", bound="Job[[]]")
 Function = Callable[P, Coroutine[Any, Any, None]]
@@ -37,10 +39,7 @@ declared: dict[str, "Job[Any]"] = {}
 
 
 class BadArguments(TypeError):
-    """An argument of a job is no value of its type, or JSON does not keep it.
-
-    A value is kept if it is equal (`==`) to the value that a worker loads.
-    """
+    """An argument is no value of its type, or differs from the value that a worker loads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,13 +103,16 @@ class Job(Generic[P]):
             loaded = self.load(text)
         except ValidationError as error:
             raise self._refusal(error) from None
-        except PydanticSerializationError as error:
-            name = next(name for name in given if not self._serializes({name: given[name]}))
-            raise BadArguments(f"job {self.name}: argument {name}: {error}") from None
-        for name, value in valid.items():
-            # Such as a SecretStr, and a model with a field that is not dumped.
-            if loaded[name] != value:
-                raise BadArguments(f"job {self.name}: argument {name}: JSON does not keep it")
+        except PydanticSerializationError:
+            for name, value in valid.items():
+                try:
+                    self.arguments.dump_json({name: value}, warnings=False)
+                except PydanticSerializationError as error:
+                    raise BadArguments(f"job {self.name}: argument {name}: {error}") from None
+            raise
+        # Such as a SecretStr, and a model with a field that is not dumped.
+        if changed := [name for name, value in valid.items() if loaded[name] != value]:
+            raise BadArguments(f"job {self.name}: argument {changed[0]}: JSON does not keep it")
         if _has_null(text):
             raise BadArguments(f"job {self.name}: PostgreSQL stores no text with U+0000")
         return text.decode()
@@ -122,13 +124,6 @@ class Job(Generic[P]):
         except ValidationError as error:
             raise self._refusal(error) from None
         return loaded
-
-    def _serializes(self, argument: dict[str, Any]) -> bool:
-        try:
-            self.arguments.dump_json(argument, warnings=False)
-        except PydanticSerializationError:
-            return False
-        return True
 
     def _refusal(self, error: ValidationError) -> BadArguments:
         # Without the value, which may be personal data.
@@ -199,6 +194,12 @@ def every(interval: timedelta) -> Callable[[JobT], JobT]:
         return periodic
 
     return declare
+
+
+def deadline_s(name: str, settings: JobsSettings) -> float:
+    """Return the longest time of one run of the job with this name."""
+    job = declared.get(name)
+    return (job and job.deadline_s) or settings.job_time_limit_s
 
 
 def import_jobs(package: str) -> None:

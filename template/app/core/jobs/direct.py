@@ -6,18 +6,15 @@ A job is lost if the web process or the broker ends before a worker has stored i
 import asyncio
 from dataclasses import replace
 from functools import partial
-from logging import getLogger
 
 from pydantic import TypeAdapter, ValidationError
 
 from app.core.database import WriteSession
-from app.core.http.problems import Busy, Unavailable
+from app.core.http.problems import Busy
 from app.core.jobs import statements
-from app.core.jobs.execution import RETRY_S, executor
+from app.core.jobs.execution import executor
 from app.core.jobs.message import Message
-from app.core.jobs.relay import Reference, bury, execute_id, relay
-
-logger = getLogger(__name__)
+from app.core.jobs.relay import Reference, bury, execute, relay
 
 # Retries, and jobs that a killed worker left behind, come from the table.
 MESSAGE: TypeAdapter[Message | Reference] = TypeAdapter(Message | Reference)
@@ -46,10 +43,12 @@ async def receive(text: str) -> None:
         await bury(text, error)
         return
     if isinstance(message, Reference):
-        await execute_id(message.id, message.attempts, message.deliveries)
+        await execute(message)
         return
+    # A message that is delivered twice finds its key.
+    stored = replace(message, key=message.key or str(message.id))
     try:
-        await _store(message)
+        await executor.insist(statements.ADD, **stored.row())
     except asyncio.CancelledError:
         await relay.publish([text])
         raise
@@ -58,16 +57,4 @@ async def receive(text: str) -> None:
         await bury(text, error)
         return
     if not message.delay_s:
-        await execute_id(message.id, 0, 0)
-
-
-async def _store(message: Message) -> None:
-    """Insert the job; a message that is delivered twice finds its key."""
-    values = replace(message, key=message.key or str(message.id)).row()
-    while True:
-        try:
-            await executor.fetch(statements.ADD, **values)
-            return
-        except Unavailable as error:
-            logger.warning("A job waits for the database: %s", error)
-        await asyncio.sleep(RETRY_S)
+        await execute(Reference(message.id, attempts=0, deliveries=0))

@@ -1,6 +1,6 @@
-"""A job on its way to the queue."""
+"""A job as a message: to the table of jobs, and from the table to a process that runs it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -8,9 +8,17 @@ from app.core.database import WriteSession, database
 from app.core.jobs.statements import ADD
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Message:
-    """An accepted job; `arguments` is a JSON object."""
+    """An accepted job, or one delivery of it.
+
+    Attributes:
+        arguments: a JSON object.
+        delay_s: the time from now until the job may run.
+        attempts: the number of failed runs.
+        deliveries: the number of claims since the last outcome, with this one.
+        age_s: the time since the job was enqueued.
+    """
 
     id: UUID
     name: str
@@ -19,10 +27,13 @@ class Message:
     request_id: str
     key: str | None = None
     delay_s: float = 0.0
+    attempts: int = 0
+    deliveries: int = 0
+    age_s: float = 0.0
 
-    def row(self) -> dict[str, Any]:
+    def row(self, state: str = "waiting", error: str | None = None) -> dict[str, Any]:
         """Return the values for `statements.ADD`."""
-        return {**asdict(self), "attempts": 0, "state": "waiting", "error": None}
+        return {**vars(self), "state": state, "error": error}
 
 
 async def store(session: WriteSession | None, message: Message) -> None:

@@ -4,7 +4,7 @@ from pydantic import ValidationError
 
 from app.core.database import WriteSession
 from app.core.jobs.message import Message, store
-from app.core.jobs.relay import REFERENCE, bury, execute_id, relay
+from app.core.jobs.relay import REFERENCE, bury, execute, relay
 
 
 async def accept(session: WriteSession | None, message: Message) -> None:
@@ -23,4 +23,4 @@ async def receive(text: str) -> None:
     except ValidationError as error:
         await bury(text, error)
         return
-    await execute_id(reference.id, reference.attempts, reference.deliveries)
+    await execute(reference)

@@ -4,13 +4,12 @@ import asyncio
 from dataclasses import dataclass
 from traceback import format_exception
 from typing import Any
-from uuid import UUID
 
 from app.core.http.problems import Unavailable
 from app.core.jobs.declaration import BadArguments, Job, declared
+from app.core.jobs.message import Message
+from app.core.jobs.statements import MAX_DELIVERIES
 
-# The most runs of a job that ends its process, or blocks its event loop.
-MAX_DELIVERIES = 3
 MAX_BACKOFF_S = 600.0
 # A job whose dependency is unavailable waits for a tenth of its age, and at most this time.
 MAX_WAIT_S = 60.0
@@ -25,27 +24,6 @@ class Unknown(Exception):
 
 class Lost(Exception):
     """Earlier deliveries had no outcome."""
-
-
-@dataclass(frozen=True, eq=False)
-class Delivery:
-    """A job that this process has to run; the attributes are columns of `background_job`.
-
-    Attributes:
-        attempts: the number of failed runs.
-        deliveries: the number of claims since the last outcome, with this one.
-        age_s: the time since the job was enqueued.
-    """
-
-    id: UUID
-    name: str
-    version: int
-    arguments: str
-    key: str | None
-    request_id: str
-    attempts: int = 0
-    deliveries: int = 1
-    age_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,10 +42,10 @@ class Outcome:
 
 
 def outcome_of(
-    delivery: Delivery, error: BaseException | None, *, stops: bool, jitter: float = 1.0
+    message: Message, error: BaseException | None, *, stops: bool, jitter: float = 1.0
 ) -> Outcome:
     """Return the outcome of a run that ended with `error`; `stops`: the process stops its jobs."""
-    attempts, earlier = delivery.attempts, delivery.deliveries - 1
+    attempts, earlier = message.attempts, message.deliveries - 1
     if error is None:
         return Outcome("succeeded", attempts)
     if stops and isinstance(error, asyncio.CancelledError):
@@ -76,9 +54,9 @@ def outcome_of(
     # PostgreSQL stores neither NUL nor a part of a character.
     text = text.replace("\0", r"\x00").encode(errors="backslashreplace").decode()
     if isinstance(error, Unavailable):
-        delay_s = min(max(delivery.age_s / 10, 1.0), MAX_WAIT_S)
+        delay_s = min(max(message.age_s / 10, 1.0), MAX_WAIT_S)
         return Outcome("retried", attempts, earlier, delay_s * jitter, text)
-    job = declared.get(delivery.name)
+    job = declared.get(message.name)
     retries = UNKNOWN_RETRIES if job is None or isinstance(error, Unknown) else job.retries
     if isinstance(error, (BadArguments, Lost)) or attempts >= retries:
         return Outcome("failed", attempts + 1, error=text)
@@ -86,15 +64,15 @@ def outcome_of(
     return Outcome("retried", attempts + 1, delay_s=delay_s * jitter, error=text)
 
 
-def find(delivery: Delivery) -> tuple[Job[Any], dict[str, Any]]:
+def find(message: Message) -> tuple[Job[Any], dict[str, Any]]:
     """Return the job with its arguments, or raise the reason for which it cannot run."""
-    if delivery.deliveries > MAX_DELIVERIES:
+    if message.deliveries > MAX_DELIVERIES:
         raise Lost(
             f"The job was delivered {MAX_DELIVERIES} times without an outcome: its process ended, "
             "or its event loop was blocked."
         )
-    job = declared.get(delivery.name)
-    if job is None or job.version < delivery.version:
+    job = declared.get(message.name)
+    if job is None or job.version < message.version:
         known = f"version {job.version}" if job else "no job of this name"
-        raise Unknown(f"This release has {known}, and the job has version {delivery.version}.")
-    return job, job.load(delivery.arguments)
+        raise Unknown(f"This release has {known}, and the job has version {message.version}.")
+    return job, job.load(message.arguments)

@@ -7,15 +7,15 @@ pile up.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from logging import getLogger
 from time import monotonic
 from uuid import uuid4
 
-from app.core.database import ReadSession, WriteSession
+from app.core.database import database
 from app.core.jobs import statements
-from app.core.jobs.declaration import Job, declared
-from app.core.jobs.message import Message
+from app.core.jobs.declaration import declared
+from app.core.jobs.message import Message, store
 
 TICK_S = 1.0
 FORGET_S = 60.0
@@ -31,8 +31,7 @@ async def running(tick_s: float = TICK_S) -> AsyncIterator[None]:
         yield
     finally:
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait([task])
 
 
 async def _run(tick_s: float) -> None:
@@ -45,8 +44,7 @@ async def _run(tick_s: float) -> None:
             await _enqueue(enqueued)
             if monotonic() >= forget_s:
                 forget_s = monotonic() + FORGET_S
-                async with WriteSession() as session:
-                    await session.autocommit(statements.FORGET)
+                await database.fetch(statements.FORGET, {})
             problem = ""
         except Exception as error:
             # Once for each outage.
@@ -60,18 +58,12 @@ async def _enqueue(enqueued: dict[str, int]) -> None:
     periodic = [(job, job.every.total_seconds()) for job in declared.values() if job.every]
     if not periodic:
         return
-    now = await ReadSession().fetch_one(statements.NOW)
-    assert now is not None
+    (now,) = await database.fetch(statements.NOW, {})
     for job, interval_s in periodic:
         number = int(now["now_s"] // interval_s)
-        if enqueued.get(job.name) != number:
-            message = _message(job, f"@every {interval_s:g} s: {number}")
-            if await ReadSession().fetch_one(statements.WAITS, name=job.name, key=message.key):
-                continue
-            async with WriteSession() as session:
-                await session.autocommit(statements.ADD, **message.row())
+        if enqueued.get(job.name) == number:
+            continue
+        key = f"@every {interval_s:g} s: {number}"
+        if not await database.fetch(statements.WAITS, {"name": job.name, "key": key}):
+            await store(None, Message(uuid4(), job.name, job.version, job.dump(), "", key))
             enqueued[job.name] = number
-
-
-def _message(job: Job[[]], key: str) -> Message:
-    return Message(uuid4(), job.name, job.version, job.dump(), request_id="", key=key)

@@ -1,7 +1,4 @@
-"""Jobs in the service's own database: a job is accepted in the transaction of its write.
-
-`python -m app worker` runs the jobs (`postgres_worker`).
-"""
+"""Jobs in the service's own database: `python -m app worker` runs them (`postgres_worker`)."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -12,18 +12,18 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from logging import getLogger
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 from uuid import UUID, uuid4
 
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
-from sqlalchemy import update
+from sqlalchemy import Integer, bindparam, func, update
 
 from app.core.database import PreparedWrite
 from app.core.http.problems import Unavailable
 from app.core.jobs import periodic, statements
 from app.core.jobs.execution import executor
-from app.core.jobs.outcome import Delivery
+from app.core.jobs.message import Message
 from app.core.jobs.table import background_job as job
 from app.core.settings.jobs import JobsSettings
 
@@ -64,15 +64,20 @@ REFERENCE = TypeAdapter(Reference)
 TAKE = PreparedWrite(
     update(job)
     .where(job.c.id == statements.DUE.c.id)
-    .values(due_at=statements.after("lease_s"))
+    .values(due_at=func.now() + statements.seconds("lease_s"))
     .returning(job.c.id, job.c.attempts, job.c.deliveries)
 )
 # Claims a job that was taken, unless another worker has claimed it since then.
 CLAIM_ONE = PreparedWrite(
     update(job)
-    .where(statements.DELIVERY)
-    .values(due_at=statements.after("lease_s"), deliveries=job.c.deliveries + 1)
-    .returning(*statements.DELIVERED)
+    .where(
+        job.c.id == bindparam("id"),
+        job.c.attempts == bindparam("attempts", type_=Integer),
+        job.c.deliveries == bindparam("deliveries", type_=Integer),
+        statements.IS_WAITING,
+    )
+    .values(due_at=func.now() + statements.seconds("lease_s"), deliveries=job.c.deliveries + 1)
+    .returning(*statements.DELIVERY)
 )
 
 
@@ -157,18 +162,19 @@ class Relay:
             await asyncio.sleep(POLL_S)
             return True
         limit = min(room, BATCH)
-        rows = await executor.fetch(TAKE, limit=limit, lease_s=executor.lease_s)
+        lease_s = executor.settings.job_lease_s
+        rows = await executor.fetch(TAKE, limit=limit, lease_s=lease_s)
         if rows:
             # If the messages are lost, the jobs are due again when their leases end.
             await self.publish([REFERENCE.dump_json(Reference(**row)).decode() for row in rows])
         return len(rows) < limit
 
 
-async def execute_id(id: UUID, attempts: int, deliveries: int) -> None:
+async def execute(reference: Reference) -> None:
     """Claim, run and store a job that `TAKE` returned, unless another worker claimed it."""
-    delivery: dict[str, Any] = {"id": id, "attempts": attempts, "deliveries": deliveries}
-    for row in await executor.fetch(CLAIM_ONE, **delivery, lease_s=executor.lease_s):
-        await executor.execute(Delivery(**row))
+    lease_s = executor.settings.job_lease_s
+    for row in await executor.fetch(CLAIM_ONE, **vars(reference), lease_s=lease_s):
+        await executor.execute(Message(**row))
 
 
 async def bury(text: str, error: Exception) -> None:
@@ -181,19 +187,9 @@ async def bury(text: str, error: Exception) -> None:
     logger.error("A message of the broker is no job: %s", reason)
     # PostgreSQL stores no NUL.
     body = text[:MAX_BODY_CHARS].replace("\0", "\N{REPLACEMENT CHARACTER}")
-    await executor.fetch(
-        statements.ADD,
-        id=uuid4(),
-        name="message",
-        version=1,
-        arguments=orjson.dumps({"body": body}).decode(),
-        key=None,
-        request_id="",
-        delay_s=0.0,
-        attempts=1,
-        state="dead",
-        error=reason,
-    )
+    arguments = orjson.dumps({"body": body}).decode()
+    letter = Message(uuid4(), "message", 1, arguments, request_id="", attempts=1)
+    await executor.fetch(statements.ADD, **letter.row("dead", reason))
 
 
 relay = Relay()

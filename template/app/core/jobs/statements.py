@@ -2,123 +2,102 @@
 
 from typing import Any
 
-from sqlalchemy import (
-    ARRAY,
-    Boolean,
-    Float,
-    Integer,
-    Text,
-    Uuid,
-    and_,
-    bindparam,
-    case,
-    cast,
-    column,
-    delete,
-    extract,
-    func,
-    literal_column,
-    select,
-    tuple_,
-    update,
-)
+import sqlalchemy as sa
+from sqlalchemy import bindparam, func
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
-from app.core.database.prepared import PreparedRead, PreparedWrite
-from app.core.jobs.outcome import MAX_DELIVERIES
+from app.core.database import PreparedRead, PreparedWrite
 from app.core.jobs.table import background_job as job
 from app.core.jobs.table import background_job_count as count
 
+# The most runs of a job that ends its process, or blocks its event loop.
+MAX_DELIVERIES = 3
 
-def after(name: str) -> Any:
-    """Return the time in so many seconds, a parameter of this name."""
-    return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam(name, type_=Float))
+
+def seconds(name: str) -> Any:
+    """Return the interval of a parameter with this name."""
+    return func.make_interval(0, 0, 0, 0, 0, 0, bindparam(name, type_=sa.Float))
+
+
+def epoch_s(value: Any) -> Any:
+    return sa.cast(sa.extract("epoch", value), sa.Float)
 
 
 # Not a parameter, with which PostgreSQL could not use the index of waiting jobs.
-_IS_WAITING = job.c.state == literal_column("'waiting'")
+IS_WAITING = job.c.state == sa.literal_column("'waiting'")
+_deliveries = func.unnest(
+    bindparam("ids", type_=sa.ARRAY(sa.Uuid)),
+    bindparam("attempts", type_=sa.ARRAY(sa.Integer)),
+    bindparam("deliveries", type_=sa.ARRAY(sa.Integer)),
+).table_valued("id", "attempts", "deliveries")
 # Leases and outcomes belong to one delivery: after the lease, another worker may have the job.
-DELIVERY = and_(
-    job.c.id == bindparam("id"),
-    job.c.attempts == bindparam("attempts", type_=Integer),
-    job.c.deliveries == bindparam("deliveries", type_=Integer),
-    _IS_WAITING,
+_IS_DELIVERED = sa.tuple_(job.c.id, job.c.attempts, job.c.deliveries).in_(
+    sa.select(_deliveries.render_derived())
 )
-_DELIVERIES = func.unnest(
-    bindparam("ids", type_=ARRAY(Uuid)),
-    bindparam("attempts", type_=ARRAY(Integer)),
-    bindparam("deliveries", type_=ARRAY(Integer)),
-).table_valued(column("id", Uuid), column("attempts", Integer), column("deliveries", Integer))
-_SEVERAL = tuple_(job.c.id, job.c.attempts, job.c.deliveries).in_(
-    select(_DELIVERIES.render_derived())
-)
-DELIVERED = (
+# The columns of a delivery.
+DELIVERY = (
     job.c.id,
     job.c.name,
     job.c.version,
-    cast(job.c.arguments, Text).label("arguments"),
+    sa.cast(job.c.arguments, sa.Text).label("arguments"),
     job.c.key,
     job.c.request_id,
     job.c.attempts,
     job.c.deliveries,
-    cast(extract("epoch", func.now() - job.c.created_at), Float).label("age_s"),
+    epoch_s(func.now() - job.c.created_at).label("age_s"),
 )
 
+_plain = ("id", "name", "version", "key", "request_id", "attempts", "deliveries", "state", "error")
 # Does nothing if a job has the same id, or the same name and key.
 ADD = PreparedWrite(
     insert(job)
+    .values({name: bindparam(name) for name in _plain})
     .values(
-        id=bindparam("id"),
-        name=bindparam("name"),
-        version=bindparam("version"),
-        arguments=cast(bindparam("arguments", type_=Text), JSONB),
-        key=bindparam("key"),
-        request_id=bindparam("request_id"),
-        due_at=after("delay_s"),
-        attempts=bindparam("attempts"),
-        state=bindparam("state"),
-        error=bindparam("error"),
+        arguments=sa.cast(bindparam("arguments", type_=sa.Text), JSONB),
+        created_at=func.now() - seconds("age_s"),
+        due_at=func.now() + seconds("delay_s"),
     )
     .on_conflict_do_nothing()
 )
 
 DUE = (
-    select(job.c.id, job.c.deliveries, job.c.due_at)
-    .where(_IS_WAITING, job.c.due_at <= func.now())
+    sa.select(job.c.id, job.c.deliveries, job.c.due_at)
+    .where(IS_WAITING, job.c.due_at <= func.now())
     .order_by(job.c.due_at)
-    .limit(bindparam("limit", type_=Integer))
+    .limit(bindparam("limit", type_=sa.Integer))
     .with_for_update(skip_locked=True)
     .cte("due")
 )
-_first = select(DUE.c.id, DUE.c.deliveries).order_by(DUE.c.due_at).limit(1).cte("first")
+_first = sa.select(DUE.c.id, DUE.c.deliveries).order_by(DUE.c.due_at).limit(1).cte("first")
 # A job whose processes ended may have ended them: its last delivery is without other jobs.
 CLAIM = PreparedWrite(
-    update(job)
+    sa.update(job)
     .where(
         job.c.id == DUE.c.id,
-        case(
+        sa.case(
             (_first.c.deliveries < MAX_DELIVERIES - 1, DUE.c.deliveries < MAX_DELIVERIES - 1),
-            else_=and_(bindparam("is_idle", type_=Boolean), DUE.c.id == _first.c.id),
+            else_=sa.and_(bindparam("is_idle", type_=sa.Boolean), DUE.c.id == _first.c.id),
         ),
     )
-    .values(due_at=after("lease_s"), deliveries=job.c.deliveries + 1)
-    .returning(*DELIVERED)
+    .values(due_at=func.now() + seconds("lease_s"), deliveries=job.c.deliveries + 1)
+    .returning(*DELIVERY)
 )
-EXTEND = PreparedWrite(update(job).where(_SEVERAL).values(due_at=after("lease_s")))
-
-SUCCEED = PreparedWrite(delete(job).where(_SEVERAL))
+EXTEND = PreparedWrite(
+    sa.update(job).where(_IS_DELIVERED).values(due_at=func.now() + seconds("lease_s"))
+)
+SUCCEED = PreparedWrite(sa.delete(job).where(_IS_DELIVERED))
 END = PreparedWrite(
-    update(job)
-    .where(DELIVERY)
+    sa.update(job)
+    .where(_IS_DELIVERED)
     .values(
         state=bindparam("state"),
-        attempts=bindparam("next_attempts", type_=Integer),
-        deliveries=bindparam("next_deliveries", type_=Integer),
-        due_at=after("delay_s"),
-        error=func.coalesce(bindparam("error", type_=Text), job.c.error),
+        attempts=bindparam("next_attempts", type_=sa.Integer),
+        deliveries=bindparam("next_deliveries", type_=sa.Integer),
+        due_at=func.now() + seconds("delay_s"),
+        error=func.coalesce(bindparam("error", type_=sa.Text), job.c.error),
     )
 )
-FORGET = PreparedWrite(delete(job).where(job.c.state == "done", job.c.due_at < func.now()))
+FORGET = PreparedWrite(sa.delete(job).where(job.c.state == "done", job.c.due_at < func.now()))
 COUNT = PreparedWrite(
     insert(count)
     .values(outcome=bindparam("outcome"), count=bindparam("count"))
@@ -128,9 +107,9 @@ COUNT = PreparedWrite(
 )
 # Whether an earlier interval of a periodic job has not ended.
 WAITS = PreparedRead(
-    select(literal_column("1").label("one"))
-    .where(job.c.name == bindparam("name"), job.c.key != bindparam("key"), _IS_WAITING)
+    sa.select(sa.literal_column("1").label("one"))
+    .where(job.c.name == bindparam("name"), job.c.key != bindparam("key"), IS_WAITING)
     .where(func.starts_with(job.c.key, "@every "))
     .limit(1)
 )
-NOW = PreparedRead(select(cast(extract("epoch", func.now()), Float).label("now_s")))
+NOW = PreparedRead(sa.select(epoch_s(func.now()).label("now_s")))
