@@ -1,11 +1,15 @@
 """Admission to a pool: a bounded number of calls runs, and a bounded number waits."""
 
 import asyncio
+from collections import Counter
 
 from app.core.http.problems import Busy
 
 # Calls that may wait for each slot.
 WAITING = 4
+# Calls that are `busy` or `waiting`, by pool and state, and those that were refused, by pool.
+calls: Counter[tuple[str, str]] = Counter()
+refusals: Counter[tuple[str]] = Counter()
 
 
 class Slots:
@@ -33,17 +37,23 @@ class Slots:
         if self._semaphore is None:
             raise RuntimeError("Calls in a pool need `async with lifecycle.resources(...)`.")
         if self._semaphore.locked() and self._waiting >= WAITING * self._size:
+            refusals[(self._what,)] += 1
             raise Busy(f"Too many calls wait for a {self._what}.")
         self._waiting += 1
+        calls[self._what, "waiting"] += 1
         try:
             async with asyncio.timeout(timeout_s):
                 await self._semaphore.acquire()
         except TimeoutError:
+            refusals[(self._what,)] += 1
             raise Busy(f"No {self._what} was free within {timeout_s:g} s.") from None
         finally:
             self._waiting -= 1
+            calls[self._what, "waiting"] -= 1
+        calls[self._what, "busy"] += 1
 
     def release(self) -> None:
+        calls[self._what, "busy"] -= 1
         if self._semaphore is not None:
             self._semaphore.release()
 
