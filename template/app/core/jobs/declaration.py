@@ -33,6 +33,8 @@ _has_null = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000").search
 LONGEST_S = 10 * 365 * 86_400.0
 # An entry of an index in PostgreSQL has at most 2,704 bytes, the name of the job included.
 MAX_KEY_BYTES = 1000
+# Of JSON. Larger values belong into a row or a file, whose id is the argument.
+MAX_ARGUMENT_BYTES = 1024**2
 
 # The declared jobs by name, which the imports of the domains fill.
 declared: dict[str, "Job[Any]"] = {}
@@ -92,7 +94,7 @@ class Job(Generic[P]):
         return replace(self, key=key, delay_s=delay_s, optional=optional)
 
     def dump(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Return the arguments as a JSON object; BadArguments names a wrong one."""
+        """Return the arguments as a JSON object of up to 1 MiB; BadArguments names a wrong one."""
         try:
             given = self.signature.bind(*args, **kwargs).arguments
         except TypeError as error:
@@ -100,6 +102,9 @@ class Job(Generic[P]):
         try:
             valid = self.arguments.validate_python(given)
             text = self.arguments.dump_json(valid)
+            if len(text) > MAX_ARGUMENT_BYTES:
+                size = f"{len(text)} bytes of JSON, more than {MAX_ARGUMENT_BYTES}"
+                raise BadArguments(f"job {self.name}: its arguments have {size}: pass an id")
             loaded = self.load(text)
         except ValidationError as error:
             raise self._refusal(error) from None
