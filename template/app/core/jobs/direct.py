@@ -6,15 +6,18 @@ A job is lost if the web process or the broker ends before a worker has stored i
 import asyncio
 from dataclasses import replace
 from functools import partial
+from logging import getLogger
 
 from pydantic import TypeAdapter, ValidationError
 
 from app.core.database import WriteSession
-from app.core.http.problems import Busy
+from app.core.http.problems import Busy, Unavailable
 from app.core.jobs import statements
 from app.core.jobs.execution import executor
-from app.core.jobs.message import Message
+from app.core.jobs.message import Message, store
 from app.core.jobs.relay import Reference, bury, execute, relay
+
+logger = getLogger(__name__)
 
 # Retries, and jobs that a killed worker left behind, come from the table.
 MESSAGE: TypeAdapter[Message | Reference] = TypeAdapter(Message | Reference)
@@ -26,13 +29,26 @@ async def accept(session: WriteSession | None, message: Message) -> None:
     Raises:
         Busy: when the broker is unreachable, so that the request fails before its commit.
     """
-    send = partial(relay.publish, [MESSAGE.dump_json(message).decode()])
     if session is None:
-        await send()
+        await relay.publish([MESSAGE.dump_json(message).decode()])
     elif relay.state == "ok":
-        session.after_commit(send)
+        session.after_commit(partial(_send, message))
     else:
         raise Busy("The broker of background jobs cannot be reached.")
+
+
+async def _send(message: Message) -> None:
+    """Send the job of a write that is committed, or store it, so that the relay sends it later."""
+    try:
+        await relay.publish([MESSAGE.dump_json(message).decode()])
+    except Unavailable as error:
+        logger.warning("job %s waits in the table: %s", message.name, error.detail)
+        await store(None, _with_key(message))
+
+
+def _with_key(message: Message) -> Message:
+    """Return the message with a key, so that it is stored once if it is delivered twice."""
+    return replace(message, key=message.key or str(message.id))
 
 
 async def receive(text: str) -> None:
@@ -45,10 +61,8 @@ async def receive(text: str) -> None:
     if isinstance(message, Reference):
         await execute(message)
         return
-    # A message that is delivered twice finds its key.
-    stored = replace(message, key=message.key or str(message.id))
     try:
-        await executor.insist(statements.ADD, **stored.row())
+        await executor.insist(statements.ADD, **_with_key(message).row())
     except asyncio.CancelledError:
         await relay.publish([text])
         raise
