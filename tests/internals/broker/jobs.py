@@ -5,12 +5,14 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
 
 from sqlalchemy import Column, Integer, MetaData, Table, Text, func, insert, select
 
 from app.core.database import ReadSession, WriteSession
 from app.core.http.problems import Unavailable
-from app.core.jobs import job
+from app.core.jobs import every, job
 from app.core.operations.resource import Resource
 from app.core.settings import CoreSettings
 from app.core.telemetry import request_id
@@ -94,6 +96,25 @@ async def block(label: str) -> None:
     time.sleep(60)  # noqa: ASYNC251
 
 
+@job
+async def hold(label: str, path: str) -> None:
+    """Go on when a test has made the file; say so beside it."""
+    await note(label, "begun")
+    while not Path(path).exists():
+        await asyncio.sleep(0.02)
+    Path(f"{path}.seen").touch()
+    await note(label, "done")
+
+
+# Other tests count the jobs that wait.
+if "TICKS" in os.environ:
+
+    @every(timedelta(seconds=1))
+    @job
+    async def tick() -> None:
+        await note("tick", "ran")
+
+
 async def _is_first(label: str) -> bool:
     await note(label, "begun")
     runs = select(func.count()).where(effect.c.label == label, effect.c.step == "begun")
@@ -101,5 +122,6 @@ async def _is_first(label: str) -> bool:
 
 
 JOBS = {
-    each.name.rpartition(".")[2]: each for each in (work, fail, die, leave, need, survive, block)
+    each.name.rpartition(".")[2]: each
+    for each in (work, fail, die, leave, need, survive, block, hold)
 }

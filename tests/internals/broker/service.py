@@ -1,168 +1,30 @@
-"""A web process and a worker on a broker of their own, and the effects of their jobs."""
+"""The service on a broker of its own."""
 
-import asyncio
 import secrets
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import asyncpg
-import httpx2
-import psutil
-from sqlalchemy import make_url
-
-from dev.processes import free_port, log_of, start
 from tests.core.plugin import migrated_database
-from tests.core.serving import ROOT
+from tests.internals import running
 from tests.internals.broker.engine import ENGINE
 from tests.internals.broker_server import BrokerServer, broker_server
+from tests.internals.running import eventually
+
+__all__ = ["Service", "eventually", "service"]
 
 QUEUE = import_module(f"app.core.jobs.{ENGINE}").QUEUE
-# A loaded machine starts a program in 20 s.
-TIMEOUT_S = 40.0
-LEASE_S = 1
-DRAIN_TIMEOUT_S = 1
-EFFECT = (
-    "CREATE TABLE effect "
-    "(number serial PRIMARY KEY, label text, step text, pid int, request_id text)"
-)
 
 
-class Program:
-    """A program of the service, in a process of its own."""
-
-    def __init__(self, home: Path, *arguments: str, variables: dict[str, str]) -> None:
-        self._home = home
-        command = [sys.executable, "-m", *arguments]
-        self.process: psutil.Popen = start(command, home, cwd=ROOT, variables=variables)
-
-    @property
-    def log(self) -> str:
-        return log_of(self._home).read_text(errors="replace")
-
-    def stopped(self) -> int:
-        """Wait for the end after a signal; return the exit code."""
-        code: int = self.process.wait(TIMEOUT_S)
-        return code
-
-    def kill(self) -> None:
-        """Kill the process with all its children, as the kernel does with a container."""
-        with suppress(psutil.NoSuchProcess):
-            for each in [self.process, *self.process.children(recursive=True)]:
-                each.kill()
-        self.process.wait(TIMEOUT_S)
-
-
-class Service:
+class Service(running.Service):
     def __init__(self, home: Path, database_url: str, broker: BrokerServer) -> None:
+        name = f"test_{secrets.token_hex(4)}"
+        super().__init__(home, database_url, BROKER_URL=broker.url, JOB_QUEUE=name)
         self.broker = broker
-        self._name = f"test_{secrets.token_hex(4)}"
         # The key of the list in the broker.
-        self.queue = str(QUEUE.format(self._name))
-        self._home = home
-        self._database_url = make_url(database_url).render_as_string(hide_password=False)
-        self._port = free_port()
-        self._admin_port = free_port()
-        self.running = ExitStack()
-        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{self._port}", timeout=10)
-        self.web: Program
-        self.worker: Program
-        self.rows(EFFECT)
-
-    def start(self, *arguments: str) -> Program:
-        own = {
-            "DATABASE_URL": self._database_url,
-            "BROKER_URL": self.broker.url,
-            "JOB_QUEUE": self._name,
-            "JOB_LEASE_S": str(LEASE_S),
-            "JOB_DRAIN_TIMEOUT_S": str(DRAIN_TIMEOUT_S),
-            "JOB_PROCESSES": "2",
-            "WEB_CONCURRENCY": "1",
-            "PORT": str(self._port),
-            "ADMIN_PORT": str(self._admin_port),
-        }
-        home = self._home / secrets.token_hex(4)
-        program = Program(home, *arguments, variables=own)
-        self.running.callback(self._stop, program)
-        return program
-
-    def start_web(self) -> None:
-        config = ("--config", "deploy/gunicorn.conf.py")
-        self.web = self.start("gunicorn", *config, "tests.internals.broker.web:app")
-
-    def start_worker(self) -> None:
-        """Start a worker, which is `worker` from now on; it needs no other to end."""
-        self.worker = self.start("tests.internals.broker.worker")
-
-    def begun(self, label: str) -> int:
-        """Wait until the job begins; return the id of its process."""
-        sql = "SELECT pid FROM effect WHERE label = $1 AND step = 'begun'"
-        eventually(lambda: bool(self.rows(sql, label)), self.logs)
-        pid: int = self.rows(sql, label)[0]
-        return pid
-
-    def is_served(self) -> bool:
-        try:
-            return self.client.get("/livez").is_success
-        except httpx2.TransportError:
-            return False
-
-    def enqueue(self, job: str, label: str, **query: Any) -> int:
-        """Return the status of the request that enqueues the job; 0 if the process died."""
-        try:
-            return self.client.post(f"/{job}/{label}", params=query).status_code
-        except httpx2.TransportError:
-            return 0
-
-    def ready(self) -> dict[str, str]:
-        address = f"http://127.0.0.1:{self._admin_port}/readyz"
-        checks: dict[str, str] = self.client.get(address).json()["checks"]
-        return checks
-
-    def rows(self, sql: str, *values: Any) -> list[Any]:
-        """Return the rows of a statement; those of one column as plain values."""
-
-        async def fetch() -> list[Any]:
-            connection = await asyncpg.connect(self._database_url)
-            try:
-                return [*await connection.fetch(sql, *values)]
-            finally:
-                await connection.close()
-
-        rows = asyncio.run(fetch())
-        return [row[0] if len(row) == 1 else tuple(row) for row in rows]
-
-    def steps(self, label: str) -> list[str]:
-        """Return the effects of jobs and requests with this label, in order."""
-        return self.rows("SELECT step FROM effect WHERE label = $1 ORDER BY number", label)
-
-    def reaches(self, label: str, *steps: str) -> None:
-        """Wait for exactly these steps, and for the end of all jobs with the label."""
-        waiting = "SELECT count(*) FROM background_job WHERE arguments->>'label' = $1"
-        waiting += " AND state = 'waiting'"
-        eventually(lambda: len(self.steps(label)) >= len(steps), self.logs)
-        eventually(lambda: self.rows(waiting, label) == [0], self.logs)
-        found = self.steps(label)
-        assert found == [*steps], f"{found}\n{self.logs()}"
-
-    def logs(self) -> str:
-        return "\n".join(log.read_text(errors="replace") for log in self._home.glob("*.log"))
-
-    def _stop(self, program: Program) -> None:
-        program.kill()
-        print(program.log)
-
-
-def eventually(is_true: Callable[[], bool], explain: Callable[[], str] = str) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not is_true():
-        assert time.monotonic() < deadline, explain()
-        time.sleep(0.02)
+        self.queue = str(QUEUE.format(name))
 
 
 @contextmanager
@@ -177,5 +39,4 @@ def service() -> Iterator[Service]:
         with running.client, running.running:
             running.start_worker()
             running.start_web()
-            eventually(running.is_served, running.logs)
             yield running

@@ -21,6 +21,7 @@ async def accept(
     name: str,
     label: str,
     duration_s: float | None = None,
+    path: str | None = None,
     key: str | None = None,
     optional: bool = False,
     dies: bool = False,
@@ -34,7 +35,8 @@ async def accept(
         session.after_commit(end)
     await session.execute(effect.insert().values(label=label, step="accepted"))
     job: Any = JOBS[name].options(key=key, optional=optional)
-    arguments = {} if duration_s is None else {"duration_s": duration_s}
+    given = {"duration_s": duration_s, "path": path}
+    arguments = {name: value for name, value in given.items() if value is not None}
     await enqueue(session, job, label, **arguments)
 
 

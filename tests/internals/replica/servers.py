@@ -2,58 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
-import psutil
-
-from dev.postgres import create_cluster, serve_cluster
-from dev.processes import Account, free_port, workspace
-
-PASSWORD = "secret"  # noqa: S105 - of servers that only this machine reaches, for some seconds
-
-
-@dataclass
-class Server:
-    """A cluster in `home / "data"`. Its methods block: call them in a thread."""
-
-    initdb: Path
-    account: Account
-    home: Path
-    settings: Mapping[str, str]
-    port: int = field(default_factory=free_port)
-    _running: ExitStack = field(default_factory=ExitStack)
-
-    @property
-    def url(self) -> str:
-        return f"postgresql://postgres:{PASSWORD}@127.0.0.1:{self.port}/postgres"
-
-    def start(self) -> None:
-        # Always on the same port: the later of two equal options counts.
-        settings = {**self.settings, "port": str(self.port)}
-        served = serve_cluster(self.initdb, self.account, self.home, self.home / "data", **settings)
-        self._running.enter_context(served)
-
-    def stop(self) -> None:
-        self._running.close()
-
-    def suspend(self) -> None:
-        """Let it hang: connections stay, and nothing answers."""
-        self._each("suspend")
-
-    def resume(self) -> None:
-        self._each("resume")
-
-    def _each(self, action: Literal["suspend", "resume"]) -> None:
-        pid = int((self.home / "data" / "postmaster.pid").read_text().split()[0])
-        postmaster = psutil.Process(pid)
-        for process in [postmaster, *postmaster.children(recursive=True)]:
-            # A process may end by itself between the listing and the signal.
-            with suppress(psutil.NoSuchProcess):
-                getattr(process, action)()
+from dev.postgres import create_cluster
+from dev.processes import workspace
+from tests.internals.postgres_server import PASSWORD, Server
 
 
 @contextmanager

@@ -33,7 +33,8 @@ from app.core.settings import ConfigurationError, CoreSettings, load
 from app.settings import get_settings
 from dev.processes import free_port
 from tests.core.serving import serving
-from tests.internals.replica.servers import Server, primary_and_replica
+from tests.internals.postgres_server import Server
+from tests.internals.replica.servers import primary_and_replica
 from tests.internals.tables import Base, Book
 
 T = TypeVar("T")
