@@ -36,7 +36,7 @@ SENSITIVE = re.compile(
 IMPORT = re.compile(r"^ *from (app\.[\w.]+) import (\([^)]*\)|[^\n(]+)", re.MULTILINE)
 # Sensitive modules that no test imports, because they run in a process that a test starts, or behind another module.
 STARTED_BY = {
-    "app.core.cache.responses.recorder": "test_response_cache.py",
+    "app.core.cache.responses.loading": "test_response_cache.py",
     "app.core.concurrency.child": "test_processes.py",
     "app.core.jobs.broker": "broker/test_worker.py",
     "app.core.jobs.celery_worker": "broker/test_worker.py",

@@ -10,7 +10,6 @@ from typing import Any
 from unittest.mock import AsyncMock, Mock
 
 import orjson
-import psutil
 import pytest
 from httpx2 import Client, TransportError
 

@@ -72,6 +72,8 @@ class Database:
         `variable` is the name of the address: if `<variable>_FILE` names a file, the address is
         read from it again when the server refuses the role or the password.
         """
+        # The workers of a fleet must not all reconnect at once.
+        spread = random.uniform(0.8, 1)  # noqa: S311
         self._engine = create_async_engine(
             asyncpg_url(settings.database_url),
             pool_size=pool_size,
@@ -80,8 +82,7 @@ class Database:
             pool_timeout=settings.database_pool_timeout_s,
             # The connection used last has the warmest caches; the others may idle out.
             pool_use_lifo=True,
-            # The workers of a fleet must not all reconnect at once.
-            pool_recycle=settings.database_connection_lifetime_s * random.uniform(0.8, 1),  # noqa: S311
+            pool_recycle=settings.database_connection_lifetime_s * spread,
             connect_args={
                 "timeout": settings.database_connect_timeout_s,
                 # Measured by the client, so it also ends a wait for a server that is gone.

@@ -1,6 +1,6 @@
 """Telemetry: one ASGI layer gives each request its id, and measures and reports it.
 
-Reports go to the metrics, to the log of slow requests, to the access log and, if asked for, to the
+Reports go to `observe`, to the log of slow requests, to the access log and, if asked for, to the
 client in `Server-Timing`.
 """
 
