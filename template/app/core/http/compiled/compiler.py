@@ -1,0 +1,450 @@
+"""Writes the handler of one path operation as the text of a function."""
+
+from collections.abc import Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from fastapi import params
+from fastapi._body_limit import wrap_app_with_body_limit
+from fastapi._compat import ModelField
+from fastapi.datastructures import DefaultPlaceholder
+from fastapi.dependencies.models import (
+    Dependant,
+    _get_cache_key,
+    _get_oauth_scopes,
+    _is_async_gen_callable,
+    _is_coroutine_callable,
+    _is_gen_callable,
+)
+from fastapi.dependencies.utils import (
+    _get_param_aliases,
+    _get_param_model,
+    _is_json_field,
+    _should_embed_body_fields,
+    field_annotation_is_sequence,
+    get_cached_model_fields,
+)
+from fastapi.routing import APIRoute
+from fastapi.utils import is_body_allowed_for_status_code
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from app.core.http.compiled import runtime
+from app.core.http.compiled.source import Source
+
+# Defaults that need no copy for each request.
+_IMMUTABLE = (str, int, float, bool, bytes, type(None))
+
+_PATH = "scope['path_params']"
+_QUERY = "QueryParams(scope['query_string'])"
+_HEADERS = "Headers(scope=scope)"
+_COOKIES = "request.cookies"
+
+
+class NotCompiled(Exception):
+    """The path operation keeps FastAPI's handler; the message is the reason."""
+
+
+def compile_route(route: APIRoute) -> ASGIApp:
+    """Return an application that answers as `route.app` does, which it calls for overrides.
+
+    Raises:
+        NotCompiled: when a part of the path operation is not understood.
+    """
+    if type(route) is not APIRoute:
+        raise NotCompiled(f"its class is {type(route).__name__}")
+    return Compiler(route).compile()
+
+
+class Compiler:
+    """Compiles a route, or anything that has the attributes of one."""
+
+    def __init__(self, route: Any) -> None:
+        self._route = route
+        self._dependant: Dependant = route.dependant
+        self._all = list(_flat(self._dependant))
+        self._is_default_class = isinstance(route.response_class, DefaultPlaceholder)
+        self._source = Source(depth=2)
+        # The variable of each dependency, and that of its errors if it may have some.
+        self._solved: dict[Any, tuple[str, str | None]] = {}
+        self._check()
+
+    def compile(self) -> ASGIApp:
+        """Return the handler, with the route's own limit of the body."""
+        route = self._route
+        self._emit()
+        names = self._source.names
+        names.update(runtime.NAMES, route=route, stock=route.app, endpoint=self._dependant.call)
+        provider = route.dependency_overrides_provider
+        if provider is not None:
+            names["provider"] = provider
+        condition = "provider.dependency_overrides or " if provider is not None else ""
+        head = "\n".join(
+            [
+                "async def handler(scope, receive, send):",
+                f"    if {condition}telemetry() is not None:",
+                "        return await stock(scope, receive, send)",
+                "    request, started = None, []",
+                "    try:",
+            ]
+        )
+        self._source.depth = 1
+        with self._source.block("except Exception as error:"):
+            self._source.add("await answer_error(error, request, scope, receive, send, started)")
+        methods = ",".join(sorted(route.methods))
+        handler = self._source.function(head, f"<compiled {methods} {route.path}>")
+        return wrap_app_with_body_limit(handler, route.max_body_size)
+
+    def _check(self) -> None:
+        """Raise NotCompiled for parts that FastAPI's handler has to do."""
+        route, call = self._route, self._dependant.call
+        if "get_route_handler" in vars(route):
+            raise NotCompiled("it has a handler of its own")
+        if _is_generator(self._dependant):
+            raise NotCompiled("it is a stream")
+        if route.body_field and isinstance(route.body_field.field_info, params.Form):
+            raise NotCompiled("its body is a form")
+        if call is None:
+            raise NotCompiled("it has no function")
+        for dependant in self._all:
+            name = getattr(dependant.call, "__name__", type(dependant.call).__name__)
+            if dependant.concurrency is not None:
+                raise NotCompiled(f"{name} has a limit of concurrency")
+            if not dependant.use_cache:
+                raise NotCompiled(f"{name} is not cached")
+            if dependant.websocket_param_name:
+                raise NotCompiled(f"{name} takes a WebSocket")
+
+    # The handler
+
+    def _emit(self) -> None:
+        source, route = self._source, self._route
+        has_body = route.body_field is not None
+        scopes = {each.scope or "request" for each in self._all[1:] if _is_generator(each)}
+        if has_body or any(_needs_request(each) for each in self._all):
+            source.add("request = Request(scope, receive, send)")
+        if scopes:
+            source.add("is_answered = False")
+            source.enter("with CancelScope() as cleanup:")
+        if "request" in scopes:
+            source.enter("async with AsyncExitStack() as request_stack:")
+        depth = source.depth
+        if "function" in scopes:
+            source.enter("async with AsyncExitStack() as function_stack:")
+        if has_body:
+            strict = _value(route.strict_content_type)
+            source.add(f"body = await read_body(request, {strict}, route)")
+        if any(each.query_params for each in self._all):
+            source.add("pairs, query = parse_query(scope['query_string'])")
+        if any(each.background_tasks_param_name for each in self._all):
+            source.add("background = BackgroundTasks()")
+        else:
+            source.add("background = None")
+        if any(each.response_param_name for each in self._all):
+            source.add("response = empty_response()")
+        may_fail = _may_fail(self._dependant)
+        if may_fail:
+            source.add("errors = []")
+        arguments = self._arguments(self._dependant)
+        if may_fail:
+            body = "body" if has_body else "Undefined"
+            with source.block("if errors:"):
+                source.add(f"raise invalid_request(errors, {body}, scope, route)")
+        source.add(f"result = {self._call('endpoint', self._dependant, arguments)}")
+        self._answer()
+        source.depth = depth
+        with source.block("if answer is None:"):
+            source.add("started.append(True)", "await send(head)", "await send(content)")
+            with source.block("if background is not None:"):
+                source.add("await background()")
+        with source.block("else:"):
+            source.add("await send_response(answer, scope, receive, send, started)")
+        if scopes:
+            source.add("is_answered = True")
+            source.depth = 2
+            with source.block("if not is_answered:"):
+                source.add("raise unanswered()")
+
+    def _answer(self) -> None:
+        """Make `head` and `content` of the result, or `answer` when a response object is needed."""
+        source, route = self._source, self._route
+        field: ModelField | None = route.response_field
+        with source.block("if isinstance(result, Response):"):
+            source.add("answer = result")
+            with source.block("if answer.background is None:"):
+                source.add("answer.background = background")
+        source.enter("else:")
+        to_json = field is not None and self._is_default_class
+        if field is None:
+            source.add("value = jsonable_encoder(result)")
+        else:
+            validate = source.bind("validate_result", _validator(field))
+            call = f"{validate}(result, from_attributes=True)"
+            if not _is_coroutine_callable(self._dependant.call):
+                call = f"await run_in_threadpool({validate}, result, from_attributes=True)"
+            with source.block("try:"):
+                source.add(f"value = {call}")
+            with source.block("except ValidationError:"):
+                source.add("raise invalid_result(result, scope, route) from None")
+            options = {
+                "include": route.response_model_include,
+                "exclude": route.response_model_exclude,
+                "by_alias": route.response_model_by_alias,
+                "exclude_unset": route.response_model_exclude_unset,
+                "exclude_defaults": route.response_model_exclude_defaults,
+                "exclude_none": route.response_model_exclude_none,
+            }
+            bound = ", ".join(
+                f"{name}={value if isinstance(value, bool) else source.bind(name, value)}"
+                for name, value in options.items()
+                if value is not None
+            )
+            method = field._type_adapter.serializer.to_json if to_json else field.serialize
+            source.add(f"value = {source.bind('serialize', method)}(value, {bound})")
+        has_response = any(each.response_param_name for each in self._all)
+        status = route.status_code
+        if to_json and not has_response and is_body_allowed_for_status_code(status):
+            source.add(
+                "answer = None",
+                f"head = json_head({status or 200}, len(value))",
+                "content = {'type': 'http.response.body', 'body': value}",
+            )
+        else:
+            made = Response if to_json else _value(route.response_class)
+            arguments = [
+                "value",
+                source.bind("response_class", made),
+                repr("application/json" if to_json else None),
+                repr(status),
+                "background",
+                "response" if has_response else "None",
+            ]
+            source.add(f"answer = make_response({', '.join(arguments)})")
+        source.depth -= 1
+
+    # Arguments
+
+    def _arguments(self, dependant: Dependant) -> str:
+        """Solve what a function takes, in FastAPI's order, and return its keyword arguments."""
+        solved = {}
+        for each in dependant.dependencies:
+            variable = self._dependency(each)
+            if each.name is not None:
+                solved[each.name] = variable
+        for field in dependant.path_params:
+            solved[field.name] = self._path(field)
+        for field in dependant.query_params:
+            solved[field.name] = self._query(field)
+        for field in dependant.header_params:
+            solved[field.name] = self._header(field)
+        for field in dependant.cookie_params:
+            solved[field.name] = self._stock(field, self._source.variable(field.name), _COOKIES)
+        if dependant.body_params:
+            solved |= self._body(dependant.body_params)
+        for name, variable in (
+            (dependant.http_connection_param_name, "request"),
+            (dependant.request_param_name, "request"),
+            (dependant.background_tasks_param_name, "background"),
+            (dependant.response_param_name, "response"),
+        ):
+            if name:
+                solved[name] = variable
+        if dependant.security_scopes_param_name:
+            scopes = self._source.bind("scopes", _get_oauth_scopes(dependant=dependant))
+            solved[dependant.security_scopes_param_name] = f"SecurityScopes(scopes=[*{scopes}])"
+        return ", ".join(f"{name}={variable}" for name, variable in solved.items())
+
+    def _dependency(self, dependant: Dependant) -> str:
+        """Call a dependency, unless this handler has called it or a parameter is not valid."""
+        source = self._source
+        key = _get_cache_key(dependant=dependant)
+        if key in self._solved:
+            variable, failures = self._solved[key]
+            if failures is not None:
+                # FastAPI validates the parameters of a shared dependency each time.
+                source.add(f"errors += {failures}")
+            return variable
+        variable = source.variable(dependant.name or "dependency")
+        failures = None
+        if _may_fail(dependant):
+            before, failures = source.variable("before"), source.variable("failures")
+            source.add(f"{before} = len(errors)")
+        arguments = self._arguments(dependant)
+        if failures is not None:
+            source.add(f"{failures} = errors[{before}:]")
+            source.enter(f"if not {failures}:")
+        call = source.bind("call", dependant.call)
+        if _is_generator(dependant):
+            call, manager = self._manager(dependant, arguments)
+            stack = "function_stack" if dependant.scope == "function" else "request_stack"
+            source.add(f"{variable} = await {stack}.enter_async_context({manager})")
+        else:
+            source.add(f"{variable} = {self._call(call, dependant, arguments)}")
+        if failures is not None:
+            source.depth -= 1
+        self._solved[key] = variable, failures
+        return variable
+
+    def _manager(self, dependant: Dependant, arguments: str) -> tuple[str, str]:
+        call: Any = dependant.call
+        if _is_async_gen_callable(call):
+            name = self._source.bind("open", asynccontextmanager(call))
+            return name, f"Shielded({name}({arguments}), cleanup)"
+        name = self._source.bind("open", contextmanager(call))
+        return name, f"contextmanager_in_threadpool({name}({arguments}))"
+
+    @staticmethod
+    def _call(name: str, dependant: Dependant, arguments: str) -> str:
+        if _is_coroutine_callable(dependant.call):
+            return f"await {name}({arguments})"
+        return f"await run_in_threadpool({', '.join(filter(None, (name, arguments)))})"
+
+    def _path(self, field: ModelField) -> str:
+        variable = self._source.variable(field.name)
+        alias = _plain_alias(field)
+        if alias not in self._route.param_convertors:
+            return self._stock(field, variable, _PATH)
+        return self._validate(field, variable, f"{_PATH}[{alias!r}]", _PATH)
+
+    def _query(self, field: ModelField) -> str:
+        source = self._source
+        variable = source.variable(field.name)
+        model = _get_param_model(field)
+        if model is not None:
+            return self._query_model(field, model, variable)
+        alias = _plain_alias(field)
+        if alias is None:
+            return self._stock(field, variable, _QUERY)
+        source.add(f"sent = {_sent(field, alias)}")
+        return self._validate_sent(field, variable, _QUERY)
+
+    def _query_model(self, field: ModelField, model: Any, variable: str) -> str:
+        source = self._source
+        aliases = {each: _plain_alias(each) for each in get_cached_model_fields(model)}
+        if field.field_info.annotation is not model or None in aliases.values():
+            return self._stock(field, variable, _QUERY)
+        source.add("values = {}")
+        for each, alias in aliases.items():
+            source.add(f"sent = {_sent(each, alias)}")
+            with source.block("if sent is not None:"):
+                source.add(f"values[{alias!r}] = sent")
+        known = source.bind("known", frozenset(aliases.values()))
+        with source.block(f"if not query.keys() <= {known}:"):
+            source.add(f"add_others(values, pairs, {known})")
+        return self._validate(field, variable, "values", _QUERY)
+
+    def _header(self, field: ModelField) -> str:
+        source = self._source
+        variable = source.variable(field.name)
+        alias = _plain_alias(field)
+        is_sequence = field_annotation_is_sequence(field.field_info.annotation)
+        if alias is None or is_sequence or _get_param_model(field) is not None:
+            return self._stock(field, variable, _HEADERS)
+        source.add(f"sent = header(scope, {alias.lower().encode('latin-1')!r})")
+        return self._validate_sent(field, variable, _HEADERS)
+
+    def _body(self, fields: list[ModelField]) -> dict[str, str]:
+        source = self._source
+        variables = {field.name: source.variable(field.name) for field in fields}
+        embed: bool = self._route._embed_body_fields
+        bound = source.bind("fields", fields)
+        solve = [
+            f"values, failed = await request_body_to_args({bound}, body, {embed})",
+            "errors += failed",
+            *(f"{variable} = values.get({name!r})" for name, variable in variables.items()),
+        ]
+        if len(fields) > 1 or embed or _should_embed_body_fields(fields):
+            source.add(*solve)
+            return variables
+        validate = source.bind("validate", _validator(fields[0]))
+        with source.block("try:"):
+            source.add(f"{variables[fields[0].name]} = {validate}(given(body), from_attributes=True)")
+        with source.block("except (NotGiven, ValidationError):"):
+            source.add(*solve)
+        return variables
+
+    def _validate_sent(self, field: ModelField, variable: str, received: str) -> str:
+        """Validate `sent`, or take the default if it is None."""
+        source, info = self._source, field.field_info
+        with source.block("if sent is not None:"):
+            self._validate(field, variable, "sent", received)
+        with source.block("else:"):
+            has_factory = info.default_factory is not None
+            if info.is_required() or info.validate_default or has_factory:
+                self._stock(field, variable, received)
+            elif type(info.default) in _IMMUTABLE:
+                source.add(f"{variable} = {source.bind('default', info.default)}")
+            else:
+                self._stock(field, variable, received)
+        return variable
+
+    def _validate(self, field: ModelField, variable: str, value: str, received: str) -> str:
+        source = self._source
+        validate = source.bind("validate", _validator(field))
+        with source.block("try:"):
+            source.add(f"{variable} = {validate}({value}, from_attributes=True)")
+        with source.block("except ValidationError:"):
+            self._stock(field, variable, received)
+        return variable
+
+    def _stock(self, field: ModelField, variable: str, received: str) -> str:
+        """Let FastAPI extract and validate the parameter."""
+        bound = self._source.bind("field", field)
+        self._source.add(
+            f"{variable}, failed = solve_parameter({bound}, {received})", "errors += failed"
+        )
+        return variable
+
+
+def _flat(dependant: Dependant) -> Iterator[Dependant]:
+    """Yield the path operation, and then all of its dependencies."""
+    yield dependant
+    for each in dependant.dependencies:
+        yield from _flat(each)
+
+
+def _may_fail(dependant: Dependant) -> bool:
+    """Return whether a parameter of the dependant, or of its dependencies, may be invalid."""
+    return any(
+        each.path_params
+        or each.query_params
+        or each.header_params
+        or each.cookie_params
+        or each.body_params
+        for each in _flat(dependant)
+    )
+
+
+def _needs_request(dependant: Dependant) -> bool:
+    return bool(
+        dependant.request_param_name
+        or dependant.http_connection_param_name
+        or dependant.cookie_params
+    )
+
+
+def _is_generator(dependant: Dependant) -> bool:
+    return _is_async_gen_callable(dependant.call) or _is_gen_callable(dependant.call)
+
+
+def _plain_alias(field: ModelField) -> str | None:
+    """Return the only name of the parameter; None if it has several, or holds JSON."""
+    aliases = _get_param_aliases(field)
+    if len(aliases) > 1 or aliases[0][0] != aliases[0][1] or _is_json_field(field):
+        return None
+    return aliases[0][1]
+
+
+def _sent(field: ModelField, alias: str | None) -> str:
+    """Return the expression of a value in the query, which is None if there is none."""
+    if field_annotation_is_sequence(field.field_info.annotation):
+        return f"[value for name, value in pairs if name == {alias!r}] or None"
+    return f"query.get({alias!r})"
+
+
+def _validator(field: ModelField) -> Any:
+    return field._type_adapter.validator.validate_python
+
+
+def _value(option: Any) -> Any:
+    return option.value if isinstance(option, DefaultPlaceholder) else option

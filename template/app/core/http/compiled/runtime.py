@@ -1,0 +1,280 @@
+"""Functions that compiled handlers call: parsing, errors and responses, as FastAPI has them."""
+
+import json
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from email.message import Message as EmailMessage
+from functools import lru_cache
+from types import TracebackType
+from typing import Any
+from urllib.parse import parse_qsl
+
+from anyio import CancelScope
+from anyio.lowlevel import checkpoint_if_cancelled
+from fastapi import BackgroundTasks, Request, Response
+from fastapi._body_limit import get_body_limit_error
+from fastapi._compat import ModelField, Undefined
+from fastapi.concurrency import contextmanager_in_threadpool
+from fastapi.dependencies.utils import request_body_to_args, request_params_to_args
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import (
+    EndpointContext,
+    FastAPIError,
+    RequestValidationError,
+    ResponseValidationError,
+)
+from fastapi.routing import _extract_endpoint_context
+from fastapi.security import SecurityScopes
+from fastapi.telemetry._api import _get_request_telemetry
+from fastapi.utils import is_body_allowed_for_status_code
+from pydantic_core import ValidationError, from_json
+from starlette._exception_handler import wrap_app_handling_exceptions
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, QueryParams
+from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
+from starlette.types import Message, Receive, Scope, Send
+
+
+def parse_query(raw: bytes) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """Return the pairs of a query string, and the last value of each name."""
+    if not raw:
+        return [], {}
+    pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True)
+    return pairs, dict(pairs)
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """Return the first value of a header."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value).decode("latin-1")
+    return None
+
+
+def add_others(values: dict[str, Any], pairs: list[tuple[str, str]], known: frozenset[str]) -> None:
+    """Add the pairs of unknown names, for the model to forbid or to keep."""
+    others: dict[str, list[str]] = {}
+    for name, value in pairs:
+        if name not in known:
+            others.setdefault(name, []).append(value)
+    values.update((name, sent if len(sent) > 1 else sent[0]) for name, sent in others.items())
+
+
+def solve_parameter(field: ModelField, received: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+    """Return FastAPI's value of a parameter, and its errors."""
+    values, errors = request_params_to_args([field], received)
+    return values.get(field.name), errors
+
+
+async def read_body(request: Request, strict: bool, route: Any) -> Any:
+    """Return the decoded body, its bytes if it is not declared as JSON, or Undefined."""
+    try:
+        raw = await request.body()
+        if not raw:
+            return Undefined
+        content_type = request.headers.get("content-type")
+        if not (_is_json(content_type) if content_type else not strict):
+            return raw
+        try:
+            return from_json(raw)
+        except ValueError:
+            return await request.json()
+    except json.JSONDecodeError as error:
+        detail = {
+            "type": "json_invalid",
+            "loc": ("body", error.pos),
+            "msg": "JSON decode error",
+            "input": {},
+            "ctx": {"error": error.msg},
+        }
+        context = _context(request.scope, route)
+        raise RequestValidationError([detail], body=error.doc, endpoint_ctx=context) from error
+    except HTTPException:
+        raise
+    except Exception as error:
+        if MAX_BODY_SIZE_SCOPE_KEY in request.scope and (limit := get_body_limit_error(error)):
+            raise limit from error
+        raise HTTPException(400, "There was an error parsing the body") from error
+
+
+@lru_cache(maxsize=128)
+def _is_json(content_type: str) -> bool:
+    message = EmailMessage()
+    message["content-type"] = content_type
+    subtype = message.get_content_subtype()
+    is_json = subtype == "json" or subtype.endswith("+json")
+    return message.get_content_maintype() == "application" and is_json
+
+
+class NotGiven(Exception):
+    """The request has no body."""
+
+
+def given(body: Any) -> Any:
+    """Return the body, or raise NotGiven."""
+    if body is Undefined:
+        raise NotGiven
+    return body
+
+
+class Shielded:
+    """An async dependency whose exit is shielded from cancellation, once it has begun."""
+
+    def __init__(self, manager: AbstractAsyncContextManager[Any], cleanup: CancelScope) -> None:
+        self._manager = manager
+        self._cleanup = cleanup
+
+    async def __aenter__(self) -> Any:
+        return await self._manager.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        was_shielded = self._cleanup.shield
+        self._cleanup.shield = True
+        try:
+            suppressed = await self._manager.__aexit__(kind, error, traceback)
+        finally:
+            self._cleanup.shield = was_shielded
+        if error is None or suppressed:
+            await checkpoint_if_cancelled()
+        return bool(suppressed)
+
+
+def empty_response() -> Response:
+    """Return the response to which dependencies add headers and a status."""
+    response = Response()
+    del response.headers["content-length"]
+    response.status_code = None  # type: ignore[assignment]
+    return response
+
+
+def json_head(status: int, length: int) -> Message:
+    """Return the start of a response, with the headers that `Response` sets."""
+    headers = [(b"content-length", b"%d" % length), (b"content-type", b"application/json")]
+    return {"type": "http.response.start", "status": status, "headers": headers}
+
+
+def make_response(
+    value: Any,
+    response_class: type[Response],
+    media_type: str | None,
+    status: int | None,
+    background: BackgroundTasks | None,
+    solved: Response | None,
+) -> Response:
+    """Return the response of a value, with the headers and the status of dependencies."""
+    options: dict[str, Any] = {"background": background}
+    status = (solved.status_code if solved is not None else None) or status
+    if status:
+        options["status_code"] = status
+    if media_type is not None:
+        options["media_type"] = media_type
+    response = response_class(value, **options)
+    if not is_body_allowed_for_status_code(response.status_code):
+        response.body = b""
+    if solved is not None:
+        response.raw_headers.extend(solved.raw_headers)
+    return response
+
+
+async def send_response(
+    response: Response, scope: Scope, receive: Receive, send: Send, started: list[bool]
+) -> None:
+    async def sender(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            started.append(True)
+        await send(message)
+
+    await response(scope, receive, sender)
+
+
+async def answer_error(
+    error: Exception,
+    request: Request | None,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    started: list[bool],
+) -> None:
+    """Let the handler of the exception answer, as Starlette does."""
+
+    async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+        if started:
+            # Only noted: the client has the start of the response.
+            await send({"type": "http.response.start"})
+        raise error
+
+    async def ignore(message: Message) -> None:
+        pass
+
+    app = wrap_app_handling_exceptions(fail, request or Request(scope, receive, send))
+    await app(scope, receive, ignore if started else send)
+
+
+def invalid_request(
+    errors: list[Any], body: Any, scope: Scope, route: Any
+) -> RequestValidationError:
+    sent = None if body is Undefined else body
+    return RequestValidationError(errors, body=sent, endpoint_ctx=_context(scope, route))
+
+
+def invalid_result(result: Any, scope: Scope, route: Any) -> ResponseValidationError:
+    _, errors = route.response_field.validate(result, {}, loc=("response",))
+    return ResponseValidationError(errors, body=result, endpoint_ctx=_context(scope, route))
+
+
+def unanswered() -> FastAPIError:
+    return FastAPIError(
+        "Response not awaited. A dependency with yield does not raise an exception again that "
+        "it has caught."
+    )
+
+
+def _context(scope: Scope, route: Any) -> EndpointContext:
+    context = _extract_endpoint_context(route.dependant.call)
+    if route.dependant.path:
+        mount = scope.get("root_path", "").rstrip("/")
+        context["path"] = f"{scope['method']} {mount}{route.dependant.path}"
+    return context
+
+
+# The names of all handlers.
+NAMES: dict[str, Any] = {
+    value.__name__: value
+    for value in (
+        AsyncExitStack,
+        BackgroundTasks,
+        CancelScope,
+        Headers,
+        NotGiven,
+        QueryParams,
+        Request,
+        Response,
+        SecurityScopes,
+        Shielded,
+        ValidationError,
+        add_others,
+        answer_error,
+        contextmanager_in_threadpool,
+        empty_response,
+        given,
+        header,
+        invalid_request,
+        invalid_result,
+        json_head,
+        jsonable_encoder,
+        make_response,
+        parse_query,
+        read_body,
+        request_body_to_args,
+        run_in_threadpool,
+        send_response,
+        solve_parameter,
+        unanswered,
+    )
+} | {"Undefined": Undefined, "telemetry": _get_request_telemetry}

@@ -1,0 +1,353 @@
+"""Compiled path operations answer as FastAPI's own handlers do: random signatures and requests."""
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
+from enum import Enum
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import pytest
+from fastapi import (
+    BackgroundTasks,
+    Body,
+    Cookie,
+    Depends,
+    FastAPI,
+    Header,
+    HTTPException,
+    Path,
+    Query,
+    Request,
+    Response,
+    Security,
+)
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.security import APIKeyHeader, SecurityScopes
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json
+from starlette.types import Message
+
+from app.core.http.compiled import compile_path_operations, compile_route
+
+CASES = int(os.environ.get("COMPILED_CASES", "300"))
+REQUESTS = 6
+
+
+class Colour(Enum):
+    red = "red"
+    blue = "blue"
+
+
+class Item(BaseModel):
+    name: str = Field(max_length=5)
+    price: float | None = None
+    tags: set[str] = set()
+    day: UUID | str | None = Field(None, alias="dayAlias")
+
+
+class Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    limit: int = Field(10, ge=1, le=99)
+    names: list[str] = []
+    cursor: str | None = Field(None, alias="after")
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    q: str = "x"
+
+
+def _no_zero(value: int) -> int:
+    if value == 0:
+        raise ValueError("zero")
+    return value
+
+
+# Names of values in requests, so that parameters of different functions meet the same ones.
+NAMES = ["a", "b", "x-y", "limit", "names", "after", "q"]
+VALUES = ["", "1", "0", "-7", "abc", "é", "%F0%9F%98%80", "true", "red", "1.5", "[1, 2]", "null"]
+VALUES += ["c56a4180-65aa-42ec-a945-5fa21dec0538", "a+b%20c", "%00", "9" * 40]
+SCALARS: list[Any] = [int, str, float, bool, UUID, Colour, int | None, Literal["abc", "1"], Json[Any]]
+SCALARS += [Annotated[int, AfterValidator(_no_zero)], Annotated[str, Field(min_length=2)]]
+LISTS: list[Any] = [list[int], list[str], set[str], list[Colour], tuple[int, int], list[str] | None]
+BODIES: list[Any] = [Item, list[Item], dict[str, int], Item | None, int, Any, Item | Closed, bytes]
+DOCUMENTS = [
+    b"", b"{}", b'{"name": "x"}', b'{"name": "toolong", "price": "x"}', b'[{"name": "y"}]', b"5",
+    b'{"name": "x", "dayAlias": "c56a4180-65aa-42ec-a945-5fa21dec0538", "tags": ["a", "a"]}',
+    b'{"a": {"name": "x"}, "b": 2}', b"null", b'{"a": 1, "a": 2}', b'{"a": NaN}', b"{", b'"\xff"',
+    '{"name": "é"}'.encode("utf-16"), b'{"name": "\\ud800"}', b"[" * 500, b'{"limit": 5}', b'"text"',
+]  # fmt: skip
+TYPES = [b"application/json", b"application/vnd.api+json; charset=utf-8", b"text/plain", b"", None]
+
+Log = list[str]
+
+
+class Signature:
+    """Random functions with the same random parameters for both applications."""
+
+    def __init__(self, seed: int, log: Log) -> None:
+        self.random = random.Random(seed)
+        self.log = log
+        self.shared: list[Any] = []
+        self.number = 0
+
+    def chance(self, share: float) -> bool:
+        return self.random.random() < share
+
+    def parameters(self, depth: int, path: list[str]) -> dict[str, Any]:
+        """Return annotations, with the default in a pair where there is one."""
+        choice = self.random.choice
+        found: dict[str, Any] = {}
+        for name in path:
+            if self.chance(0.7):
+                found[name] = Annotated[choice(SCALARS[:8]), Path()]
+        for _ in range(self.random.randrange(3)):
+            name = choice(["a", "b", "x_y", "limit"])
+            kind = choice(SCALARS + LISTS)
+            marker = Query
+            if kind not in LISTS and self.chance(0.3):
+                marker = choice([Header, Cookie])
+            options: dict[str, Any] = {"alias": choice(NAMES)} if self.chance(0.3) else {}
+            default = choice([..., ..., None, "abc", 5])
+            if self.chance(0.1):
+                options["validate_default"] = True
+            annotation = Annotated[kind, marker(**options)]
+            found.setdefault(name, annotation if default is ... else (annotation, default))
+        if self.chance(0.15):
+            found["model"] = Annotated[choice([Closed, Open]), choice([Query, Header])()]
+        if depth < 3:
+            for _ in range(self.random.randrange(3)):
+                found[f"dependency{len(found)}"] = self.dependency(depth + 1, path)
+        for name, kind, share in (
+            ("request", Request, 0.15),
+            ("response", Response, 0.15),
+            ("tasks", BackgroundTasks, 0.15),
+            ("scopes", SecurityScopes, 0.1),
+        ):
+            if self.chance(share):
+                found[name] = kind
+        return found
+
+    def dependency(self, depth: int, path: list[str]) -> Any:
+        if self.shared and self.chance(0.3):
+            return self.random.choice(self.shared)
+        kind = self.random.choice(["async", "async", "sync", "agen", "agen", "gen"])
+        call = self.function(kind, self.parameters(depth, path))
+        options: dict[str, Any] = {}
+        if kind in ("agen", "gen") and self.chance(0.5):
+            options["scope"] = "function"
+        if self.chance(0.1):
+            call, options = APIKeyHeader(name="a", auto_error=self.chance(0.5)), {}
+        marker: Any = Depends(call, **options)
+        if self.chance(0.15):
+            marker = Security(call, scopes=[self.random.choice("uv")])
+        self.shared.append(Annotated[Any, marker])
+        return self.shared[-1]
+
+    def function(self, kind: str, parameters: dict[str, Any], results: Any = None) -> Any:
+        """Return a function that logs its values, and may fail, add a header or a task."""
+        self.number += 1
+        name, log = f"{kind}{self.number}", self.log
+        fault = self.random.choice([None] * 12 + ["http", "value", "swallow"])
+        status = self.random.choice([None] * 5 + [203])
+
+        def enter(values: dict[str, Any]) -> Any:
+            log.append(f"{name} {sorted((k, _shown(v)) for k, v in values.items())}")
+            if response := values.get("response"):
+                response.headers["X-From"] = name
+                response.set_cookie("c", name)
+                if status:
+                    response.status_code = status
+            if tasks := values.get("tasks"):
+                tasks.add_task(log.append, f"task of {name}")
+            if fault == "http":
+                raise HTTPException(418, name, headers={"X-Fault": name})
+            if fault == "value":
+                raise ValueError(name)
+            return results[0]() if results else name
+
+        async def plain(**values: Any) -> Any:
+            return enter(values)
+
+        def sync(**values: Any) -> Any:
+            return enter(values)
+
+        async def agen(**values: Any) -> AsyncIterator[Any]:
+            found = enter(values)
+            try:
+                yield found
+            except Exception as error:
+                log.append(f"{name} sees {type(error).__name__}")
+                if fault != "swallow":
+                    raise
+            finally:
+                log.append(f"{name} ends")
+
+        def gen(**values: Any) -> Iterator[Any]:
+            found = enter(values)
+            try:
+                yield found
+            finally:
+                log.append(f"{name} ends")
+
+        function: Any = {"async": plain, "sync": sync, "agen": agen, "gen": gen}[kind]
+        return _with_signature(function, name, parameters)
+
+    def route(self) -> tuple[Callable[..., Any], str, dict[str, Any]]:
+        """Return an endpoint, its path and its options."""
+        choice = self.random.choice
+        path = [name for name in ("p", "r") if self.chance(0.4)]
+        parameters = self.parameters(0, path)
+        if self.chance(0.4):
+            parameters["body"] = Annotated[choice(BODIES), Body(embed=self.chance(0.2))]
+        if self.chance(0.1):
+            parameters["more"] = Annotated[choice(BODIES), Body()]
+        results = [
+            lambda: {"name": "x", "price": 2.5},
+            lambda: Item(name="x"),
+            lambda: [Item(name="x", price=1)],
+            lambda: None,
+            lambda: "text",
+            lambda: {"wrong": float("inf")},
+            lambda: JSONResponse({"a": 1}, 202),
+            lambda: Response(b"raw", headers={"x-a": "1"}),
+        ]
+        options: dict[str, Any] = {"methods": ["POST"]}
+        if self.chance(0.6):
+            options["response_model"] = choice([Item, list[Item], dict[str, Any], Any, str, None])
+        if self.chance(0.3):
+            options |= choice(
+                [
+                    {"response_model_exclude_unset": True},
+                    {"response_model_exclude_none": True},
+                    {"response_model_by_alias": False},
+                    {"response_model_exclude": {"price"}},
+                    {"response_model_include": {"name"}},
+                    {"response_class": HTMLResponse, "response_model": str},
+                ]
+            )
+        if self.chance(0.2):
+            options["status_code"] = choice([201, 204, 304])
+            if options["status_code"] != 201:
+                options["response_model"] = None
+        if self.chance(0.2):
+            options["dependencies"] = [Depends(self.function("async", self.parameters(2, path)))]
+        kind = choice(["async", "async", "async", "sync"])
+        endpoint = self.function(kind, parameters, results=[choice(results)])
+        return endpoint, "/" + "/".join(f"{{{name}}}" for name in path), options
+
+    def request(self, path: str) -> tuple[dict[str, Any], bytes]:
+        """Return a scope and a body."""
+        choice = self.random.choice
+        for name in ("p", "r"):
+            path = path.replace(f"{{{name}}}", choice([value for value in VALUES if value]))
+        names = [*NAMES, "a", "b"]
+        pairs = [f"{choice(names)}={choice(VALUES)}" for _ in range(self.random.randrange(6))]
+        headers = [
+            (choice([b"a", b"b", b"x-y", b"limit", b"x_y"]), choice(VALUES).encode())
+            for _ in range(self.random.randrange(4))
+        ]
+        if self.chance(0.4):
+            cookie = f"{choice(NAMES)}={choice(VALUES)}; {choice(NAMES)}=5".encode()
+            headers.append((b"cookie", cookie))
+        content_type = choice([*TYPES[:1] * 4, *TYPES])
+        if content_type is not None:
+            headers.append((b"content-type", content_type))
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path.encode().decode("latin-1"),
+            "raw_path": path.encode(),
+            "query_string": "&".join(pairs).encode(),
+            "headers": headers,
+            "root_path": "",
+            "scheme": "http",
+            "http_version": "1.1",
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 80),
+            "asgi": {"version": "3.0"},
+        }
+        return scope, choice(DOCUMENTS)
+
+
+def _with_signature(function: Any, name: str, parameters: dict[str, Any]) -> Any:
+    """Give a function that takes any keywords a signature."""
+    import inspect
+
+    signature = []
+    for each, annotation in parameters.items():
+        default = inspect.Parameter.empty
+        if isinstance(annotation, tuple):
+            annotation, default = annotation
+        kind = inspect.Parameter.KEYWORD_ONLY
+        signature.append(inspect.Parameter(each, kind, default=default, annotation=annotation))
+    function.__signature__ = inspect.Signature(signature)
+    function.__name__ = name
+    return function
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, SecurityScopes):
+        return f"scopes {value.scopes}"
+    if isinstance(value, (Request, Response, BackgroundTasks)):
+        return type(value).__name__
+    return repr(value)
+
+
+async def exchange(app: FastAPI, scope: dict[str, Any], body: bytes) -> list[Any]:
+    """Return the messages of the application, and the exception that it raised."""
+    sent: list[Any] = []
+    parts = [body[: len(body) // 2], body[len(body) // 2 :]] if len(body) % 2 else [body]
+
+    async def receive() -> Message:
+        part = parts.pop(0) if parts else b""
+        return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    try:
+        await app({**scope, "app": app, "headers": list(scope["headers"])}, receive, send)
+    except UnboundLocalError as error:
+        # FastAPI's own, of a dependency that swallows an exception: it names a variable.
+        sent.append(type(error))
+    except Exception as error:
+        sent.append((type(error), str(error).partition(".")[0], getattr(error, "errors", list)()))
+    return sent
+
+
+def application(endpoint: Any, path: str, options: dict[str, Any]) -> FastAPI:
+    app = FastAPI(openapi_url=None)
+    app.add_api_route(path, endpoint, **options)
+    return app
+
+
+async def test_random_path_operations_answer_as_those_of_fastapi() -> None:
+    compiled = statuses = 0
+    seen: set[Any] = set()
+    for seed in range(CASES):
+        log: Log = []
+        signature = Signature(seed, log)
+        try:
+            endpoint, path, options = signature.route()
+            stock = application(endpoint, path, options)
+        except Exception:
+            # FastAPI refuses this signature.
+            continue
+        fast = application(endpoint, path, options)
+        compile_path_operations(fast)
+        compiled += fast.routes[0].app is not stock.routes[0].app  # type: ignore[attr-defined]
+        for _ in range(REQUESTS):
+            scope, body = signature.request(path)
+            expected = await exchange(stock, scope, body)
+            order, log[:] = [*log], []
+            assert await exchange(fast, scope, body) == expected, (seed, scope, body)
+            assert log == order, (seed, scope, body)
+            log.clear()
+            statuses += 1
+            seen.add(expected[0]["status"] if isinstance(expected[0], dict) else expected[0][0])
+
+    assert compiled > CASES / 2
+    assert statuses > CASES
+    assert {200, 422, 418, 400} <= seen
