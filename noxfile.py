@@ -79,6 +79,19 @@ def thorough(session: nox.Session) -> None:
         session.notify(f"newest-internals({name})")
 
 
+@nox.session(name="fastapi-suite", python=interpreters.newest())
+def fastapi_suite(session: nox.Session) -> None:
+    """FastAPI's own tests with compiled handlers: none may differ; `-- --whole` runs all of them both ways."""
+    directory = Path(session.create_tmp())
+    shutil.rmtree(directory)
+    directory.mkdir()
+    session.install("fastapi[all]>=0.165", "pip")
+    session.run("python", "tests/fastapi_suite/fetch.py", str(directory))
+    source = directory / "source"
+    session.install("--group", f"{source / 'pyproject.toml'}:tests")
+    session.run("python", "-m", "tests.fastapi_suite", str(source), str(directory), *session.posargs)
+
+
 @nox.session
 def release(session: nox.Session) -> None:
     """Prepare a version: `-- 1.2.0` or `-- minor`; without one, show the changes and the smallest possible version."""

@@ -50,6 +50,9 @@ class ServerSettings(BaseSettings):
         le=600,
         description="Time from SIGTERM, when readiness fails, until the service stops listening.",
     )
+    compiled_handlers: bool = Field(
+        True, description="Whether handlers are compiled at start-up; False runs FastAPI's own."
+    )
     max_requests: Natural = Field(
         0, description="Requests, plus 0-50 %, after which a worker is replaced; 0 for no limit."
     )

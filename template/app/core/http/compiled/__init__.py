@@ -1,25 +1,45 @@
 """Compiled path operations: handlers that do only the work of their signature.
 
-FastAPI solves each request anew from the description of a path operation: three exit stacks, a
-pass over four kinds of parameters, a response that carries the headers of dependencies. None of
-it depends on the request, so `compile_route` writes the handler once, as straight-line Python.
-Responses, errors and the order of calls are FastAPI's; wherever a value is not valid, FastAPI's
-own functions make the error. `python -m app routes` shows which path operations are compiled.
+FastAPI solves each request anew from the description of a path operation: exit stacks, four kinds
+of parameters, a response that collects the headers of dependencies. None of it depends on the
+request, so `compile_route` writes each handler once, as straight-line Python. Answers, errors and
+the order of calls are FastAPI's: its own functions make the error wherever a value is invalid, and
+its own handler answers when a test overrides a dependency. `python -m app routes` lists the path
+operations that are compiled.
 """
+
+from logging import getLogger
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from app.core.http.compiled.compiler import NotCompiled, compile_route
-
-__all__ = ["NotCompiled", "compile_path_operations", "compile_route"]
+logger = getLogger(__name__)
 
 
-def compile_path_operations(app: FastAPI) -> None:
-    """Replace the handlers of the routes of `app`, which must be complete, where possible."""
-    for route in app.router.routes:
-        if isinstance(route, APIRoute):
-            try:
-                route.app = compile_route(route)
-            except NotCompiled:
-                continue
+def compile_path_operations(app: FastAPI) -> list[tuple[APIRoute, str | None]]:
+    """Compile the path operations of `app`, which must be complete, where that is possible.
+
+    Return each with the reason why it keeps FastAPI's handler, or None. With a FastAPI of other
+    internals all keep it: the service is slower, and answers the same.
+    """
+    routes = [route for route in app.router.routes if isinstance(route, APIRoute)]
+    try:
+        # Fails if a private name of FastAPI is gone.
+        from app.core.http.compiled import fastapi_internals
+        from app.core.http.compiled.compiler import NotCompiled, compile_route
+
+        reason = fastapi_internals.unknown()
+    except ImportError as error:
+        reason = str(error)
+    if reason is not None:
+        logger.warning("FastAPI's own handlers answer: %s", reason)
+        return [(route, reason) for route in routes]
+    found: list[tuple[APIRoute, str | None]] = []
+    for route in routes:
+        try:
+            route.app = compile_route(route)
+        except NotCompiled as error:
+            found.append((route, str(error)))
+        else:
+            found.append((route, None))
+    return found

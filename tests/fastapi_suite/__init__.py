@@ -1,0 +1,1 @@
+"""FastAPI's own tests, with compiled handlers wherever they apply."""

@@ -1,0 +1,50 @@
+"""A pytest plugin that compiles each path operation of FastAPI's tests, and counts them."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import fastapi.routing
+import pytest
+from app.core.http.compiled.compiler import Compiler, NotCompiled
+
+COUNTS = Path(os.environ["COMPILED_COUNTS"])
+counts: Counter[str] = Counter()
+
+construct = fastapi.routing.APIRoute.__init__
+construct_included = fastapi.routing._EffectiveRouteContext.from_api_route.__func__  # type: ignore[attr-defined]
+
+
+def install(state: Any, route: fastapi.routing.APIRoute) -> None:
+    """Replace the handler of a route, or of the route of an included router."""
+    try:
+        if type(route) is not fastapi.routing.APIRoute:
+            raise NotCompiled("its class is another")
+        state.app = Compiler(state).compile()
+    except NotCompiled as reason:
+        counts[str(reason)] += 1
+    else:
+        counts["compiled"] += 1
+
+
+def __init__(self: fastapi.routing.APIRoute, *arguments: Any, **options: Any) -> None:  # noqa: N807
+    construct(self, *arguments, **options)
+    install(self, self)
+
+
+def from_api_route(cls: Any, **options: Any) -> Any:
+    context = construct_included(cls, **options)
+    install(context, options["original_route"])
+    return context
+
+
+fastapi.routing.APIRoute.__init__ = __init__  # type: ignore[method-assign,assignment]
+fastapi.routing._EffectiveRouteContext.from_api_route = classmethod(from_api_route)  # type: ignore[assignment]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    COUNTS.mkdir(exist_ok=True)
+    (COUNTS / f"{os.getpid()}.json").write_text(json.dumps(counts))
