@@ -91,6 +91,7 @@ TESTS: dict[str, Needs] = {
     "test_check.py": Needs(interpreter=True, by=("cache_backend", "background_jobs")),
     "test_commands.py": Needs(by=("cache_backend",)),
     "test_commits.py": Needs(interpreter=True, by=("read_replica",)),
+    "test_compiled.py": Needs(interpreter=True),
     "test_concurrency.py": Needs(interpreter=True),
     "test_database.py": Needs(interpreter=True, by=("read_replica",)),
     "test_dev.py": Needs(by=("cache_backend", "background_jobs")),

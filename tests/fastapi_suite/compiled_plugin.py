@@ -14,7 +14,7 @@ COUNTS = Path(os.environ["COMPILED_COUNTS"])
 counts: Counter[str] = Counter()
 
 construct = fastapi.routing.APIRoute.__init__
-construct_included = fastapi.routing._EffectiveRouteContext.from_api_route.__func__  # type: ignore[attr-defined]
+construct_included = fastapi.routing._EffectiveRouteContext.from_api_route.__func__
 
 
 def install(state: Any, route: fastapi.routing.APIRoute) -> None:
@@ -29,7 +29,7 @@ def install(state: Any, route: fastapi.routing.APIRoute) -> None:
         counts["compiled"] += 1
 
 
-def __init__(self: fastapi.routing.APIRoute, *arguments: Any, **options: Any) -> None:  # noqa: N807
+def __init__(self: fastapi.routing.APIRoute, *arguments: Any, **options: Any) -> None:
     construct(self, *arguments, **options)
     install(self, self)
 
@@ -40,8 +40,8 @@ def from_api_route(cls: Any, **options: Any) -> Any:
     return context
 
 
-fastapi.routing.APIRoute.__init__ = __init__  # type: ignore[method-assign,assignment]
-fastapi.routing._EffectiveRouteContext.from_api_route = classmethod(from_api_route)  # type: ignore[assignment]
+fastapi.routing.APIRoute.__init__ = __init__
+fastapi.routing._EffectiveRouteContext.from_api_route = classmethod(from_api_route)
 
 
 @pytest.hookimpl(trylast=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import params
 from fastapi._body_limit import wrap_app_with_body_limit
-from fastapi._compat import ModelField
+from fastapi._compat import ModelField, field_annotation_is_sequence, get_cached_model_fields
 from fastapi.datastructures import DefaultPlaceholder
 from fastapi.dependencies.models import (
     Dependant,
@@ -21,8 +21,6 @@ from fastapi.dependencies.utils import (
     _get_param_model,
     _is_json_field,
     _should_embed_body_fields,
-    field_annotation_is_sequence,
-    get_cached_model_fields,
 )
 from fastapi.routing import APIRoute
 from fastapi.utils import is_body_allowed_for_status_code
@@ -74,7 +72,8 @@ class Compiler:
         route = self._route
         self._emit()
         names = self._source.names
-        names.update(runtime.NAMES, route=route, stock=route.app, endpoint=self._dependant.call)
+        names.update(runtime.NAMES, stock=route.app, endpoint=self._dependant.call)
+        names["context"] = runtime.endpoint_context(self._dependant)
         provider = route.dependency_overrides_provider
         if provider is not None:
             names["provider"] = provider
@@ -133,7 +132,7 @@ class Compiler:
             source.enter("async with AsyncExitStack() as function_stack:")
         if has_body:
             strict = _value(route.strict_content_type)
-            source.add(f"body = await read_body(request, {strict}, route)")
+            source.add(f"body = await read_body(request, {strict}, context)")
         if any(each.query_params for each in self._all):
             source.add("pairs, query = parse_query(scope['query_string'])")
         if any(each.background_tasks_param_name for each in self._all):
@@ -149,7 +148,7 @@ class Compiler:
         if may_fail:
             body = "body" if has_body else "Undefined"
             with source.block("if errors:"):
-                source.add(f"raise invalid_request(errors, {body}, scope, route)")
+                source.add(f"raise invalid_request(errors, {body}, scope, context)")
         source.add(f"result = {self._call('endpoint', self._dependant, arguments)}")
         self._answer()
         source.depth = depth
@@ -185,7 +184,8 @@ class Compiler:
             with source.block("try:"):
                 source.add(f"value = {call}")
             with source.block("except ValidationError:"):
-                source.add("raise invalid_result(result, scope, route) from None")
+                bound = source.bind("field", field)
+                source.add(f"raise invalid_result({bound}, result, scope, context) from None")
             options = {
                 "include": route.response_model_include,
                 "exclude": route.response_model_exclude,
@@ -358,7 +358,9 @@ class Compiler:
             return variables
         validate = source.bind("validate", _validator(fields[0]))
         with source.block("try:"):
-            source.add(f"{variables[fields[0].name]} = {validate}(given(body), from_attributes=True)")
+            source.add(
+                f"{variables[fields[0].name]} = {validate}(given(body), from_attributes=True)"
+            )
         with source.block("except (NotGiven, ValidationError):"):
             source.add(*solve)
         return variables

@@ -15,6 +15,7 @@ from fastapi import BackgroundTasks, Request, Response
 from fastapi._body_limit import get_body_limit_error
 from fastapi._compat import ModelField, Undefined
 from fastapi.concurrency import contextmanager_in_threadpool
+from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import request_body_to_args, request_params_to_args
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import (
@@ -67,7 +68,7 @@ def solve_parameter(field: ModelField, received: Mapping[str, Any]) -> tuple[Any
     return values.get(field.name), errors
 
 
-async def read_body(request: Request, strict: bool, route: Any) -> Any:
+async def read_body(request: Request, strict: bool, context: EndpointContext) -> Any:
     """Return the decoded body, its bytes if it is not declared as JSON, or Undefined."""
     try:
         raw = await request.body()
@@ -88,8 +89,8 @@ async def read_body(request: Request, strict: bool, route: Any) -> Any:
             "input": {},
             "ctx": {"error": error.msg},
         }
-        context = _context(request.scope, route)
-        raise RequestValidationError([detail], body=error.doc, endpoint_ctx=context) from error
+        where = _context(request.scope, context)
+        raise RequestValidationError([detail], body=error.doc, endpoint_ctx=where) from error
     except HTTPException:
         raise
     except Exception as error:
@@ -217,30 +218,36 @@ async def answer_error(
 
 
 def invalid_request(
-    errors: list[Any], body: Any, scope: Scope, route: Any
+    errors: list[Any], body: Any, scope: Scope, context: EndpointContext
 ) -> RequestValidationError:
     sent = None if body is Undefined else body
-    return RequestValidationError(errors, body=sent, endpoint_ctx=_context(scope, route))
+    return RequestValidationError(errors, body=sent, endpoint_ctx=_context(scope, context))
 
 
-def invalid_result(result: Any, scope: Scope, route: Any) -> ResponseValidationError:
-    _, errors = route.response_field.validate(result, {}, loc=("response",))
-    return ResponseValidationError(errors, body=result, endpoint_ctx=_context(scope, route))
+def invalid_result(
+    field: ModelField, result: Any, scope: Scope, context: EndpointContext
+) -> ResponseValidationError:
+    _, errors = field.validate(result, {}, loc=("response",))
+    return ResponseValidationError(errors, body=result, endpoint_ctx=_context(scope, context))
 
 
 def unanswered() -> FastAPIError:
     return FastAPIError(
-        "Response not awaited. A dependency with yield does not raise an exception again that "
-        "it has caught."
+        "Response not awaited. A dependency with yield has caught an exception, and has not raised "
+        "it again."
     )
 
 
-def _context(scope: Scope, route: Any) -> EndpointContext:
-    context = _extract_endpoint_context(route.dependant.call)
-    if route.dependant.path:
-        mount = scope.get("root_path", "").rstrip("/")
-        context["path"] = f"{scope['method']} {mount}{route.dependant.path}"
-    return context
+def endpoint_context(dependant: Dependant) -> EndpointContext:
+    """Return the part of the context of errors that all requests share; it reads the source."""
+    return EndpointContext(**_extract_endpoint_context(dependant.call), path=dependant.path or "")
+
+
+def _context(scope: Scope, context: EndpointContext) -> EndpointContext:
+    if not context["path"]:
+        return context
+    mount = scope.get("root_path", "").rstrip("/")
+    return EndpointContext(**context | {"path": f"{scope['method']} {mount}{context['path']}"})
 
 
 # The names of all handlers.
