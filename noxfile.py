@@ -36,7 +36,7 @@ logging.getLogger("plumbum").setLevel(logging.WARNING)
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "tests", "updated", "variant", "newest", "demo-once", "bench-tests"]
+nox.options.sessions = ["lint", "tests", "updated", "variant", "newest", "demo-once", "bench-tests", "fastapi-suite"]
 # Read by `print_seconds`. Each session of `-j` is a process of its own that loads this file, and reports elsewhere.
 REPORT = Path(tempfile.gettempdir(), f"nox-{os.getpid()}.json")
 nox.options.report = str(REPORT)
@@ -73,6 +73,7 @@ def thorough(session: nox.Session) -> None:
     session.install(*DEPENDENCIES["tests"], *DEPENDENCIES["release"])
     run_tests(session, "-m", "")
     run_fleet(session)
+    session.notify("fastapi-suite", ["--whole"])
     for name in VARIANTS:
         session.notify(f"internals({name})")
     for name in internals_table.ON_NEWEST:

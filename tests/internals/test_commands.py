@@ -187,3 +187,29 @@ def test_wrong_usage_is_one_sentence(arguments: list[str], message: str) -> None
 
     assert (process.returncode, process.stdout) == (2, "")
     assert process.stderr.splitlines()[-1] == f"Error: {message}"
+
+
+FRESH = """
+
+from fastapi import Depends
+
+
+async def fresh() -> str:
+    return "fresh"
+
+
+@router.post("/fresh")
+async def make(text: str = Depends(fresh, use_cache=False)) -> str:
+    return text
+"""
+
+
+def test_routes_lists_the_handlers_and_the_reasons_for_slow_ones(service: Path) -> None:
+    append(service / "app" / "api.py", FRESH)
+
+    process = run_in(service, "routes", "--json")
+
+    assert process.returncode == 0, process.stderr
+    handlers = {each["path"]: each["handler"] for each in json.loads(process.stdout)}
+    assert handlers["/livez"] == "compiled"
+    assert handlers["/fresh"] == "fresh is not cached"
