@@ -19,6 +19,13 @@ PLUGIN = Path(__file__).parent
 # The least share of the path operations that must be compiled: a suite that compiles none proves nothing.
 SHARE = 1 / 3
 
+# Tests that look at the way instead of the answer, each with the reason.
+EXPECTED = {
+    "tests/test_tutorial/test_body/test_tutorial001.py::test_other_exceptions[tutorial001]": (
+        "replaces json.loads, which compiled handlers call for invalid JSON only"
+    ),
+}
+
 
 class Suite:
     """The suite of a source distribution; reports go to `directory`."""
@@ -79,7 +86,7 @@ def differences(suite: Suite, *, whole: bool) -> dict[str, tuple[str, str]]:
     # Once more, alone: tests with a time limit fail on a busy machine.
     stock, compiled = suite.run(*doubtful, compiled=False), suite.run(*doubtful, compiled=True)
     pairs = {name: (stock.get(name, "absent"), compiled.get(name, "absent")) for name in doubtful}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and name not in EXPECTED}
 
 
 def print_outcomes(title: str, found: dict[str, str]) -> None:
@@ -101,6 +108,8 @@ def main() -> None:
     )
     for reason, count in counts.most_common(8):
         print(f"  {count:5} {reason}")
+    for name, reason in EXPECTED.items():
+        print(f"not compared: {name} {reason}")
     for name, (stock, compiled) in found.items():
         print(f"differs: {name}: {stock} with FastAPI's own handlers, {compiled} with compiled ones")
     if found or share < SHARE:

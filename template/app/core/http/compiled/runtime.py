@@ -233,14 +233,19 @@ def invalid_result(
 
 def unanswered() -> FastAPIError:
     return FastAPIError(
-        "Response not awaited. A dependency with yield has caught an exception, and has not raised "
-        "it again."
+        "Response not awaited. There's a high chance that the application code is raising an "
+        "exception and a dependency with yield has a block with a bare except, or a block with "
+        "except Exception, and is not raising the exception again. Read more about it in the docs: "
+        "https://fastapi.tiangolo.com/tutorial/dependencies/dependencies-with-yield/"
+        "#dependencies-with-yield-and-except"
     )
 
 
 def endpoint_context(dependant: Dependant) -> EndpointContext:
     """Return the part of the context of errors that all requests share; it reads the source."""
-    return EndpointContext(**_extract_endpoint_context(dependant.call), path=dependant.path or "")
+    # FastAPI keeps the dict of each function, and adds the path of the last request.
+    known = _extract_endpoint_context(dependant.call)
+    return EndpointContext(**known | {"path": dependant.path or ""})
 
 
 def _context(scope: Scope, context: EndpointContext) -> EndpointContext:
