@@ -318,6 +318,48 @@ async def test_a_host_that_fails_is_left_alone_until_one_call_succeeds(
             assert await client.get(peer.url, into=Thing)
 
 
+async def test_a_host_that_hangs_is_left_alone_also_when_the_caller_ends_the_call(
+    opening: Open, peer: Peer
+) -> None:
+    peer.replies = [hang]
+    async with opening(retries=0, read_timeout_s=30) as client:
+        for _ in range(hosts.FAILURES):
+            with pytest.raises(Unavailable) as caught:
+                await client.get(peer.url, into=bytes, timeout_s=client_module.FAIR_TIME_S + 0.05)
+            assert "TimeoutError" in logged(caught.value)
+        for _ in range(3):
+            with pytest.raises(Unavailable) as caught:
+                await client.get(peer.url, into=bytes, timeout_s=30)
+            assert "its circuit is open" in logged(caught.value)
+    assert len(peer.requests) == hosts.FAILURES
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
+async def test_a_wrong_time_limit_is_an_error(
+    client: HttpClient, peer: Peer, timeout_s: float
+) -> None:
+    with pytest.raises(ValueError, match="timeout_s: expected"):
+        await client.get(peer.url, into=bytes, timeout_s=timeout_s)
+    assert peer.connections == 0
+
+
+async def test_a_wait_for_a_slot_is_within_the_deadline(
+    opening: Open, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "QUEUE_TIMEOUT_S", 30)
+    peer.replies = [hang]
+    async with opening(max_in_flight=1, read_timeout_s=30) as client:
+        held = asyncio.create_task(client.get(peer.url, into=bytes))
+        while not peer.requests:
+            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            with pytest.raises(Unavailable) as caught:
+                await client.get(peer.url, into=bytes, timeout_s=0.05)
+        assert "HTTP_MAX_IN_FLIGHT" in logged(caught.value)
+        held.cancel()
+        await asyncio.wait([held])
+
+
 async def test_only_failures_of_the_host_open_the_circuit(opening: Open, peer: Peer) -> None:
     async with opening(retries=0) as client:
         peer.replies = [hang]

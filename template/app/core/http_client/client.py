@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import ip_address
+from math import inf
 from typing import Any, TypedDict, TypeVar, Unpack, cast
 
 import aiohttp
@@ -25,6 +26,8 @@ T = TypeVar("T")
 
 # Longest wait for a slot when HTTP_MAX_IN_FLIGHT calls to the host run.
 QUEUE_TIMEOUT_S = 0.25
+# An attempt that had less time than this does not count as a failure of the host.
+FAIR_TIME_S = 0.25
 # Hosts that are remembered; a client may name any number.
 MAX_HOSTS = 1000
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
@@ -156,7 +159,8 @@ class HttpClient:
                 for status, headers and body.
             json: a value or model to send as JSON.
             content: bytes to send instead, with their `Content-Type` in `headers`.
-            timeout_s: limit of the call, retries included; `HTTP_TOTAL_TIMEOUT_S` if absent.
+            timeout_s: limit of the whole call, with its waits and retries; above 0, and
+                `HTTP_TOTAL_TIMEOUT_S` if None.
             idempotent: whether the call may run twice; decided by the method if absent. A POST may
                 with an idempotency key.
             redirects: the most to follow, for a GET; only the origin gets `headers` and `content`.
@@ -166,12 +170,16 @@ class HttpClient:
                 too many calls of this process, or an open circuit.
             BadAnswer: when the answer has no status 2xx, is too large or not valid.
             Unprocessable: by `public_http`, when the URL or its address is not a public one.
+            ValueError: when `timeout_s` is not above 0, or when the URL of `http` is malformed.
         """
         if self._session is None:
             raise RuntimeError("No HTTP client: use `async with lifecycle.resources(...)`.")
+        limit_s = self._settings.http_total_timeout_s if timeout_s is None else timeout_s
+        if not 0 < limit_s < inf:
+            raise ValueError(f"timeout_s: expected a number of seconds above 0, not {limit_s}.")
         if self._settings.http_offline:
             raise Unavailable(UNAVAILABLE) from CallFailed("HTTP_OFFLINE is set")
-        deadline_s = _now_s() + (timeout_s or self._settings.http_total_timeout_s)
+        deadline_s = _now_s() + limit_s
         if json is not None:
             content = to_json(json)
             headers = {"Content-Type": "application/json", **(headers or {})}
@@ -225,12 +233,10 @@ class HttpClient:
     ) -> Answer | str:
         """Send the call once; return its answer, or the reason why there is none."""
         assert self._session is not None
-        await self._take_slot(call, host)
+        await self._take_slot(call, host, deadline_s)
         call.status = 0
-        settings = self._settings
-        long_s = min(settings.http_read_timeout_s, settings.http_total_timeout_s)
-        is_short = deadline_s - _now_s() < long_s
-        # None says nothing about the host: after a cancellation, or a short time limit of a caller.
+        is_short = deadline_s - _now_s() < FAIR_TIME_S
+        # None: a cancelled attempt says nothing about the host.
         failed: bool | None = None
         ends = [observer(call) for observer in self.observers]
         try:
@@ -254,7 +260,7 @@ class HttpClient:
             if isinstance(cause, AddressRefused):
                 failed = False
                 raise Unprocessable("The URL leads to an address that is not public.") from None
-            # Time-outs of aiohttp, which are the host's, are of a subclass.
+            # The time-outs of aiohttp, whose settings are long enough, are of a subclass.
             failed = None if is_short and type(error) is TimeoutError else True
             # Not the text of the error, which may have the URL.
             return f"{type(error).__name__} {getattr(cause, 'strerror', None) or ''}".rstrip()
@@ -265,10 +271,11 @@ class HttpClient:
             if failed is not None:
                 host.note(failed=failed, now_s=_now_s())
 
-    async def _take_slot(self, call: Call, host: Host) -> None:
+    async def _take_slot(self, call: Call, host: Host, deadline_s: float) -> None:
+        ends_s = min(deadline_s, _now_s() + QUEUE_TIMEOUT_S)
         try:
             # A timer takes CPU time, and is seldom needed.
-            async with asyncio.timeout(QUEUE_TIMEOUT_S) if host.slots.locked() else nullcontext():
+            async with asyncio.timeout_at(ends_s) if host.slots.locked() else nullcontext():
                 await host.slots.acquire()
         except TimeoutError:
             reason = CallFailed(f"{call}: HTTP_MAX_IN_FLIGHT are in flight")

@@ -6,7 +6,7 @@ import random
 # Consecutive failures that open the circuit, and the time between trial calls while it is open.
 FAILURES = 5
 OPEN_S = 5.0
-# Ten retries, and one more for every ten calls.
+# Ten retries are free; then one retry for every ten attempts.
 RETRY_BUDGET = 10.0
 RETRY_SHARE = 0.1
 FIRST_WAIT_S = 0.1
