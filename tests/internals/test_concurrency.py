@@ -37,7 +37,10 @@ async def test_failures_and_time_outs_are_missing_logged_and_counted(
     assert (good.value, bad.value, own.value, late.value) == (1, None, None, None)
     assert partial.failures - before == {("bad",): 1, ("own",): 1, ("late",): 1}
     assert [each.getMessage().split()[0] for each in caplog.records] == ["bad", "own", "late"]
-    assert {each.levelno for each in caplog.records} == {logging.WARNING}
+    warning = (logging.WARNING, False)
+    levels = [(each.levelno, bool(each.exc_info)) for each in caplog.records]
+    assert levels == [(logging.ERROR, True), warning, warning]
+    assert ", in work\n" in caplog.text, "the error of a program has its traceback"
 
 
 async def test_an_answer_needs_one_part_at_least() -> None:

@@ -1,4 +1,4 @@
-"""Parts of an answer that are read at once: one that fails or hangs does not fail the others."""
+"""Parts of an answer that are read together: one that fails or hangs does not fail the others."""
 
 import asyncio
 from collections import Counter
@@ -34,19 +34,22 @@ class Part(Generic[T]):
             async with asyncio.timeout(min(timeout_s, self._timeout_s)):
                 self.value = await self._work
             self.is_missing = False
-        except Exception as error:
-            logger.warning("%s failed: %r", self.name, error)
+        except (Unavailable, TimeoutError) as error:
+            logger.warning("%s is missing: %r", self.name, error)
+        except Exception:
+            logger.exception("%s is missing", self.name)
 
 
 async def gather(*parts: Part[Any], timeout_s: float) -> list[str]:
-    """Run the parts at once; return the names of those that failed or took too long.
+    """Run the parts together; return the names of those that failed or took too long.
 
         orders = Part("orders", count_orders(session), timeout_s=0.5)
         customers = Part("customers", count_customers(session))
         missing = await gather(orders, customers, timeout_s=1)
 
-    All parts have ended when it returns, also when the caller is cancelled: each part is then
-    cancelled, and its connection given back. Failures are logged and counted by name.
+    When `gather` returns, all parts have ended. If its caller is cancelled, it cancels the parts,
+    and their connections return to the pool. Failures are counted by name, and logged: with a
+    traceback, unless a dependency is unavailable or the time is over.
 
     Args:
         timeout_s: the longest time for all of them; a part may have less.
