@@ -100,11 +100,34 @@ async def test_a_stuck_process_is_killed_and_replaced(
     pool: ProcessPool, others: set[psutil.Process]
 ) -> None:
     for stuck in (computing.forever, computing.forever_in_c):
-        with pytest.raises(TimeoutError, match=rf"{stuck.__name__} took longer than 0.5 s"):
+        with pytest.raises(TimeoutError, match=rf"{stuck.__name__} did not end within 0.5 s"):
             await pool.run(stuck, deadline_s=0.5)
 
     assert await pool.run(abs, -5) == 5
     assert await has_one(others)
+
+
+async def test_the_wait_for_a_process_is_within_the_deadline(
+    pool: ProcessPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquired = pool.slots.acquire
+
+    async def slow(timeout_s: float) -> None:
+        assert timeout_s == 1.5
+        await acquired(timeout_s)
+        await asyncio.sleep(1)
+
+    limits: list[float] = []
+
+    async def answer(_: object, call: bytes, limit_s: float) -> tuple[bool, bytes]:
+        limits.append(limit_s)
+        return True, pickle.dumps(call)
+
+    monkeypatch.setattr(pool.slots, "acquire", slow)
+    monkeypatch.setattr(_Child, "answer", answer)
+    await pool.run(abs, -5, deadline_s=1.5)
+
+    assert 0 <= limits[0] <= 0.5
 
 
 async def test_a_cancelled_call_ends_its_process(

@@ -1,6 +1,7 @@
 """Threads for libraries that block: bounded, and the wait for them has a deadline."""
 
 import asyncio
+import gc
 import time
 from contextvars import ContextVar
 from threading import Event, current_thread, main_thread
@@ -54,7 +55,7 @@ async def test_a_thread_that_goes_on_keeps_its_place(ended: Event, is_cancelled:
                 async with asyncio.timeout(0.05):
                     await run_in_thread(ended.wait)
         else:
-            late = r"wait took longer than 0\.05 s; its thread goes on\."
+            late = r"wait did not end within 0\.05 s; its thread goes on\."
             with pytest.raises(TimeoutError, match=late):
                 await run_in_thread(ended.wait, deadline_s=0.05)
         with pytest.raises(Busy, match=r"No thread was free within 0\.05 s\."):
@@ -63,6 +64,49 @@ async def test_a_thread_that_goes_on_keeps_its_place(ended: Event, is_cancelled:
         ended.set()
 
     assert await run_in_thread(abs, -5) == 5
+
+
+async def test_the_wait_for_a_thread_is_within_the_deadline(
+    ended: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+    wait = asyncio.wait
+
+    async def noted(tasks: set[asyncio.Future[object]], timeout: float) -> object:  # noqa: ASYNC109
+        limits.append(timeout)
+        return await wait(tasks)
+
+    first = asyncio.create_task(run_in_thread(time.sleep, 0.2))
+    await asyncio.sleep(0)
+    monkeypatch.setattr(threads.asyncio, "wait", noted)
+    assert await run_in_thread(abs, -5, deadline_s=10) == 5
+    await first
+
+    assert limits[0] < 9.9
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_a_late_error_is_logged_with_the_name_of_its_function(
+    ended: Event, is_cancelled: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail_late() -> None:
+        ended.wait(10)
+        raise ZeroDivisionError
+
+    call = asyncio.create_task(run_in_thread(fail_late, deadline_s=60 if is_cancelled else 0.05))
+    if is_cancelled:
+        await asyncio.sleep(0.05)
+        call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    ended.set()
+    # It waits for the place of the late call.
+    assert await run_in_thread(abs, -5) == 5
+    del call
+    gc.collect()
+
+    assert [each.name for each in caplog.records] == [threads.__name__]
+    assert "fail_late failed after its caller went on" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_a_full_queue_is_refused(ended: Event) -> None:

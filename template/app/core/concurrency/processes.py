@@ -37,33 +37,35 @@ class ProcessPool:
     async def run(self, function: Callable[[*Ts], T], *args: *Ts, deadline_s: float = 10.0) -> T:
         """Run the function in a process, and return its result.
 
-            thumbnail = await run_in_process(make_thumbnail, picture)
+            thumbnail = await run_in_process(make_thumbnail, picture, deadline_s=3)
 
         The process imports the module of the function: keep that module small. The event loop
-        pickles the arguments, and unpickles the result: bytes are the cheapest. A call waits at
-        most `deadline_s` for a free process, and runs at most as long. Then, or when the task is
-        cancelled, the process is killed; the next call starts another one.
+        pickles the arguments, and unpickles the result: bytes are the cheapest. `deadline_s` limits
+        the wait for a free process and the run together. Then, or when the task is cancelled, the
+        process is killed; the next call starts another one.
 
         Raises:
             Busy: when too many calls wait, or no process is free in time.
-            TimeoutError: when the function takes too long.
+            TimeoutError: when the function does not end in time.
             ProcessDied: when the process ended; other calls go on.
-            Exception: any of the function; a note has the traceback.
+            Exception: the error of the function, with its traceback as a note.
         """
         call = pickle.dumps((function, args), pickle.HIGHEST_PROTOCOL)
+        clock_s = asyncio.get_running_loop().time
+        ends_s = clock_s() + deadline_s
         await self.slots.acquire(deadline_s)
         try:
             one = self._take()
             try:
-                async with asyncio.timeout(deadline_s):
-                    returned, answer = await one.answer(call, deadline_s)
+                async with asyncio.timeout_at(ends_s):
+                    returned, answer = await one.answer(call, max(0.0, ends_s - clock_s()))
             except EOFError:
                 code = await self._end(one)
                 reason = f"The process of {name_of(function)} ended with code {code}."
                 raise ProcessDied(reason) from None
             except TimeoutError:
                 self._end(one)
-                late = f"{name_of(function)} took longer than {deadline_s:g} s."
+                late = f"{name_of(function)} did not end within {deadline_s:g} s."
                 raise TimeoutError(late) from None
             except BaseException:
                 self._end(one)

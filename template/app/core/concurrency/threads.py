@@ -7,6 +7,7 @@ Python's lock in a thread as well: use `run_in_process`.
 import asyncio
 import math
 from collections.abc import Callable
+from logging import getLogger
 from typing import TypeVar, TypeVarTuple
 
 from anyio import CapacityLimiter, to_thread
@@ -16,6 +17,7 @@ from app.core.concurrency.slots import Slots, name_of
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+logger = getLogger(__name__)
 thread_slots = Slots("thread")
 # The slots bound the threads.
 _limiter = CapacityLimiter(math.inf)
@@ -26,20 +28,34 @@ async def run_in_thread(function: Callable[[*Ts], T], *args: *Ts, deadline_s: fl
 
         receipt = await run_in_thread(client.fetch_receipt, order_id, deadline_s=3)
 
-    A call waits at most `deadline_s` for a free thread, and runs at most as long. No thread can be
-    stopped: then, or when the task is cancelled, only the wait ends. The thread goes on, and keeps
-    its place. Give the library a time limit of its own.
+    `deadline_s` limits the wait for a free thread and the run together. No thread can be stopped:
+    then, or when the task is cancelled, the caller goes on. The thread goes on as well, and keeps
+    its place; its error is logged. Give the library a time limit of its own.
 
     Raises:
         Busy: when too many calls wait, or no thread is free in time.
-        TimeoutError: when the function takes too long.
-        Exception: any of the function.
+        TimeoutError: when the function does not end in time.
+        Exception: the error of the function.
     """
+    clock_s = asyncio.get_running_loop().time
+    ends_s = clock_s() + deadline_s
     await thread_slots.acquire(deadline_s)
     running = asyncio.ensure_future(to_thread.run_sync(function, *args, limiter=_limiter))
-    running.add_done_callback(lambda _: thread_slots.release())
-    done, _ = await asyncio.wait({running}, timeout=deadline_s)
+    is_awaited = True
+
+    def end(_: asyncio.Task[T]) -> None:
+        thread_slots.release()
+        error = None if running.cancelled() else running.exception()
+        if error and not is_awaited:
+            logger.error("%s failed after its caller went on", name_of(function), exc_info=error)
+
+    running.add_done_callback(end)
+    done: set[asyncio.Task[T]] = set()
+    try:
+        done, _ = await asyncio.wait({running}, timeout=max(0.0, ends_s - clock_s()))
+    finally:
+        is_awaited = bool(done)
     if not done:
-        late = f"{name_of(function)} took longer than {deadline_s:g} s; its thread goes on."
+        late = f"{name_of(function)} did not end within {deadline_s:g} s; its thread goes on."
         raise TimeoutError(late)
     return running.result()
