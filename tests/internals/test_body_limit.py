@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from httpx2 import ASGITransport, AsyncClient, Response
 from pydantic import BaseModel, ConfigDict
 
@@ -38,10 +38,15 @@ async def make_thing(thing: Thing) -> int:
 UPLOAD = Upload(("image/png", "image/webp"), max_bytes=3 * MAX_BYTES)
 
 
-@app.post("/pictures", openapi_extra=UPLOAD.openapi)
-@UPLOAD
+router = APIRouter(prefix="/pictures")
+
+
+@router.post("", openapi_extra=UPLOAD)
 async def add_picture(request: Request) -> int:
     return len(await request.body())
+
+
+app.include_router(router)
 
 
 @pytest.fixture

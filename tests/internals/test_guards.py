@@ -185,7 +185,7 @@ def test_a_body_has_the_first_media_type_of_its_operation() -> None:
     router = APIRouter()
     for path, kind in (("/pictures", "image/png"), ("/texts", "text/csv")):
         upload = Upload((kind, "image/webp"), max_bytes=10)
-        router.post(path, openapi_extra=upload.openapi)(upload(lambda: None))
+        router.post(path, openapi_extra=upload)(lambda: None)
 
     picture, text = (each.request(None) for each in operations(app_of(router).openapi()))
 

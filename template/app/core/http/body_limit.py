@@ -1,50 +1,36 @@
 """Refuse bodies that are too large, or of another kind than declared, before they cost work."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_ATTRIBUTE = "__upload__"
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A decorator that declares the media types of a body, and a limit of its own in bytes.
+class Upload(dict[str, Any]):
+    """The media types of the body of a route, and its limit in bytes: an `openapi_extra`.
 
         PICTURE = Upload(("image/png", "image/jpeg"), max_bytes=5 * 1024**2)
 
-        @router.post("/pictures", openapi_extra=PICTURE.openapi)
-        @PICTURE
+        @router.post("/pictures", openapi_extra=PICTURE)
         async def add_picture(request: Request) -> None:
             picture = await request.body()
 
     Another media type is answered with 415, and a larger body with 413, before the body is read.
     """
 
-    media_types: tuple[str, ...]
-    max_bytes: int
-
-    def __call__(self, endpoint: F) -> F:
-        setattr(endpoint, _ATTRIBUTE, self)
-        return endpoint
-
-    @property
-    def openapi(self) -> dict[str, Any]:
-        """Return the request body for the OpenAPI document."""
+    def __init__(self, media_types: tuple[str, ...], *, max_bytes: int) -> None:
         content = {"schema": {"type": "string", "format": "binary"}}
-        contents = dict.fromkeys(self.media_types, content)
-        return {"requestBody": {"content": contents, "required": True}}
+        contents = dict.fromkeys(media_types, content)
+        super().__init__(requestBody={"content": contents, "required": True})
+        self.media_types = media_types
+        self.max_bytes = max_bytes
 
 
 class RequestLimits:
     """ASGI middleware: 413 and 415 when an endpoint reads the body.
 
-    A body has at most `max_body_bytes`, unless its endpoint declares an `Upload`. JSON has at most
+    A body has at most `max_body_bytes`, unless its route declares an `Upload`. JSON has at most
     `max_json_values`: a megabyte of wrong values would hold the event loop for a second.
     """
 
@@ -77,8 +63,9 @@ class RequestLimits:
             if not codings <= {b"identity"}:
                 reason = "Content-Encoding is not supported: send the body without it."
                 raise _refusal(415, reason, {"Accept-Encoding": "identity"})
-            # The endpoint is known by now, because it reads the body.
-            upload: Upload | None = getattr(scope.get("endpoint"), _ATTRIBUTE, None)
+            # The route is known by now, because its endpoint reads the body.
+            extra = getattr(scope.get("route"), "openapi_extra", None)
+            upload = extra if isinstance(extra, Upload) else None
             if upload and media_type.partition(";")[0].strip() not in upload.media_types:
                 kinds = ", ".join(upload.media_types)
                 raise _refusal(415, f"Expected one of {kinds}.", {"Accept": kinds})
