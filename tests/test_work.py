@@ -26,7 +26,7 @@ JOB = "work after the response, or at intervals"
 # The tests of each cell, by work and column.
 PROOFS: dict[str, dict[str, tuple[str, ...]]] = {
     "reads and writes": {"process": (KILLED,), "database": (AWAY,)},
-    "several reads at once": {"process": (KILLED,), "database": (AWAY,)},
+    "several reads together": {"process": (KILLED,), "database": (AWAY,)},
     "a call to another service": {"process": (KILLED,)},
     "a computation": {"process": (KILLED, "test_a_killed_process_of_the_pool_fails_its_own_call")},
     "a library that blocks": {"process": (KILLED,)},

@@ -623,7 +623,7 @@ async def test_calls_are_measured_by_host_and_status_and_hosts_are_few(
         return sum(each.value for each in samples if (each.name, each.labels) == (NAME, labels))
 
     monkeypatch.setattr(metrics, "_hosts", set())
-    monkeypatch.setattr(metrics, "MAX_HOSTS", 1)
+    monkeypatch.setattr(metrics, "MAX_HOST_SERIES", 1)
     peer.replies = [answer(b"", 503), raw(b"", closes=True), answer()]
     before = count("127.0.0.1", 200)
     async with opening() as client:

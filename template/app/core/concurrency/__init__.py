@@ -1,4 +1,4 @@
-"""Concurrency: several tasks at once, computations in processes, blocking calls in threads."""
+"""Concurrency: several tasks together, computations in processes, blocking calls in threads."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""The `Host` of a request, which this service must have, and the `Origin` of a WebSocket."""
+"""Check the header `Host`, and the `Origin` of a WebSocket."""
 
 from collections.abc import Collection
 from http import HTTPStatus

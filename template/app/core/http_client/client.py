@@ -28,8 +28,8 @@ T = TypeVar("T")
 QUEUE_TIMEOUT_S = 0.25
 # An attempt that had less time than this does not count as a failure of the host.
 FAIR_TIME_S = 0.25
-# Hosts that are remembered; a client may name any number.
-MAX_HOSTS = 1000
+# The number of hosts whose state is kept; clients may name more.
+MAX_HOST_STATES = 1000
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 # Statuses of an unavailable service. A 429 is retried, and opens no circuit.
 FAILED = frozenset({502, 503, 504})
@@ -82,7 +82,8 @@ class BadAnswer(Problem):
         self.answer = answer
 
 
-# Receives each attempt, may add headers to it, and returns a function that is called at its end.
+# An observer is called before each attempt; the function that it returns is called at the end of
+# the attempt. It may add headers to the call.
 Observer = Callable[[Call], Callable[[], None]]
 
 
@@ -125,7 +126,7 @@ class HttpClient:
         # Otherwise aiohttp sends a call twice if its connection breaks, outside of all limits here.
         session._retry_connection = False
         self._session, self._settings = session, settings
-        self._host = lru_cache(MAX_HOSTS)(lambda _: Host(settings.http_max_in_flight))
+        self._host = lru_cache(MAX_HOST_STATES)(lambda _: Host(settings.http_max_in_flight))
         try:
             yield
         finally:
@@ -161,9 +162,10 @@ class HttpClient:
             content: bytes to send instead, with their `Content-Type` in `headers`.
             timeout_s: limit of the whole call, with its waits and retries; above 0, and
                 `HTTP_TOTAL_TIMEOUT_S` if None.
-            idempotent: whether the call may run twice; decided by the method if absent. A POST may
-                with an idempotency key.
-            redirects: the most to follow, for a GET; only the origin gets `headers` and `content`.
+            idempotent: whether the call may run twice; decided by the method if None. A POST with
+                an idempotency key may run twice.
+            redirects: the largest number that a GET follows. A redirect to another origin drops
+                `headers` and `content`.
 
         Raises:
             Unavailable: when the service does not answer in time, answers 429, 502, 503 or 504, has

@@ -7,8 +7,8 @@ from prometheus_client import Histogram
 
 from app.core.http_client.client import Call
 
-# A bound on the number of series; the settings of a service have fewer hosts.
-MAX_HOSTS = 30
+# The limit on hosts with series of their own; all further hosts count as `other`.
+MAX_HOST_SERIES = 30
 DURATION = Histogram(
     "http_client_request_duration_seconds",
     "Time of a call to another service, each retry by itself; status 0 without a response.",
@@ -22,7 +22,7 @@ def measure(call: Call) -> Callable[[], None]:
     """Observe the attempt at its end; hosts that clients name are `public`."""
     began_s = perf_counter()
     host = "public" if call.is_public else call.url.host or ""
-    if len(_hosts) < MAX_HOSTS:
+    if len(_hosts) < MAX_HOST_SERIES:
         _hosts.add(host)
     name = host if host in _hosts else "other"
     return lambda: DURATION.labels(name, call.status).observe(perf_counter() - began_s)
