@@ -78,7 +78,7 @@ async def test_the_wait_for_a_thread_is_within_the_deadline(
 
     first = asyncio.create_task(run_in_thread(time.sleep, 0.2))
     await asyncio.sleep(0)
-    monkeypatch.setattr(threads.asyncio, "wait", noted)
+    monkeypatch.setattr(asyncio, "wait", noted)
     assert await run_in_thread(abs, -5, deadline_s=10) == 5
     await first
 
