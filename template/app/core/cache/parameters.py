@@ -23,7 +23,7 @@ class Parameter:
     """A declared parameter of the path or the query.
 
     Attributes:
-        names: in requests: aliases, or the name.
+        names: the aliases of the parameter, or its name.
         repeats: whether every value counts, and not only the last one.
         taggable: whether a tag may contain the value.
     """
@@ -39,7 +39,7 @@ class Parameter:
         # None where every text is valid.
         self.validate: Callable[[Any], Any] | None = None
         if self.taggable and (annotation is not str or info.metadata):
-            # Without the alias, which only a model's field may have.
+            # The alias is left out, because Pydantic accepts it only in models.
             declared: Any = Annotated[info.annotation, None, *info.metadata]
             self.validate = TypeAdapter(declared).validate_python
 

@@ -32,8 +32,9 @@ class Message:
     age_s: float = 0.0
 
     def row(self, state: str = "waiting", error: str | None = None) -> dict[str, Any]:
-        """Return the values for `statements.ADD`."""
-        return {**vars(self), "state": state, "error": error}
+        """Return the values for `statements.ADD`: the age of a new row is 0."""
+        fields = {name: value for name, value in vars(self).items() if name != "age_s"}
+        return {**fields, "state": state, "error": error}
 
 
 async def store(session: WriteSession | None, message: Message) -> None:

@@ -54,7 +54,6 @@ ADD = PreparedWrite(
     .values({name: bindparam(name) for name in _plain})
     .values(
         arguments=sa.cast(bindparam("arguments", type_=sa.Text), JSONB),
-        created_at=func.now() - seconds("age_s"),
         due_at=func.now() + seconds("delay_s"),
     )
     .on_conflict_do_nothing()

@@ -21,7 +21,7 @@ def current() -> str:
 
 
 def begin(identifier: object) -> None:
-    """Begin a job of the request with this id, in the current context.
+    """Start the account of a job that the request with this id enqueued.
 
     Anything but a well-formed id counts as none.
     """

@@ -25,8 +25,9 @@ from app.core.cache.store import Cache, NotShareable, Outcome, Read, cache
 from app.core.cache.store.entry import Entry
 from app.core.telemetry.activity import set_cache_result
 
-# The most variants of one path and query; and the most paths and queries that are counted.
+# The most variants of one path and query.
 MAX_VARIANTS = 8
+# The most paths and queries whose variants are counted.
 MAX_VARYING = 1024
 _READ_HERE = frozenset(
     (b"host", b"if-none-match", b"cache-control", b"content-length", b"transfer-encoding")
@@ -53,7 +54,7 @@ class ResponseCache:
         self._routes: RouteTable | None = None
         self._header_names: frozenset[bytes] = frozenset()
         self._variants = Variants()
-        # Of the lifespan.
+        # The state of the lifespan.
         self._state: Mapping[str, Any] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,7 +86,7 @@ class ResponseCache:
         for name, value in scope["headers"]:
             if name in self._header_names:
                 headers[name] = value if name not in headers else b"%b, %b" % (headers[name], value)
-        # Well-formed, and a host of this service: `Hosts` is outside.
+        # `Hosts` has checked this header.
         host = headers.get(b"host", b"").decode("latin-1").lower()
         # The body of a GET is not part of the key.
         has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
@@ -125,7 +126,7 @@ class ResponseCache:
             load.leave()
         set_cache_result(read.outcome)
         if read.outcome is Outcome.MISS and load.response is not None:
-            # With the headers of this request, which are not stored.
+            # The response has headers that are not stored.
             code, own = load.response
             status = b"app; fwd=miss; stored" if read.is_stored else b"app; fwd=miss"
             await respond(scope, send, code, [*own, (b"cache-status", status)], read.entry.body)
@@ -148,7 +149,7 @@ class Variants:
     """Counts the variants of each path and query, because clients choose the values of `vary`."""
 
     def __init__(self) -> None:
-        # By path and query, and by variant: the end of its life.
+        # The time at which each variant expires, by path and query.
         self._ends: OrderedDict[str, dict[str, float]] = OrderedDict()
 
     def admit(self, base: str, variant: str, policy: Policy) -> bool:

@@ -1,7 +1,7 @@
 """One connection to the server for all commands of a worker, and for the server's messages.
 
-The commands of one turn of the event loop leave in one write, and replies come in the order of the
-commands: this costs a fifth of the CPU time of a pooled connection per command. redis-py connects,
+All commands of one turn of the event loop are sent in one write. Replies come in the order of the
+commands. This costs a fifth of the CPU time of a pooled connection per command. redis-py connects,
 because it handles URLs, TLS and credentials.
 """
 
@@ -36,13 +36,14 @@ DRIVER = DriverInfo()
 _PACK: Callable[[Any], bytes] = hiredis.pack_command
 _INCOMPLETE = object()
 # After such a refusal the server is still good for all other commands. After every other refusal
-# (READONLY, MISCONF, LOADING, MOVED, CROSSSLOT, NOPERM and the rest) it is away: it may
-# refuse invalidations, so that another worker would go on showing old entries.
+# (READONLY, MISCONF, LOADING, MOVED, CROSSSLOT, NOPERM and the rest) the connection is closed, as
+# if the server were unreachable: the server may refuse invalidations, so that another worker would
+# go on showing old entries.
 ONE_OPERATION = ("OOM ",)
 
 
 class Refusal(ConnectionError):
-    """The server answers, but refuses its work; the connection ends, as if the server were away."""
+    """The server answers, but refuses its work; the connection is closed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +53,7 @@ class _Batch:
     future: "asyncio.Future[list[Any]]"
     packed: bytes
     expected: int
-    # By the event loop's clock; set at the write, which a busy process makes later.
+    # The time by which the reply must arrive; set when the command is written.
     deadline: float = inf
     replies: list[Any] = field(default_factory=list)
 
@@ -174,7 +175,7 @@ class Connection(asyncio.Protocol):
                 batch.future.set_result(batch.replies)
 
     def _check_deadline(self) -> None:
-        # Replies that have arrived are read before: an event loop runs its timers last.
+        # The event loop handles arrived replies before its timers.
         self._timer = None
         if not self._waiting:
             return
