@@ -69,6 +69,20 @@ def test_a_page_about_the_code_names_only_files_that_exist(service: Path, page: 
     assert [name for name in named if not any((home / name).exists() for home in homes)] == []
 
 
+@pytest.mark.parametrize("page", ["AGENTS.md", "ARCHITECTURE.md"])
+def test_a_page_about_the_code_names_only_what_the_code_defines(service: Path, page: str) -> None:
+    text = re.sub(r"^```.*?^```$", "", (service / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"`([A-Za-z_]\w*)`", text))
+    code = "\n".join(path.read_text(encoding="utf-8") for path in service.rglob("*.py"))
+    defined = set(re.findall(r"^\s*(?:async def|def|class|from|import) (\w+)|^(\w+)(?::.+)? = ", code, re.MULTILINE))
+
+    assert len(named) > 3
+    assert named - {name for pair in defined for name in pair} == set()
+    # "`database/sessions.py` (`_end`": in that file.
+    for path, name in re.findall(r"`([\w/]+\.py)` \(`(\w+)`", text):
+        assert f"def {name}(" in (service / "app/core" / path).read_text(encoding="utf-8"), f"{page}: {path} has no {name}"
+
+
 def _traces(service: Path, search: Callable[[str], re.Match[str] | None]) -> Iterator[str]:
     for path in sorted(service.rglob("*")):
         name = path.relative_to(service).as_posix()

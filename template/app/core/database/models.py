@@ -1,7 +1,7 @@
 """The base class of all models, and the tables of core, with a naming convention for constraints.
 
-Migrations and `violated_constraint` rely on these names. The models of the team and the tables of core
-have separate migrations.
+Migrations and `violated_constraint` rely on these names. The models of the team and the tables of
+core have separate migrations.
 """
 
 from sqlalchemy import MetaData
