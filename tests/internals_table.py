@@ -69,6 +69,9 @@ TESTS: dict[str, Needs] = {
     "jobs/test_declaration.py": Needs(interpreter=True, only=POSTGRES),
     "jobs/test_execution.py": Needs(interpreter=True, only=POSTGRES),
     "jobs/test_lost.py": Needs(only=BACKGROUND),
+    "jobs/test_running_jobs.py": Needs(
+        by=("background_jobs",), only={"background_jobs": ("postgres", "background_tasks")}
+    ),
     "jobs/test_worker.py": Needs(interpreter=True, only=POSTGRES),
     "jobs/test_worker_processes.py": Needs(interpreter=True, only=POSTGRES),
     "test_admin.py": Needs(interpreter=True),
