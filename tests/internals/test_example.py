@@ -1,12 +1,18 @@
 """The example, beyond its own tests: refusals, its caching, and the bytes of its hot path."""
 
-from uuid import uuid4
+import runpy
+from datetime import datetime
+from unittest.mock import patch
+from uuid import UUID, uuid4
 
 import pytest
 from httpx2 import AsyncClient
 
+from app.core.database import database as opened
 from app.core.pagination import Page
-from app.posts.schemas import PostDetail, PostRead
+from app.posts import schemas, service
+from app.posts.schemas import PostCreate, PostDetail, PostRead
+from app.users.jobs import logger, send_welcome
 
 ADA = {"email": "ada@example.com", "name": "Ada Lovelace"}
 POST = {"title": "Notes", "body": "On the Analytical Engine."}
@@ -97,3 +103,21 @@ async def test_the_bytes_are_those_of_the_model(client: AsyncClient, user: dict[
         response = await client.get("/posts", params={"limit": limit})
         page = Page[PostRead].model_validate_json(response.content)
         assert page.model_dump_json() == response.text
+
+
+def test_a_new_field_of_a_post_is_inserted(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dated(PostCreate):
+        created_at: datetime
+
+    monkeypatch.setattr(schemas, "PostCreate", Dated)
+    insert = runpy.run_path(service.__file__)["PUBLISH"]
+
+    assert insert.parameters - service.PUBLISH.parameters == {"new_created_at"}
+
+
+async def test_the_mail_provider_is_called_without_a_connection(user: dict[str, str]) -> None:
+    with patch.object(logger, "info", side_effect=lambda *_: held.append(opened.gate.in_use)):
+        held: list[int] = []
+        await send_welcome(UUID(user["id"]))
+
+    assert held == [0]

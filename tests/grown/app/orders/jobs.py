@@ -14,17 +14,18 @@ logger = getLogger(__name__)
 
 @job(retries=3, deadline_s=30)
 async def send_receipt(order_id: int) -> None:
-    """Send the receipt of an order; a second run sends none."""
+    """Send the receipt of an order, unless a run before has marked it as sent."""
+    unsent = select(Order.item).where(Order.id == order_id, Order.receipt_at.is_(None))
+    item = await ReadSession().scalar(unsent)
+    if item is None:
+        return
+    # Call a mail provider here, outside of a transaction, which would hold a connection meanwhile.
+    # If the process dies before the mark, the next run calls again: with the id of the order as the
+    # idempotency key, the provider sends one message.
+    logger.info("The receipt of %r", item)
     async with WriteSession() as session:
-        item = await session.returning(
-            update(Order)
-            .where(Order.id == order_id, Order.receipt_at.is_(None))
-            .values(receipt_at=func.now())
-            .returning(Order.item)
-        )
-        if item is not None:
-            # Call a mail provider here, with the id of the order as the idempotency key.
-            logger.info("The receipt of %r", item)
+        sent = update(Order).where(Order.id == order_id).values(receipt_at=func.now())
+        await session.execute(sent)
 
 
 @every(timedelta(hours=1))
