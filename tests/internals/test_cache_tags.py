@@ -6,11 +6,13 @@ import pytest
 from fastapi import APIRouter, FastAPI, Response
 from httpx2 import ASGITransport, AsyncClient
 
-from app.core.cache import public
+from app.core.cache import cached, invalidate_after_commit, public
 from app.core.cache.check import check_policies
 from app.core.cache.responses.middleware import ResponseCache
 from app.core.cache.store import Cache
+from app.core.database import ReadSession, WriteSession
 from app.core.http.problems import NotFound, install
+from tests.core import leftovers, tags
 
 TAG_HEADERS = {"cache-tag", "surrogate-key"}
 
@@ -111,3 +113,43 @@ def test_a_default_that_no_tag_can_contain_stops_the_start() -> None:
 
     with pytest.raises(TypeError, match=r"/page: 'page:\{number\}': a tag contains UUID"):
         check_policies(app)
+
+
+@pytest.mark.parametrize(
+    ("path", "tag", "fails"),
+    [
+        ("shop/service.py", "page:{id}", False),
+        ("shop/service.py", "page:7", False),
+        ("shop/service.py", "box:{id}", False),
+        ("shop/service.py", "all", False),
+        ("shop/service.py", "*", False),
+        ("shop/service.py", "al", True),
+        ("shop/service.py", "pages:{id}", True),
+        ("shop/service.py", "page:{id}:all", True),
+        ("core/cache/commands.py", "al", False),
+    ],
+)
+async def test_a_tag_that_nothing_has_fails_its_test(
+    app: FastAPI, path: str, tag: str, fails: bool
+) -> None:
+    @cached("box:{number}")
+    async def box(session: ReadSession, number: int) -> bytes:
+        return b""
+
+    router = APIRouter()
+
+    @router.get("/pages/{number}")
+    @public(ttl_s=60, tags=("all", "page:{number}"))
+    async def page(number: int) -> None: ...
+
+    site = FastAPI()
+    site.include_router(router, prefix="/v1")
+    code = compile("invalidate(session, tag, id=7)", leftovers.APP + path, "exec")
+    async with WriteSession() as session:
+        names = {"invalidate": invalidate_after_commit, "session": session, "tag": tag}
+        with tags.checked(site):
+            if fails:
+                with pytest.raises(pytest.fail.Exception, match=f"app/{path} .* the tag '{tag}'"):
+                    exec(code, names)  # noqa: S102
+            else:
+                exec(code, names)  # noqa: S102
