@@ -489,6 +489,25 @@ async def test_a_refusal_means_that_the_server_is_away_or_concerns_one_operation
     assert (await row.read(behind))[0] == (2 if is_away else 1)
 
 
+async def test_a_server_that_fails_again_and_again_is_left_alone(
+    server: str, client: AsyncRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with worker(server, cache_retry_after_s=60.0) as cache:
+        for failures, pause_s in ((1, 0), (2, 60)):
+            # The heartbeats succeed.
+            await trusted(cache)
+            await cache.server.attempt(("UNKNOWN",))
+            async with asyncio.timeout(RECOVERED_S):
+                while cache.counts["shared", "failure"] < failures:
+                    await asyncio.sleep(0)
+            assert caplog.messages[-1].endswith(f"trying again in {pause_s} s")
+        assert cache.server.state.startswith("refuses: ERR unknown command")
+        # Nothing waits for the next attempt.
+        async with asyncio.timeout(BRIEF_S):
+            for _ in range(100):
+                await cache.invalidate(*TAGS)
+
+
 async def test_a_full_server_without_its_run_id_is_not_read(
     workers: list[Cache], client: AsyncRedis, row: Row
 ) -> None:

@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from logging import getLogger
+from math import inf
 from statistics import median
 from typing import Any
 
@@ -138,6 +139,7 @@ class Server:
 
     async def _keep(self, settings: CacheSettings, has_tried: asyncio.Event) -> None:
         """Connect, and send a heartbeat every `HEARTBEAT_S`; connect again after a failure."""
+        resumed = -inf
         while True:
             was_up = False
             try:
@@ -155,12 +157,15 @@ class Server:
             has_tried.set()
             self._counts["shared", "failure"] += 1
             self._problem = f"refuses: {reason}" if isinstance(reason, Refusal) else "unreachable"
-            # A server that was up is tried again at once: it may have restarted.
-            pause_s = 0.0 if was_up else settings.cache_retry_after_s
+            # A lost connection is made again at once, but not again and again: heartbeats may
+            # succeed where other commands fail.
+            is_late = time.monotonic() - resumed > settings.cache_retry_after_s
+            pause_s = 0.0 if was_up and is_late else settings.cache_retry_after_s
             logger.warning(
                 "cache: %s: %s: trying again in %g s", type(reason).__name__, reason, pause_s
             )
             await asyncio.sleep(pause_s)
+            resumed = time.monotonic()
 
     async def _connect(self, settings: CacheSettings) -> Connection:
         """Return a connection that listens, to a server that is new enough."""
