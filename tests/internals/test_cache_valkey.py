@@ -14,6 +14,7 @@ import pytest
 from pydantic import SecretStr
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import ConnectionError
 from sqlalchemy import make_url
 
 from app.core.cache.store import Cache, Outcome
@@ -333,6 +334,27 @@ async def test_a_lost_invalidation_is_made_up_for(
             while (await row.read(other))[0] != 2:
                 await asyncio.sleep(0.02)
         assert (await row.read(behind))[0] == 2
+
+
+@pytest.mark.parametrize("is_noticed", [True, False])
+async def test_a_lost_connection_does_not_delay_an_invalidation(
+    server: str, client: AsyncRedis, row: Row, is_noticed: bool
+) -> None:
+    async with worker(server, cache_timeout_s=BRIEF_S) as cache, worker(server) as other:
+        await row.read(other)
+        connection = cache.server._connection
+        assert connection is not None
+        if is_noticed:
+            connection.end(ConnectionError("reset"))
+        else:
+            connection._writer.transport.abort()
+        row.value = 2
+        await cache.invalidate(*TAGS)
+
+        assert not cache.server.has_pending
+        async with asyncio.timeout(BRIEF_S):
+            while (await row.read(other))[0] != 2:
+                await asyncio.sleep(0)
 
 
 async def test_who_hears_nothing_shows_nothing_of_its_own(
