@@ -19,9 +19,11 @@ from sqlalchemy import make_url
 
 from app.core.cache.store import Cache, Outcome
 from app.core.cache.store import server as module
+from app.core.cache.store.cache import Load
 from app.core.cache.store.connection import DRIVER, Refusal
 from app.core.cache.store.entry import Entry
 from app.core.cache.store.server import HEARTBEAT_S, SLOW_S, TRUST_S, run_id_of, slower
+from app.core.http.problems import Unavailable
 from app.settings import get_settings
 from dev.processes import free_port, packaged_binary
 from tests.core.serving import serving
@@ -410,6 +412,36 @@ async def test_a_server_that_is_full_is_not_left_alone(
         await client.config_set("maxmemory", "0")
         await client.config_set("maxmemory-policy", "allkeys-lfu")
     assert (await row.read(workers[0], uuid4().hex))[1] == "miss"
+
+
+async def test_a_refresh_keeps_the_newer_entry_of_the_process(
+    server: str, client: AsyncRedis
+) -> None:
+    def loading(body: bytes, ttl_s: float) -> Load:
+        async def load() -> Entry:
+            return Entry(body, ttl_s=ttl_s, stale_while_revalidate_s=ttl_s, stale_if_error_s=60)
+
+        return load
+
+    async def fail() -> Entry:
+        raise Unavailable("away")
+
+    async with worker(server) as cache:
+        await cache.read("key", TAGS, loading(b"old", 0.001))
+        await asyncio.sleep(0.01)
+        await client.config_set("maxmemory-policy", "noeviction")
+        await client.config_set("maxmemory", "1")
+        try:
+            # The server is full: only this process has it.
+            await cache.read("key", TAGS, loading(b"new", 0.1))
+        finally:
+            await client.config_set("maxmemory", "0")
+            await client.config_set("maxmemory-policy", "allkeys-lfu")
+        await asyncio.sleep(0.1)
+        for _ in range(2):
+            found = await cache.read("key", TAGS, fail)
+            assert found.entry.body == b"new"
+            await asyncio.gather(*cache._loading.values(), return_exceptions=True)
 
 
 async def test_a_server_that_restarts_empty_is_found_again(
