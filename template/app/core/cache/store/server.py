@@ -101,9 +101,14 @@ class Server:
         self._has_tried.set()
 
     @property
+    def is_up(self) -> bool:
+        """Whether the server accepts invalidations, and this process hears of all of them."""
+        return self._connection is not None and time.monotonic() < self._local.trusted_until
+
+    @property
     def state(self) -> str:
         """ "ok", or the reason why the server is not used."""
-        if self._connection is None or time.monotonic() >= self._local.trusted_until:
+        if not self.is_up:
             return self._problem
         if self._is_foreign:
             return "has the data of another server: not read"
