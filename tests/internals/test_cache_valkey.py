@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
+from typing import Any
 from uuid import uuid4
 
 import httpx2
@@ -20,7 +21,7 @@ from sqlalchemy import make_url
 from app.core.cache.store import Cache, Outcome
 from app.core.cache.store import server as module
 from app.core.cache.store.cache import Load
-from app.core.cache.store.connection import DRIVER, Refusal
+from app.core.cache.store.connection import DRIVER, Command, Connection, Refusal
 from app.core.cache.store.entry import Entry
 from app.core.cache.store.server import HEARTBEAT_S, SLOW_S, TRUST_S, run_id_of, slower
 from app.core.http.problems import Unavailable
@@ -639,6 +640,31 @@ async def test_a_stopping_process_delivers_its_invalidations(
         await closing
 
         assert await row.read(other) == (2, "miss")
+
+
+async def test_a_connection_that_ends_with_its_last_reply_is_made_again(
+    proxy: FaultProxy, behind: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[Connection] = []
+
+    class Ending(Connection):
+        def execute(self, *commands: Command) -> "asyncio.Future[list[Any]]":
+            replies = super().execute(*commands)
+            if not ended:
+                ended.append(self)
+                replies.add_done_callback(lambda _: self.end(ConnectionError("reset")))
+            return replies
+
+    proxy.down = True
+    proxy.cut()
+    await behind.invalidate(*TAGS)
+    assert behind.server.has_pending
+    monkeypatch.setattr(module, "Connection", Ending)
+    proxy.down = False
+    await behind.close()
+
+    assert ended
+    assert not behind.server.has_pending
 
 
 async def test_a_stopping_process_says_what_it_could_not_deliver(

@@ -202,6 +202,9 @@ class Server:
         except BaseException:
             connection.end(ConnectionError("closed"))
             raise
+        if connection.error is not None:
+            # It ended in the turn of its last reply.
+            raise connection.error
         self._connection = connection
         return connection
 
