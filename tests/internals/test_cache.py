@@ -181,14 +181,15 @@ async def test_only_coroutines_that_return_bytes_are_cached(app: FastAPI) -> Non
     def plain() -> bytes:
         return b""
 
-    async def text() -> str:
+    async def text(session: ReadSession) -> str:
         return ""
 
     decorator: Any = cached("text")
     with pytest.raises(TypeError, match="plain is no async function"):
         decorator(plain)
-    with pytest.raises(TypeError, match="returned str, expected bytes"):
-        await decorator(text)()
+    for session in (ReadSession(), WriteSession()):
+        with pytest.raises(TypeError, match="returned str, expected bytes"):
+            await decorator(text)(session)
 
 
 @pytest.mark.parametrize(("key", "tags"), [("a greeting", ()), ("x", ("a,b",))])

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import AsyncIterator
+from contextlib import closing
 from functools import partial
 
 import pytest
 from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
+from redis import Redis
 
 from app.core.cache import cached, public
 from app.core.cache.commands import USAGE
@@ -17,7 +19,7 @@ from app.core.cache.store.entry import Entry
 from app.settings import get_settings
 from dev.processes import free_port
 from tests.internals.commands import run
-from tests.internals.valkey_server import trusted
+from tests.internals.valkey_server import own_server, trusted
 
 SERVER = "http://127.0.0.1:8000"
 KEY, TAGS = "function:commands:1", ("commands:1",)
@@ -92,6 +94,15 @@ async def test_what_is_invalidated_is_loaded_again(cache: Cache) -> None:
     assert await command("invalidate", "another:1", *TAGS) == (0, said)
 
     assert (await cache.shared.find(KEY, TAGS)).entry is None
+
+
+def test_a_full_server_with_the_data_of_another_is_invalidated() -> None:
+    with own_server() as url, closing(Redis.from_url(url)) as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "1")
+        process = run("cache", "invalidate", "x", CACHE_URL=url)
+
+    assert process.stdout == "invalidated for all workers: x\n", process.stderr
 
 
 async def test_check_says_that_releases_share_what_is_kept() -> None:

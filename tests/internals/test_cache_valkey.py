@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
+from typing import Any
 from uuid import uuid4
 
 import httpx2
@@ -14,13 +15,16 @@ import pytest
 from pydantic import SecretStr
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import ConnectionError
 from sqlalchemy import make_url
 
 from app.core.cache.store import Cache, Outcome
 from app.core.cache.store import server as module
-from app.core.cache.store.connection import DRIVER, Refusal
+from app.core.cache.store.cache import Load
+from app.core.cache.store.connection import DRIVER, Command, Connection, Refusal
 from app.core.cache.store.entry import Entry
 from app.core.cache.store.server import HEARTBEAT_S, SLOW_S, TRUST_S, run_id_of, slower
+from app.core.http.problems import Unavailable
 from app.settings import get_settings
 from dev.processes import free_port, packaged_binary
 from tests.core.serving import serving
@@ -335,6 +339,27 @@ async def test_a_lost_invalidation_is_made_up_for(
         assert (await row.read(behind))[0] == 2
 
 
+@pytest.mark.parametrize("is_noticed", [True, False])
+async def test_a_lost_connection_does_not_delay_an_invalidation(
+    server: str, client: AsyncRedis, row: Row, is_noticed: bool
+) -> None:
+    async with worker(server, cache_timeout_s=BRIEF_S) as cache, worker(server) as other:
+        await row.read(other)
+        connection = cache.server._connection
+        assert connection is not None
+        if is_noticed:
+            connection.end(ConnectionError("reset"))
+        else:
+            connection._writer.transport.abort()
+        row.value = 2
+        await cache.invalidate(*TAGS)
+
+        assert not cache.server.has_pending
+        async with asyncio.timeout(BRIEF_S):
+            while (await row.read(other))[0] != 2:
+                await asyncio.sleep(0)
+
+
 async def test_who_hears_nothing_shows_nothing_of_its_own(
     server: str, proxy: FaultProxy, behind: Cache, row: Row
 ) -> None:
@@ -388,6 +413,36 @@ async def test_a_server_that_is_full_is_not_left_alone(
         await client.config_set("maxmemory", "0")
         await client.config_set("maxmemory-policy", "allkeys-lfu")
     assert (await row.read(workers[0], uuid4().hex))[1] == "miss"
+
+
+async def test_a_refresh_keeps_the_newer_entry_of_the_process(
+    server: str, client: AsyncRedis
+) -> None:
+    def loading(body: bytes, ttl_s: float) -> Load:
+        async def load() -> Entry:
+            return Entry(body, ttl_s=ttl_s, stale_while_revalidate_s=ttl_s, stale_if_error_s=60)
+
+        return load
+
+    async def fail() -> Entry:
+        raise Unavailable("away")
+
+    async with worker(server) as cache:
+        await cache.read("key", TAGS, loading(b"old", 0.001))
+        await asyncio.sleep(0.01)
+        await client.config_set("maxmemory-policy", "noeviction")
+        await client.config_set("maxmemory", "1")
+        try:
+            # The server is full: only this process has it.
+            await cache.read("key", TAGS, loading(b"new", 0.1))
+        finally:
+            await client.config_set("maxmemory", "0")
+            await client.config_set("maxmemory-policy", "allkeys-lfu")
+        await asyncio.sleep(0.1)
+        for _ in range(2):
+            found = await cache.read("key", TAGS, fail)
+            assert found.entry.body == b"new"
+            await asyncio.gather(*cache._loading.values(), return_exceptions=True)
 
 
 async def test_a_server_that_restarts_empty_is_found_again(
@@ -489,6 +544,25 @@ async def test_a_refusal_means_that_the_server_is_away_or_concerns_one_operation
     assert (await row.read(behind))[0] == (2 if is_away else 1)
 
 
+async def test_a_server_that_fails_again_and_again_is_left_alone(
+    server: str, client: AsyncRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with worker(server, cache_retry_after_s=60.0) as cache:
+        for failures, pause_s in ((1, 0), (2, 60)):
+            # The heartbeats succeed.
+            await trusted(cache)
+            await cache.server.attempt(("UNKNOWN",))
+            async with asyncio.timeout(RECOVERED_S):
+                while cache.counts["shared", "failure"] < failures:
+                    await asyncio.sleep(0)
+            assert caplog.messages[-1].endswith(f"trying again in {pause_s} s")
+        assert cache.server.state.startswith("refuses: ERR unknown command")
+        # Nothing waits for the next attempt.
+        async with asyncio.timeout(BRIEF_S):
+            for _ in range(100):
+                await cache.invalidate(*TAGS)
+
+
 async def test_a_full_server_without_its_run_id_is_not_read(
     workers: list[Cache], client: AsyncRedis, row: Row
 ) -> None:
@@ -566,6 +640,31 @@ async def test_a_stopping_process_delivers_its_invalidations(
         await closing
 
         assert await row.read(other) == (2, "miss")
+
+
+async def test_a_connection_that_ends_with_its_last_reply_is_made_again(
+    proxy: FaultProxy, behind: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[Connection] = []
+
+    class Ending(Connection):
+        def execute(self, *commands: Command) -> "asyncio.Future[list[Any]]":
+            replies = super().execute(*commands)
+            if not ended:
+                ended.append(self)
+                replies.add_done_callback(lambda _: self.end(ConnectionError("reset")))
+            return replies
+
+    proxy.down = True
+    proxy.cut()
+    await behind.invalidate(*TAGS)
+    assert behind.server.has_pending
+    monkeypatch.setattr(module, "Connection", Ending)
+    proxy.down = False
+    await behind.close()
+
+    assert ended
+    assert not behind.server.has_pending
 
 
 async def test_a_stopping_process_says_what_it_could_not_deliver(

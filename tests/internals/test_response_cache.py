@@ -510,6 +510,17 @@ async def test_no_store_of_a_request(site: Site) -> None:
         assert await statuses(client, "/page", "/page") == [MISS, "app; hit"]
 
 
+async def test_only_if_cached(site: Site) -> None:
+    site.page(lambda: site.count())
+    async with site.client() as client:
+        headers = {"Cache-Control": "only-if-cached"}
+        missed = await client.get("/page", headers=headers)
+        assert (missed.status_code, site.calls) == (504, 0)
+        assert missed.headers["cache-control"] == "no-store"
+        await client.get("/page")
+        assert await statuses(client, "/page", headers=headers) == ["app; hit"]
+
+
 async def test_a_client_that_holds_it_gets_a_304_from_the_cache(site: Site) -> None:
     site.page(lambda: site.count())
     async with site.client() as client:

@@ -59,19 +59,24 @@ def cached(
         async def read(*args: P.args, **kwargs: P.kwargs) -> bytes:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
+
+            async def result() -> bytes:
+                body = await function(*args, **kwargs)
+                if not isinstance(body, bytes):
+                    raise TypeError(f"{prefix} returned {type(body).__name__}, expected bytes")
+                return body
+
             if any(isinstance(value, WriteSession) for value in bound.arguments.values()):
                 # The transaction may read rows that it never commits.
-                return await function(*args, **kwargs)
+                return await result()
 
             async def load() -> Entry:
                 try:
-                    body = await function(*args, **kwargs)
+                    body = await result()
                 except NotFound as error:
                     if not negative_ttl_s:
                         raise
                     return Entry(b"", meta=error.detail.encode(), ttl_s=negative_ttl_s)
-                if not isinstance(body, bytes):
-                    raise TypeError(f"{prefix} returned {type(body).__name__}, expected bytes")
                 return Entry(
                     body,
                     ttl_s=store.ttl_s if ttl_s is None else ttl_s,

@@ -20,7 +20,7 @@ def run(settings: CacheSettings, action: str, names: Sequence[str]) -> None:
 async def _run(settings: CacheSettings, action: str, names: Sequence[str]) -> None:
     await cache.open(settings)
     try:
-        if cache.server.state != "ok":
+        if not cache.server.is_up:
             sys.exit(f"cache: {cache.server.state}.")
         match action, names:
             case "show", [key]:

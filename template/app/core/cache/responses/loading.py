@@ -8,7 +8,7 @@ A response that is for one client only, or a stream, goes to the client of the r
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -24,7 +24,7 @@ from app.core.cache.keys import ResponseKey, route_path
 from app.core.cache.responses.rules import entry_of, is_shareable, tag_headers
 from app.core.cache.store import NotShareable
 from app.core.cache.store.entry import Entry
-from app.core.http.problems import Unavailable
+from app.core.http.problems import Unavailable, problem_response
 
 # Items of the client's scope that a load gets; requests with one key have the same.
 _IN_KEY = ("type", "asgi", "scheme", "root_path", "app")
@@ -48,7 +48,7 @@ class ResponseLoad:
         varying: normalised values of the headers in `vary`.
         state: the state of the lifespan, copied for the load.
         max_bytes: a larger body is not recorded.
-        may_store: whether the client allows that the response is stored.
+        control: the directives of the client's `Cache-Control`.
         response: status and headers of the response, once it is loaded.
     """
 
@@ -61,7 +61,7 @@ class ResponseLoad:
     send: Send
     state: Mapping[str, Any]
     max_bytes: int
-    may_store: bool
+    control: Collection[bytes]
     response: tuple[int, h.Headers] | None = None
     _has_client: bool = True
     _has_sent_request: bool = False
@@ -78,9 +78,11 @@ class ResponseLoad:
         """Return the response as an entry.
 
         Raises:
-            NotShareable: when its client gets the response, or has left.
+            NotShareable: when its client gets the response, has left, or sent `only-if-cached`.
             FailedResponse: when it is a 5xx.
         """
+        if b"only-if-cached" in self.control:
+            raise NotShareable
         self._run = asyncio.create_task(self._application())
         self._run.add_done_callback(self._has_ended)
         try:
@@ -95,7 +97,7 @@ class ResponseLoad:
             headers.append((b"etag", h.etag_of(body)))
         self.response = status, headers
         entry = entry_of(status, headers, body, route.policy, h.get(own, b"cache-control"))
-        if not self.may_store:
+        if b"no-store" in self.control:
             entry.ttl_s = 0
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise FailedResponse(entry)
@@ -105,6 +107,14 @@ class ResponseLoad:
         """Wait until the client has its whole response; raise the application's error here."""
         if self._run is not None:
             await self._run
+        elif b"only-if-cached" in self.control:
+            # RFC 9111, section 5.2.1.7.
+            response = problem_response(
+                HTTPStatus.GATEWAY_TIMEOUT,
+                "The response is not in the cache.",
+                headers={"Cache-Control": "no-store", "Cache-Status": "app; fwd=miss"},
+            )
+            await response(self.scope, self.receive, self.send)
 
     def leave(self) -> None:
         """Drop the client, unless this run is sending to it."""

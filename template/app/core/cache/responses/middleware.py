@@ -109,15 +109,14 @@ class ResponseCache:
         if variant and not self._variants.admit(base, variant, key.route.policy):
             await self._bypass("variants", key, scope, receive, send)
             return
-        may_store = b"no-store" not in directives(headers.get(b"cache-control"))
+        control = directives(headers.get(b"cache-control"))
         client = scope, receive, send
         load = ResponseLoad(
-            self._app, key, host, varying, *client, self._state, self._max_bytes, may_store
+            self._app, key, host, varying, *client, self._state, self._max_bytes, control
         )
         try:
             read = await self._store.read(name, key.tags, load)
         except NotShareable:
-            # The response goes to this client.
             await load.finish()
             return
         except FailedResponse as failure:

@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from logging import getLogger
+from math import inf
 from statistics import median
 from typing import Any
 
@@ -61,6 +62,8 @@ class Server:
         self._connection: Connection | None = None
         self._problem = "unreachable"
         self._keeper: asyncio.Task[None] | None = None
+        # Cleared by a loss until `_keep` has tried to connect again.
+        self._has_tried = asyncio.Event()
         self._settings: CacheSettings | None = None
         self._prefix = ""
         self._run_id = b""
@@ -78,9 +81,9 @@ class Server:
         self._settings = settings
         self._prefix = settings.cache_prefix
         self._local.trusted_until = 0.0
-        has_tried = asyncio.Event()
-        self._keeper = asyncio.create_task(self._keep(settings, has_tried))
-        await has_tried.wait()
+        self._has_tried = asyncio.Event()
+        self._keeper = asyncio.create_task(self._keep(settings))
+        await self._has_tried.wait()
 
     async def close(self) -> None:
         """Deliver the last invalidations, and close the connection."""
@@ -94,11 +97,18 @@ class Server:
         if connection := self._connection:
             connection.end(ConnectionError("closed"))
             await connection.ended
+        # Nothing waits for a next connection.
+        self._has_tried.set()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the server accepts invalidations, and this process hears of all of them."""
+        return self._connection is not None and time.monotonic() < self._local.trusted_until
 
     @property
     def state(self) -> str:
         """ "ok", or the reason why the server is not used."""
-        if self._connection is None or time.monotonic() >= self._local.trusted_until:
+        if not self.is_up:
             return self._problem
         if self._is_foreign:
             return "has the data of another server: not read"
@@ -114,11 +124,19 @@ class Server:
         return self._is_foreign or not self._undelivered.keys().isdisjoint((EVERYTHING, *tags))
 
     async def invalidate(self, tags: Sequence[str]) -> None:
-        """Invalidate tags in all workers, or `EVERYTHING`; later if the server is unavailable."""
+        """Invalidate tags in all workers, or `EVERYTHING`; later if the server is unavailable.
+
+        After the loss of a connection, wait up to `CACHE_TIMEOUT_S` for the next one.
+        """
         self._undelivered |= dict.fromkeys(tags, object())
         if len(self._undelivered) > MAX_UNDELIVERED:
             self._undelivered = {EVERYTHING: object()}
         await self._deliver()
+        if self._undelivered and self._settings is not None:
+            # `_keep` delivers before it sets the event.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.cache_timeout_s):
+                    await self._has_tried.wait()
 
     async def attempt(self, *commands: Command) -> list[Any] | None:
         """Return the replies; None when the server is unavailable, late, or refuses a command."""
@@ -136,8 +154,9 @@ class Server:
         """Return the name of a key or channel."""
         return ":".join((self._prefix, *parts))
 
-    async def _keep(self, settings: CacheSettings, has_tried: asyncio.Event) -> None:
+    async def _keep(self, settings: CacheSettings) -> None:
         """Connect, and send a heartbeat every `HEARTBEAT_S`; connect again after a failure."""
+        resumed = -inf
         while True:
             was_up = False
             try:
@@ -145,22 +164,26 @@ class Server:
                 while connection.error is None:
                     await self._beat(connection)
                     was_up = connection.error is None
-                    has_tried.set()
+                    self._has_tried.set()
                     await asyncio.wait([connection.ended], timeout=HEARTBEAT_S)
                 reason: Exception = connection.error
             except Exception as error:
                 reason = error
                 if self._connection is not None:
                     self._connection.end(ConnectionError(str(error)))
-            has_tried.set()
             self._counts["shared", "failure"] += 1
             self._problem = f"refuses: {reason}" if isinstance(reason, Refusal) else "unreachable"
-            # A server that was up is tried again at once: it may have restarted.
-            pause_s = 0.0 if was_up else settings.cache_retry_after_s
+            # A lost connection is made again at once, but not again and again: heartbeats may
+            # succeed where other commands fail.
+            is_late = time.monotonic() - resumed > settings.cache_retry_after_s
+            pause_s = 0.0 if was_up and is_late else settings.cache_retry_after_s
+            if pause_s:
+                self._has_tried.set()
             logger.warning(
                 "cache: %s: %s: trying again in %g s", type(reason).__name__, reason, pause_s
             )
             await asyncio.sleep(pause_s)
+            resumed = time.monotonic()
 
     async def _connect(self, settings: CacheSettings) -> Connection:
         """Return a connection that listens, to a server that is new enough."""
@@ -179,6 +202,9 @@ class Server:
         except BaseException:
             connection.end(ConnectionError("closed"))
             raise
+        if connection.error is not None:
+            # It ended in the turn of its last reply.
+            raise connection.error
         self._connection = connection
         return connection
 
@@ -210,6 +236,7 @@ class Server:
     def _lost(self) -> None:
         """Show nothing of this process until the next heartbeat: messages may be missed."""
         self._connection = None
+        self._has_tried.clear()
         self._local.trusted_until = 0.0
         self._local.clear()
 
