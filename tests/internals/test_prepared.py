@@ -580,7 +580,8 @@ async def test_connections_of_the_same_age_are_not_replaced_together(
     settings = get_settings().model_copy(update={"database_connection_lifetime_s": 1000})
     double = Database()
     double.open(settings, pool_size=2)
-    backend = PreparedRead(select(func.pg_backend_pid().label("pid"), func.pg_sleep(0.05)))
+    slept = func.pg_sleep(0.05).label("slept")
+    backend = PreparedRead(select(func.pg_backend_pid().label("pid"), slept))
 
     async def backends() -> set[int]:
         both = await asyncio.gather(*(ReadSession(double).fetch(backend) for _ in range(2)))
