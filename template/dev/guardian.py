@@ -1,7 +1,7 @@
 """Stop processes and remove directories when their owner has ended, even if it was killed.
 
-The owner is the process that calls `guard`. Its guardian is one more process, which reads from a
-pipe until the owner, the only writer, has ended.
+The owner is the process that calls `guard` or `guardian`. Its guardian is one more process, which
+reads from a pipe until the owner, the only writer, has ended.
 """
 
 import atexit
@@ -17,16 +17,19 @@ from pathlib import Path
 
 import psutil
 
+# Prefix of a command: the shell writes its process id into the pipe (its stdin), and becomes the
+# command. No process starts unguarded, even if its owner is killed at that moment.
+GUARDED = ("/bin/sh", "-c", 'echo $$ >&0 && exec "$@" </dev/null', "sh")
 _PATIENCE_S = 5.0
 
 
 def guard(target: int | Path) -> None:
     """Stop the process with this id, or remove this directory, when the present process ends."""
-    os.write(_guardian(), f"{target}\n".encode())
+    os.write(guardian(), f"{target}\n".encode())
 
 
 @cache
-def _guardian() -> int:
+def guardian() -> int:
     """Return the pipe to the guardian of this process, which the first call starts."""
     process = subprocess.Popen(
         [sys.executable, __file__],

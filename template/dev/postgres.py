@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
+import psutil
+
 from dev.guardian import stop
 from dev.processes import Account, StartFailed, packaged_binary, serve, start
 
@@ -80,6 +82,9 @@ def create_cluster(home: Path, password: str) -> tuple[Path, Account]:
     try:
         if code := process.wait(_INITDB_TIMEOUT_S):
             raise StartFailed("initdb", f"failed with exit code {code}", home)
+    except psutil.TimeoutExpired:
+        problem = f"took more than {_INITDB_TIMEOUT_S:g} s"
+        raise StartFailed("initdb", problem, home) from None
     finally:
         stop(process)
     password_file.unlink()

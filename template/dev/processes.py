@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from dev.guardian import guard, stop
+from dev.guardian import GUARDED, guard, guardian, stop
 
 # The user that runs a program; None is the present one.
 Account = pwd.struct_passwd | None
@@ -70,11 +70,11 @@ def start(
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
     try:
         with log_of(home).open("wb") as log:
-            process = psutil.Popen(
-                command,
+            return psutil.Popen(
+                [*GUARDED, *command],
                 cwd=cwd or home,
                 env=inherited | {"LC_ALL": "C", "TZ": "UTC"} | dict(variables or {}),
-                stdin=subprocess.DEVNULL,
+                stdin=guardian(),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 # The Ctrl-C of a terminal is not meant for it.
@@ -85,18 +85,17 @@ def start(
             )
     except OSError as error:  # a container may deny even root the right to become another user
         raise ServerUnavailable(f"{command[0]} cannot be started: {error}") from error
-    guard(process.pid)
-    return process
 
 
 def wait_until(is_ready: Callable[[], bool], process: psutil.Popen, home: Path) -> None:
     """Wait until the process is ready; raise StartFailed if it ends, or is not ready in time."""
+    program = process.args[len(GUARDED)]
     deadline = time.monotonic() + _TIMEOUT_S
     while not is_ready():
         if (code := process.poll()) is not None:
-            raise StartFailed(process.args[0], f"ended with exit code {code}", home)
+            raise StartFailed(program, f"ended with exit code {code}", home)
         if time.monotonic() > deadline:
-            raise StartFailed(process.args[0], f"was not ready in {_TIMEOUT_S:.0f} s", home)
+            raise StartFailed(program, f"was not ready in {_TIMEOUT_S:.0f} s", home)
         time.sleep(0.01)
 
 

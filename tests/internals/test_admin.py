@@ -36,6 +36,8 @@ def client_of(app: FastAPI, port: int | None) -> AsyncClient:
     [
         ("GET", "/page", 200),
         ("HEAD", "/page", 200),
+        ("POST", "/page", 404),
+        ("POST", "/openapi.json", 404),
         ("GET", "/docs", 200),
         ("GET", "/openapi.json", 200),
         ("GET", "/users", 404),

@@ -89,6 +89,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("settings.host", settings(host="127.0.0.1"), "HOST is 127.0.0.1"),
     ("settings.misspelt", environment(DATABASE_POOLSIZE="3"), "is it DATABASE_POOL_SIZE?"),
     ("settings.misspelt", environment(DATABSE_URL_FILE="/x"), "is it DATABASE_URL_FILE?"),
+    ("settings.file", environment(PORT="1", PORT_FILE="/x"), "PORT_FILE"),
     ("settings.server_timing", settings(server_timing=True), "SERVER_TIMING"),
     ("settings.static_directory", settings(static_directory=None), "STATIC_DIRECTORY"),
     ("settings.secrets", settings(cursor_secret=SecretStr("development" * 3)), "CURSOR_SECRET"),

@@ -5,13 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
 from dev.__main__ import attached, exports
 from dev.guardian import runs
-from dev.processes import free_port
+from dev.postgres import postgres
+from dev.processes import StartFailed, free_port, workspace
 
 ROOT = Path(__file__).parents[2]
 # Servers, a program of tests, and one on the terminal. That sleeps first, because `attached` names
@@ -51,6 +54,56 @@ def test_nothing_is_left_of_a_killed_run() -> None:
         Path(command.split(" -D ")[1].split()[0]) for command in commands if " -D " in command
     }
     assert not home.parents[1].exists()
+
+
+# Is killed when the program runs.
+KILLED = """
+import os, signal
+from pathlib import Path
+import psutil
+from dev import processes
+class Popen(psutil.Popen):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        print(self.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+psutil.Popen = Popen
+processes.start(["sleep", "600"], Path.cwd())
+"""
+
+
+def test_a_program_ends_with_a_run_that_is_killed_at_its_start(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED],
+        cwd=home,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        # Until its guardian has ended, which has the same standard error.
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    pid = int(run.stdout)
+    try:
+        assert (run.returncode, run.stderr) == (-signal.SIGKILL, "")
+        assert not psutil.pid_exists(pid) or not runs(psutil.Process(pid))
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_an_initdb_that_takes_too_long_ends_the_start_with_its_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dev.postgres._INITDB_TIMEOUT_S", 0.001)
+    with (
+        workspace() as path,
+        pytest.raises(StartFailed, match=r"initdb took more than 0\.001 s; its log ends:"),
+        postgres(path),
+    ):
+        pass
 
 
 def test_a_command_runs_on_migrated_servers() -> None:

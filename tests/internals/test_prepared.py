@@ -8,6 +8,8 @@ from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
 from decimal import Decimal
 from ipaddress import IPv4Address
+from itertools import cycle
+from time import monotonic
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -568,6 +570,28 @@ async def test_connections_are_replaced_when_they_are_old() -> None:
     await single.close()
 
     assert len(set(seen)) == 3
+
+
+async def test_connections_of_the_same_age_are_not_replaced_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spread = cycle([0.8, 1.0])
+    monkeypatch.setattr("app.core.database.engine.random.uniform", lambda *_: next(spread))
+    settings = get_settings().model_copy(update={"database_connection_lifetime_s": 1000})
+    double = Database()
+    double.open(settings, pool_size=2)
+    slept = func.pg_sleep(0.05).label("slept")
+    backend = PreparedRead(select(func.pg_backend_pid().label("pid"), slept))
+
+    async def backends() -> set[int]:
+        both = await asyncio.gather(*(ReadSession(double).fetch(backend) for _ in range(2)))
+        return {rows[0]["pid"] for rows in both}
+
+    before = await backends()
+    later_s = monotonic() + 900
+    monkeypatch.setattr("app.core.database.engine.monotonic", lambda: later_s)
+    assert len(before & await backends()) == 1
+    await double.close()
 
 
 @pytest.mark.parametrize("prepared", [True, False])

@@ -254,6 +254,25 @@ async def test_the_head_of_a_stream_is_written_before_its_first_part_is_there() 
         protocol.transport.close()
 
 
+@pytest.mark.parametrize("request_", [GET, HEAD])
+@pytest.mark.parametrize("status", [200, 204, 304])
+async def test_a_response_is_written_before_its_idle_connection_is_closed(
+    request_: bytes, status: int
+) -> None:
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+        # As uvicorn does at a stop, in the same turn of the loop.
+        protocol.shutdown()
+
+    async with connection(answer) as (protocol, transport):
+        protocol.data_received(request_)
+        await asyncio.gather(*protocol.tasks)
+        assert transport.is_closed
+
+    assert transport.written.startswith(b"HTTP/1.1 %d " % status)
+
+
 async def test_an_interim_response_is_no_head() -> None:
     async with connection() as (protocol, transport):
         protocol.data_received(EXPECT)

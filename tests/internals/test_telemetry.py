@@ -378,6 +378,46 @@ async def test_an_event_stream_is_reported_when_it_begins() -> None:
     assert (seen.running, seen.streams) == (0, 0)
 
 
+EVENTS = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"text/event-stream")],
+}
+
+
+@pytest.mark.parametrize(
+    ("scope_type", "start"), [("http", EVENTS), ("websocket", {"type": "websocket.accept"})]
+)
+async def test_a_stream_whose_start_the_server_refuses_is_an_error(
+    scope_type: str, start: dict[str, Any]
+) -> None:
+    async def stream(_scope: Any, _receive: Any, send: Any) -> None:
+        await send(start)
+
+    async def refuse(_message: Any) -> None:
+        raise RuntimeError
+
+    app, seen = measured(stream)
+    with pytest.raises(RuntimeError):
+        await app({"type": scope_type, "path": "/", "headers": ()}, None, refuse)  # type: ignore[arg-type]
+
+    assert [request.status for request in seen.requests] == [500]
+    assert (seen.running, seen.streams) == (0, 0)
+
+
+async def test_a_stream_that_starts_twice_is_one() -> None:
+    async def stream(_scope: Any, _receive: Any, send: Any) -> None:
+        await send(EVENTS)
+        await send(EVENTS)
+        assert seen.streams == 1
+
+    app, seen = measured(stream)
+    await call(app)
+
+    assert len(seen.requests) == 1
+    assert (seen.running, seen.streams) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("messages", "status"),
     [

@@ -10,6 +10,7 @@ from blockbuster import BlockBuster
 
 from app.core.settings.telemetry import TelemetrySettings
 from app.core.telemetry import watchdog
+from app.core.telemetry.requests import Telemetry
 
 # As of a file of the team.
 SOURCE = """
@@ -39,16 +40,23 @@ async def lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [each for each in caplog.records if each.name == "app.blocked"]
 
 
-async def test_the_handler_and_the_call_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_handler_its_request_and_the_call_are_named_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def application(_scope: Any, _receive: Any, _send: Any) -> None:
+        await handler(0.4)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"x-request-id", b"mine")]}
     with watchdog.watching(100):
         await asyncio.sleep(0.05)
-        await handler(0.4)
+        await Telemetry(application, settings=TelemetrySettings())(scope, None, None)  # type: ignore[arg-type]
         (line,) = await lines(caplog)
 
     assert line.levelno == logging.WARNING
     # The guard against blocking calls wraps `time.sleep`.
     named = f"handler ({FILE}:8) holds the event loop for more than 100 ms, in "
     assert line.getMessage().startswith(named)
+    assert (vars(line)["request_id"], vars(line)["route"]) == ("mine", "unmatched")
 
 
 async def test_many_short_calls_are_not_a_long_one(caplog: pytest.LogCaptureFixture) -> None:

@@ -59,6 +59,24 @@ async def cancel_itself(value: int) -> None:
     raise asyncio.CancelledError
 
 
+@job
+async def fail_after_its_own_cancellation(value: int) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(60)
+    raise LookupError("too late")
+
+
+@job
+async def leave_a_cancellation(value: int) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    raise LookupError("not yet cancelled")
+
+
 @job(version=2)
 async def identify() -> None:
     seen.append(request_id.current())
@@ -162,7 +180,13 @@ async def test_unavailable_is_retried() -> None:
 
 @pytest.mark.parametrize(
     ("job", "reason"),
-    [(hang, "deadline of the job is 0.05 s"), (leave, "SystemExit"), (cancel_itself, "Cancelled")],
+    [
+        (hang, "deadline of the job is 0.05 s"),
+        (leave, "SystemExit"),
+        (cancel_itself, "Cancelled"),
+        (fail_after_its_own_cancellation, "too late"),
+        (leave_a_cancellation, "not yet cancelled"),
+    ],
 )
 async def test_every_way_to_end_is_a_failure(job: Job[[int]], reason: str) -> None:
     row = await delivered(job)

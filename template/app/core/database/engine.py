@@ -60,6 +60,7 @@ class Database:
         # The variable of the address, and the options of a newer address in its file.
         self._variable = ""
         self._newer: dict[str, Any] = {}
+        self._lifetime_s = math.inf
         # Connections of an earlier generation are replaced on checkout.
         self._generation = 0
         self._replaced_s = -math.inf
@@ -72,8 +73,6 @@ class Database:
         `variable` is the name of the address: if `<variable>_FILE` names a file, the address is
         read from it again when the server refuses the role or the password.
         """
-        # The workers of a fleet must not all reconnect at once.
-        spread = random.uniform(0.8, 1)  # noqa: S311
         self._engine = create_async_engine(
             asyncpg_url(settings.database_url),
             pool_size=pool_size,
@@ -82,7 +81,6 @@ class Database:
             pool_timeout=settings.database_pool_timeout_s,
             # The connection used last has the warmest caches; the others may idle out.
             pool_use_lifo=True,
-            pool_recycle=settings.database_connection_lifetime_s * spread,
             connect_args={
                 "timeout": settings.database_connect_timeout_s,
                 # Measured by the client, so it also ends a wait for a server that is gone.
@@ -92,6 +90,7 @@ class Database:
             hide_parameters=True,
         )
         self._variable, self._newer = variable, {}
+        self._lifetime_s = settings.database_connection_lifetime_s
         self._listen(self._engine)
         self._autocommit_engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._gate = Gate(pool_size, timeout_s=settings.database_pool_timeout_s)
@@ -180,32 +179,47 @@ class Database:
         return kind.problem(refused_field(error, names))
 
     def _replace(self, info: dict[Any, Any], error: BaseException) -> Kind:
-        """Have all connections replaced, because they lead to the same server."""
+        """Have all connections replaced, because they lead to the same server.
+
+        An internal error concerns its own connection only.
+        """
         if info.get("generation") == self._generation:
             now_s = monotonic()
+            is_own = isinstance(error, asyncpg.InternalServerError)
+            replaced_s = info["opened_s"] if is_own else self._replaced_s
             # Several migrations may follow each other; a reconnect helps after each.
-            if now_s < self._replaced_s + RECURRENCE_S and not isinstance(error, OUTDATED):
+            if now_s < replaced_s + RECURRENCE_S and not isinstance(error, OUTDATED):
                 return Kind.UNAVAILABLE
-            self._generation += 1
-            self._replaced_s = now_s
+            if is_own:
+                info["generation"] = None
+            else:
+                self._generation += 1
+                self._replaced_s = now_s
         return Kind.CONNECTION
 
     def _listen(self, engine: AsyncEngine) -> None:
         """Register listeners: connect, replace on checkout, count statements, translate errors.
 
-        Closed and outdated connections are replaced. This needs no round trip: the driver notices
-        when the server closes a connection.
+        Closed, expired and outdated connections are replaced. This needs no round trip: the driver
+        notices when the server closes a connection.
         """
         event.listen(engine.sync_engine, "do_connect", self._connect)
 
         @event.listens_for(engine.sync_engine, "connect")
         def note(_: Any, entry: ConnectionPoolEntry) -> None:
             entry.info["generation"] = self._generation
+            entry.info["opened_s"] = monotonic()
+            # Neither a pool nor a fleet may reconnect all at once.
+            lifetime_s = self._lifetime_s * random.uniform(0.8, 1)  # noqa: S311
+            entry.info["expires_s"] = monotonic() + lifetime_s
 
         @event.listens_for(engine.sync_engine, "checkout")
         def check(dbapi: Any, entry: ConnectionPoolEntry, _: PoolProxiedConnection) -> None:
-            is_outdated = entry.info["generation"] != self._generation
-            if is_outdated or dbapi.driver_connection.is_closed():
+            if (
+                dbapi.driver_connection.is_closed()
+                or entry.info["generation"] != self._generation
+                or monotonic() > entry.info["expires_s"]
+            ):
                 raise DisconnectionError  # The pool connects anew.
 
         @event.listens_for(engine.sync_engine, "before_cursor_execute")

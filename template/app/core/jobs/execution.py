@@ -126,13 +126,21 @@ class Executor:
                 await job.function(**arguments)
         # Also SystemExit, with which a task would end the event loop.
         except BaseException as raised:
-            if task.cancelling() and not self._stops:  # The event loop ends.
+            is_cancelled = isinstance(raised, asyncio.CancelledError) and task.cancelling()
+            if is_cancelled and not self._stops:  # The event loop ends.
                 raise
             error = raised
             if isinstance(error, TimeoutError) and deadline.expired():
                 error.add_note(f"The deadline of the job is {limit_s:g} s.")
         finally:
             self._tasks.discard(task)
+        if task.cancelling() and not self._stops:
+            # The job cancelled itself: the outcome must be stored all the same.
+            while task.uncancel():
+                pass
+            # Before Python 3.13, a cancellation that is due stays due.
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
         jitter = random.uniform(0.5, 1.5)  # noqa: S311 - no secret
         outcome = outcome_of(message, error, stops=self._stops, jitter=jitter)
         if outcome.label == "retried":

@@ -27,7 +27,7 @@ def is_admin(scope: Scope, port: int) -> bool:
 class Admin:
     """ASGI middleware outside of all others: serves `pages`, by path, and the docs on `port`.
 
-    Every other path there is a 404. 0 is no port.
+    Every other path and method there is a 404. 0 is no port.
     """
 
     def __init__(self, app: ASGIApp, *, port: int, pages: Mapping[str, Page]) -> None:
@@ -46,6 +46,8 @@ class Admin:
 
     async def _answer(self, scope: Scope) -> Response:
         path, app = scope["path"], scope["app"]
+        if scope["method"] not in ("GET", "HEAD"):
+            return problem_response(HTTPStatus.NOT_FOUND)
         if path == "/docs":
             # Without "Execute", which would ask this port.
             parameters: dict[str, Any] = {"supportedSubmitMethods": []}

@@ -191,7 +191,8 @@ class HttpTools(Protocol):
         # uvicorn would add the fields after the body (trailers) to the headers, past a proxy that
         # removes some of them. RFC 9110, section 6.5.1, forbids that.
         self.scope["headers"] = self.headers.copy()
-        if self.cycle is not None:
+        # A HEAD has no body: it is complete before its head would be written.
+        if self.cycle is not None and self.scope["method"] != "HEAD":
             joined = ResponseTransport(self.transport, self.loop)
             self.cycle.transport = joined  # type: ignore[assignment]
 

@@ -148,6 +148,12 @@ class MeasuredRequest(Activity):
         if kind in _STARTS:
             message = self._begin(message)
         await self._send(message)
+        if kind in _STARTS and not self.is_stream:
+            # Now, because the server may refuse a start.
+            self.is_stream = self.status == 101 or is_event_stream(message["headers"])
+            if self.is_stream:
+                open_now["streams"] += 1
+                self.finish(self.status)
         if kind in _ENDS and not message.get("more_body"):
             # The server refuses a WebSocket that is closed before it is open.
             self.finish(self.status or 403)
@@ -164,10 +170,6 @@ class MeasuredRequest(Activity):
             )
             headers.append((b"server-timing", timing.encode()))
             headers.append((b"x-process-time", b"%.6f" % self.waited_s))
-        if self.status == 101 or is_event_stream(headers):
-            self.is_stream = True
-            open_now["streams"] += 1
-            self.finish(self.status)
         return {**message, "headers": headers}
 
     def finish(self, status: int) -> None:

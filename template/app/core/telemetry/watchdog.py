@@ -1,6 +1,6 @@
 """A thread that names the call that holds the event loop, for development.
 
-The debug mode of uvloop names no line, and a task then costs 18 times as much.
+The debug mode of uvloop names no request and no line, and a task then costs 18 times as much.
 """
 
 import asyncio
@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+
+from app.core.telemetry.activity import Activity
 
 APP = Path(__file__).parents[2]
 
@@ -48,7 +50,8 @@ def _watch(
         # Several short calls are not one long call.
         if now[0] in before:
             message = "%s holds the event loop for more than %d ms, in %s"
-            logger.warning(message, _place(now[0]), limit_s * 1000, _place(now[-1]))
+            places = _place(now[0]), limit_s * 1000, _place(now[-1])
+            logger.warning(message, *places, extra=_request(thread))
         # Frames keep the variables of their calls.
         del before, now
         while not answered.wait(limit_s) and not ended.is_set():
@@ -65,6 +68,14 @@ def _calls(thread: int) -> list[FrameType]:
         and not path.is_relative_to(APP / "core")
     ]
     return frames[max(own, default=0) :: -1]
+
+
+def _request(thread: int) -> dict[str, str]:
+    """Return the log fields of the request that `Telemetry` measures in a thread."""
+    for frame, _ in traceback.walk_stack(sys._current_frames().get(thread)):
+        if isinstance(request := frame.f_locals.get("request"), Activity):
+            return {"request_id": request.request_id, "route": request.route}
+    return {}
 
 
 def _place(frame: FrameType) -> str:
