@@ -6,6 +6,8 @@ import threading
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
@@ -407,9 +409,12 @@ def test_waits_are_random_and_grow() -> None:
         assert longest * 3 / 4 < max(waits) <= longest
 
 
-def test_a_wait_of_the_server_counts_only_as_a_number() -> None:
+def test_both_forms_of_retry_after_are_read() -> None:
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
     assert wait_before(1, "30") == 30
-    for text in ("", "-1", "soon", "1e9", "²", "Wed, 21 Oct 2015 07:28:00 GMT"):
+    assert 55 < wait_before(1, soon) <= 60
+    past, never = "Wed, 21 Oct 2015 07:28:00 GMT", "Mon, 01 Jan 99999999999 00:00:00 GMT"
+    for text in ("", "-1", "soon", "1e9", "²", past, never):
         assert wait_before(1, text) <= hosts.FIRST_WAIT_S
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 # Consecutive failures that open the circuit, and the time between trial calls while it is open.
 FAILURES = 5
@@ -46,10 +48,17 @@ class Host:
 
 
 def wait_before(attempt: int, retry_after: str = "") -> float:
-    """Return the seconds before retry `attempt`, 1 or more: full jitter, or `Retry-After`.
-
-    A date in `Retry-After` is ignored: a call seldom has the seconds until then.
-    """
+    """Return the seconds before retry `attempt`, 1 or more: full jitter, or `Retry-After`."""
     longest_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempt - 1))
-    named_s = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
-    return max(named_s, random.uniform(0, longest_s))  # noqa: S311 - no secret
+    return max(_seconds(retry_after), random.uniform(0, longest_s))  # noqa: S311 - no secret
+
+
+def _seconds(retry_after: str) -> float:
+    """Return the seconds of either form of RFC 9110, 10.2.3; 0 if it has none."""
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after)
+    try:
+        moment = parsedate_to_datetime(retry_after)
+    except (ValueError, OverflowError):
+        return 0.0
+    return (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
