@@ -80,7 +80,9 @@ def test_a_page_about_the_code_names_only_what_the_code_defines(service: Path, p
     assert named - {name for pair in defined for name in pair} == set()
     # "`database/sessions.py` (`_end`": in that file.
     for path, name in re.findall(r"`([\w/]+\.py)` \(`(\w+)`", text):
-        assert f"def {name}(" in (service / "app/core" / path).read_text(encoding="utf-8"), f"{page}: {path} has no {name}"
+        assert f"def {name}(" in (service / "app/core" / path).read_text(encoding="utf-8"), (
+            f"{page}: {path} has no {name}"
+        )
 
 
 def _traces(service: Path, search: Callable[[str], re.Match[str] | None]) -> Iterator[str]:

@@ -213,7 +213,8 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     r"jobs[./]outbox": lambda answers: answers["background_jobs"] in WITH_BROKER and bool(answers["outbox"]),
     r"jobs[./]direct": lambda answers: answers["background_jobs"] in WITH_BROKER and not answers["outbox"],
     r"jobs[./]postgres": lambda answers: answers["background_jobs"] == "postgres",
-    r"background_tasks|backgroundtasks|job_backlog": lambda answers: answers["background_jobs"] == "background_tasks",
+    # Not those of FastAPI, which handlers may take.
+    r"background_tasks(?!_param)|job_backlog": lambda answers: answers["background_jobs"] == "background_tasks",
     r"job_concurrency": lambda answers: answers["background_jobs"] not in WITH_BROKER,
     # Not SQLAlchemy's CursorResult and before_cursor_execute.
     r"cursor(?!result|_execute)|keyset": lambda answers: answers["pagination"] == "cursor",

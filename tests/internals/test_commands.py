@@ -212,4 +212,4 @@ def test_routes_lists_the_handlers_and_the_reasons_for_slow_ones(service: Path) 
     assert process.returncode == 0, process.stderr
     handlers = {each["path"]: each["handler"] for each in json.loads(process.stdout)}
     assert handlers["/livez"] == "compiled"
-    assert handlers["/fresh"] == "fresh is not cached"
+    assert handlers["/fresh"] == "fresh has use_cache=False"

@@ -10,6 +10,7 @@ from operator import getitem
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+import pytest
 from fastapi import (
     BackgroundTasks,
     Body,
@@ -30,7 +31,7 @@ from fastapi.security import APIKeyHeader, SecurityScopes
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json
 from starlette.types import Message
 
-from app.core.http.compiled import compile_path_operations
+from app.core.http.compiled import compile_path_operations, fastapi_internals
 
 CASES = int(os.environ.get("COMPILED_CASES", "300"))
 REQUESTS = 6
@@ -332,6 +333,22 @@ def application(endpoint: Any, path: str, options: dict[str, Any]) -> FastAPI:
     app = FastAPI(openapi_url=None)
     app.add_api_route(path, endpoint, **options)
     return app
+
+
+def test_another_fastapi_keeps_its_own_handlers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answer() -> None: ...
+
+    monkeypatch.setattr(fastapi_internals, "KNOWN", frozenset())
+    app = application(answer, "/", {})
+    before = app.routes[0].app  # type: ignore[attr-defined]
+
+    ((_, reason),) = compile_path_operations(app)
+
+    assert app.routes[0].app is before  # type: ignore[attr-defined]
+    assert reason is not None
+    assert reason in caplog.text
 
 
 async def test_random_path_operations_answer_as_those_of_fastapi() -> None:

@@ -110,7 +110,7 @@ class Compiler:
             if dependant.concurrency is not None:
                 raise NotCompiled(f"{name} has a limit of concurrency")
             if not dependant.use_cache:
-                raise NotCompiled(f"{name} is not cached")
+                raise NotCompiled(f"{name} has use_cache=False")
             if dependant.websocket_param_name:
                 raise NotCompiled(f"{name} takes a WebSocket")
 
