@@ -140,6 +140,7 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
             "app/core/settings/cache.py",
             "app/core/settings/redis_url.py",
             "dev/valkey.py",
+            "tests/core/tags.py",
             "tests/users/test_users_cache.py",
         },
     )

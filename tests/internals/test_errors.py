@@ -277,7 +277,7 @@ async def test_an_error_that_comes_again_on_a_new_connection_does_not_replace_it
 
     await use_both()
     for entry in opened:
-        entry.info["opened_s"] -= 60
+        entry.info["opened_s"] = -60.0
     # The first read is repeated.
     with queries.exactly(4):
         for _ in range(3):
