@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path, help="for reports")
     parser.add_argument("--whole", action="store_true", help="run all tests both ways")
     options = parser.parse_args()
-    suite = Suite(options.source, options.directory)
+    suite = Suite(options.source.resolve(), options.directory.resolve())
     found = differences(suite, whole=options.whole)
     counts = suite.counts()
     share = counts["compiled"] / max(1, counts.total())

@@ -33,7 +33,7 @@ async def orders_after(session: ReadSession, last: int) -> AsyncIterator[OrderRe
 async def order_events(
     session: ReadSessionDep, last_event_id: Annotated[int, Header()] = 0
 ) -> AsyncIterator[ServerSentEvent]:
-    # The clients of a worker that stops come back after 1 to 5 s, and not all at once.
+    # The clients of a worker that stops come back after 1 to 5 s, and not all together.
     yield ServerSentEvent(retry=1000 + randbelow(4000))
     async for order in until_stop(orders_after(session, last_event_id)):
         yield ServerSentEvent(data=order, id=str(order.id))
