@@ -4,7 +4,7 @@ A response in one piece gets an `ETag`; a stream passes as it comes.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from http import HTTPStatus
 from typing import NamedTuple
@@ -44,17 +44,15 @@ class CacheHeaders:
         # Made at the first request, when the application has all its routes.
         self._declarations: dict[object, Declaration] | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         if self._declarations is None:
             self._declarations = declarations(scope["app"])
         if scope["method"] == "HEAD":
-            await self._head(scope, receive, send)
-        else:
-            responder = Responder(scope, send, partial(self._complete, scope))
-            await self.app(scope, receive, responder.send)
+            return self._head(scope, receive, send)
+        responder = Responder(scope, send, partial(self._complete, scope))
+        return self.app(scope, receive, responder.send)
 
     async def _head(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer HEAD by a route of its own, else by the GET route."""
@@ -82,7 +80,7 @@ class CacheHeaders:
             # A mounted application is not declared: nothing has checked its policies.
             declaration = (self._declarations or {}).get(endpoint, _UNDECLARED)
         secret = declaration.credentials
-        has_credentials = bool(secret) and any(name in secret for name, _ in scope["headers"])
+        has_credentials = bool(secret and [1 for name, _ in scope["headers"] if name in secret])
         return declared(declaration, status, headers, has_credentials=has_credentials)
 
 
@@ -102,21 +100,28 @@ class Responder:
         self._held: Message | None = None
         self._has_ended = False
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """Hold the start of a 200 with an `ETag` until the next message tells it from a stream."""
+        if message["type"] == "http.response.start" and not self._has_ended:
+            headers = self._complete(message["status"], message.get("headers", []))
+            message = {**message, "headers": headers}
+            if message["status"] == HTTPStatus.OK and self._scope["method"] in ("GET", "HEAD"):
+                control = h.get(headers, b"cache-control") or b""
+                if b"no-store" not in control or h.get(headers, b"etag") is not None:
+                    return self._hold(message)
+        if self._held is None and self._scope["method"] != "HEAD":
+            return self._send(message)
+        return self._send_next(message)
+
+    async def _hold(self, start: Message) -> None:
+        self._held = start
+
+    async def _send_next(self, message: Message) -> None:
+        """Send a message after the start that is held, or one of a HEAD."""
         if self._has_ended:
             # An endless stream is cancelled as soon as its task waits.
             await asyncio.sleep(0)
             return
-        if message["type"] == "http.response.start":
-            headers = self._complete(message["status"], message.get("headers", []))
-            message = {**message, "headers": headers}
-            control = h.get(headers, b"cache-control") or b""
-            has_etag = b"no-store" not in control or h.get(headers, b"etag") is not None
-            is_read = self._scope["method"] in ("GET", "HEAD")
-            if is_read and has_etag and message["status"] == HTTPStatus.OK:
-                self._held = message
-                return
         start, self._held = self._held, None
         if start is not None:
             if not message.get("more_body"):
@@ -168,19 +173,21 @@ def declared(
 ) -> h.Headers:
     """Return the headers of a response with the `Cache-Control` and `Vary` of its policy."""
     added: h.Headers = []
-    if is_event_stream(headers) and (b"cache-control", b"no-cache") in headers:
+    names = {name for name, _ in headers}
+    if (b"cache-control", b"no-cache") in headers and is_event_stream(headers):
         # FastAPI sets this header on every event stream.
         headers = [item for item in headers if item[0] != b"cache-control"]
-    if h.get(headers, b"cache-control") is None:
+        names.discard(b"cache-control")
+    if b"cache-control" not in names:
         control = declaration.policy.cache_control_of(status)
-        is_one_clients = has_credentials or h.get(headers, b"set-cookie") is not None
+        is_one_clients = has_credentials or b"set-cookie" in names
         if is_one_clients and declaration.policy.audience is not Audience.NOBODY:
             control = _ONE_CLIENTS_COPY
         added.append((b"cache-control", control))
     if declaration.vary:
         said = h.items(h.get(headers, b"vary"))
-        if b"*" not in said and (names := [n for n in declaration.vary if n not in said]):
-            added.append((b"vary", b", ".join(names)))
+        if b"*" not in said and (missing := [n for n in declaration.vary if n not in said]):
+            added.append((b"vary", b", ".join(missing)))
     return [*headers, *added]
 
 
