@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextvars import Context
 
@@ -17,6 +19,19 @@ from app.core.telemetry.activity import log_fields
 from app.settings import get_settings
 
 MADE = re.compile("[0-9a-f]{32}").fullmatch
+
+FORKS = """
+import os
+from app.core.telemetry.request_id import of
+def show(count):
+    print(*(of([]) for _ in range(count)), flush=True)
+show(100)
+if not os.fork():
+    show(150)
+    os._exit(0)
+os.wait()
+show(150)
+"""
 
 router = APIRouter()
 
@@ -72,6 +87,14 @@ async def test_only_a_single_well_formed_id_is_accepted(
     identifier = response.headers["x-request-id"]
     assert response.json() == identifier
     assert identifier == sent[0].strip() if is_accepted else MADE(identifier)
+
+
+def test_forked_workers_make_other_ids_than_their_master() -> None:
+    made = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=60)
+
+    identifiers = made.stdout.split()
+    assert len(identifiers) == len({*identifiers}) == 400
+    assert all(map(MADE, identifiers))
 
 
 @pytest.mark.parametrize("sent", ["x" * 100_000, "a b", "\udc80", "é", ["a"], {}, None, 1, b"a"])

@@ -1,10 +1,12 @@
 """Refuse bodies that are too large, or of another kind than declared, before they cost work."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_ANNOUNCEMENTS = (b"content-length", b"transfer-encoding")
 
 
 class Upload(dict[str, Any]):
@@ -39,18 +41,18 @@ class RequestLimits:
         self.max_body_bytes = max_body_bytes
         self.max_json_values = max_json_values
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
-            # The first header of each name, which Starlette reads as well.
-            headers = dict(reversed(scope["headers"]))
             # In HTTP/1 a request without either header has no body.
-            is_announced = b"content-length" in headers or b"transfer-encoding" in headers
+            is_announced = [name for name, _ in scope["headers"] if name in _ANNOUNCEMENTS]
             if is_announced or not scope["http_version"].startswith("1"):
-                receive = self._limited(scope, headers, receive)
-        await self.app(scope, receive, send)
+                receive = self._limited(scope, receive)
+        return self.app(scope, receive, send)
 
-    def _limited(self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive) -> Receive:
+    def _limited(self, scope: Scope, receive: Receive) -> Receive:
         """Return a `receive` that raises HTTPException for a body that is too large or encoded."""
+        # The first header of each name, which Starlette reads as well.
+        headers = dict(reversed(scope["headers"]))
         codings = {v.lower() for k, v in scope["headers"] if k == b"content-encoding"}
         media_type = headers.get(b"content-type", b"").decode("latin-1").lower()
         length = headers.get(b"content-length", b"")

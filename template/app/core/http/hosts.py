@@ -1,6 +1,6 @@
 """Check the header `Host`, and the `Origin` of a WebSocket."""
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from http import HTTPStatus
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -44,7 +44,7 @@ class Hosts:
         self.origins = frozenset(origin.encode() for origin in origins)
         self.root_path = root_path
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "lifespan":
             sent = b",".join([value for name, value in scope["headers"] if name == b"host"])
             # HTTP/1.0 has no such header.
@@ -53,13 +53,11 @@ class Hosts:
             if host is None or not (self._allows(host[0]) or scope["path"] in _PROBES):
                 reason = "missing or malformed" if host is None else "unknown"
                 response = problem_response(HTTPStatus.BAD_REQUEST, f"The header Host is {reason}.")
-                await response(scope, receive, send)
-                return
+                return response(scope, receive, send)
             if scope["type"] == "websocket" and not self._may_open(scope, host[0]):
                 detail = "The header Origin names a site that is not in CORS_ORIGINS."
                 response = problem_response(HTTPStatus.FORBIDDEN, detail)
-                await response(scope, receive, send)
-                return
+                return response(scope, receive, send)
             if host[1] != sent:
                 # One host has one entry of the cache.
                 headers = [(k, host[1] if k == b"host" else v) for k, v in scope["headers"]]
@@ -69,7 +67,7 @@ class Hosts:
                 scope["root_path"] = self.root_path
                 scope["path"] = self.root_path + scope["path"]
                 scope["raw_path"] = self.root_path.encode() + scope.get("raw_path", b"")
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
     def _allows(self, name: str) -> bool:
         return self.allows_all or name in self.names or name.endswith(self.suffixes)

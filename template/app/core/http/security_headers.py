@@ -1,5 +1,7 @@
 """Headers that tell browsers to be careful with the responses of an API (OWASP)."""
 
+from collections.abc import Awaitable
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _HEADERS = [
@@ -10,6 +12,8 @@ _HEADERS = [
     # No page of another site shows this one in a frame.
     (b"content-security-policy", b"frame-ancestors 'none'"),
 ]
+_HSTS = b"strict-transport-security"
+_NAMES = {_HSTS, *dict(_HEADERS)}
 
 
 class SecurityHeaders:
@@ -21,22 +25,21 @@ class SecurityHeaders:
 
     def __init__(self, app: ASGIApp, *, hsts_max_age_s: int = 0) -> None:
         self.app = app
-        hsts = (b"strict-transport-security", b"max-age=%d" % hsts_max_age_s)
+        hsts = (_HSTS, b"max-age=%d" % hsts_max_age_s)
         # Browsers ignore the header without TLS (RFC 6797, section 8.1).
         self.secure = [*_HEADERS, hsts] if hsts_max_age_s else _HEADERS
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         added = self.secure if scope["scheme"] == "https" else _HEADERS
 
-        async def send_with_headers(message: Message) -> None:
+        def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 headers = message.get("headers", ())
-                names = {name for name, _ in headers}
-                missing = [header for header in added if header[0] not in names]
+                own = [name for name, _ in headers if name in _NAMES]
+                missing = [header for header in added if header[0] not in own] if own else added
                 message = {**message, "headers": [*headers, *missing]}
-            await send(message)
+            return send(message)
 
-        await self.app(scope, receive, send_with_headers)
+        return self.app(scope, receive, send_with_headers)

@@ -35,10 +35,13 @@ class Admin:
         self._port = port
         self._pages = pages
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if not is_admin(scope, self._port):
-            await self._app(scope, receive, send)
-        elif scope["type"] == "http":
+            return self._app(scope, receive, send)
+        return self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
             response = await self._answer(scope)
             await response(scope, receive, send)
         else:

@@ -20,15 +20,14 @@ class Activity:
             for other routes.
     """
 
-    __slots__ = ("cache", "outer", "pool_wait_s", "queries", "request_id", "scope")
+    queries = 0
+    pool_wait_s = 0.0
+    cache = ""
 
     def __init__(self, request_id: str = "", scope: MutableMapping[str, Any] | None = None) -> None:
         self.outer = current.get()
         self.request_id = request_id
         self.scope = scope
-        self.queries = 0
-        self.pool_wait_s = 0.0
-        self.cache = ""
 
     def sent(self, _sql: str) -> None:
         self.queries += 1

@@ -5,7 +5,6 @@ client in `Server-Timing`.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from logging import getLogger
 from time import perf_counter
@@ -32,7 +31,7 @@ access_log = getLogger("app.access")
 slow_log = getLogger("app.slow")
 
 # The `requests` of this process that are not reported yet, and its open `streams`.
-open_now: Counter[str] = Counter()
+open_now = {"requests": 0, "streams": 0}
 
 
 class Telemetry:
@@ -77,7 +76,8 @@ class Telemetry:
                 raise
         finally:
             request.finish(500)
-            open_now["streams"] -= request.is_stream
+            if request.is_stream:
+                open_now["streams"] -= 1
         current.reset(token)
 
     def report(self, request: "MeasuredRequest") -> None:
@@ -115,18 +115,9 @@ class MeasuredRequest(Activity):
             WebSocket, which is reported when it begins: its client chooses when it ends.
     """
 
-    __slots__ = (
-        "_is_reported",
-        "_send",
-        "_started_s",
-        "_telemetry",
-        "cycle",
-        "duration_s",
-        "is_stream",
-        "method",
-        "status",
-        "waited_s",
-    )
+    status = 0
+    waited_s = duration_s = 0.0
+    is_stream = _is_reported = False
 
     def __init__(self, telemetry: Telemetry, scope: Scope, send: Send) -> None:
         super().__init__(request_id.of(scope["headers"]), scope)
@@ -136,27 +127,25 @@ class MeasuredRequest(Activity):
         self.cycle: Any = getattr(send, "__self__", None)
         method = scope.get("method", "GET")
         self.method = method if method in METHODS else "_OTHER"
-        self.status = 0
-        self.waited_s = self.duration_s = 0.0
-        self.is_stream = self._is_reported = False
         self._telemetry = telemetry
         self._send = send
         self._started_s = perf_counter()
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
-        if kind in _STARTS:
-            message = self._begin(message)
+        if kind not in _STARTS:
+            await self._send(message)
+            if kind in _ENDS and not message.get("more_body"):
+                # The server refuses a WebSocket that is closed before it is open.
+                self.finish(self.status or 403)
+            return
+        message = self._begin(message)
         await self._send(message)
-        if kind in _STARTS and not self.is_stream:
-            # Now, because the server may refuse a start.
-            self.is_stream = self.status == 101 or is_event_stream(message["headers"])
-            if self.is_stream:
-                open_now["streams"] += 1
-                self.finish(self.status)
-        if kind in _ENDS and not message.get("more_body"):
-            # The server refuses a WebSocket that is closed before it is open.
-            self.finish(self.status or 403)
+        # Now, because the server may refuse a start.
+        if not self.is_stream and (self.status == 101 or is_event_stream(message["headers"])):
+            self.is_stream = True
+            open_now["streams"] += 1
+            self.finish(self.status)
 
     def _begin(self, message: Message) -> Message:
         """Return the start of the response with the headers of telemetry."""
