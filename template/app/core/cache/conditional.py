@@ -4,7 +4,7 @@ A response in one piece gets an `ETag`; a stream passes as it comes.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import NamedTuple
@@ -184,10 +184,12 @@ def declared(
         if is_one_clients and declaration.policy.audience is not Audience.NOBODY:
             control = _ONE_CLIENTS_COPY
         added.append((b"cache-control", control))
-    if declaration.vary:
+    vary: Sequence[bytes] = declaration.vary
+    if b"vary" in names:
         said = h.items(h.get(headers, b"vary"))
-        if b"*" not in said and (missing := [n for n in declaration.vary if n not in said]):
-            added.append((b"vary", b", ".join(missing)))
+        vary = [] if b"*" in said else [name for name in vary if name not in said]
+    if vary:
+        added.append((b"vary", b", ".join(vary)))
     return [*headers, *added]
 
 
