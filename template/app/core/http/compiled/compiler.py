@@ -107,38 +107,64 @@ class Compiler:
             raise NotCompiled("it has no function")
         for dependant in self._all:
             name = getattr(dependant.call, "__name__", type(dependant.call).__name__)
-            if dependant.concurrency is not None:
-                raise NotCompiled(f"{name} has a limit of concurrency")
-            if not dependant.use_cache:
-                raise NotCompiled(f"{name} has use_cache=False")
             if dependant.websocket_param_name:
                 raise NotCompiled(f"{name} takes a WebSocket")
 
     # The handler
 
     def _emit(self) -> None:
-        source, route = self._source, self._route
-        has_body = route.body_field is not None
-        scopes = {each.scope or "request" for each in self._all[1:] if _is_generator(each)}
-        if has_body or any(_needs_request(each) for each in self._all):
+        source = self._source
+        generators = [each for each in self._all[1:] if _is_generator(each)]
+        scopes: set[str] = {each.scope or "request" for each in generators}
+        if self._route.body_field or any(_needs_request(each) for each in self._all):
             source.add("request = Request(scope, receive, send)")
         if scopes:
             source.add("is_answered = False")
-            source.enter("with CancelScope() as cleanup:")
-        if "request" in scopes:
-            source.enter("async with AsyncExitStack() as request_stack:")
-        depth = source.depth
-        if "function" in scopes:
-            source.enter("async with AsyncExitStack() as function_stack:")
-        if has_body:
+            # The managers of limited dependencies need a scope.
+            is_limited = any(each.concurrency for each in self._all)
+            scope = "CancelScope" if is_limited else "cleanup_scope"
+            source.enter(f"with {scope}() as cleanup:")
+        with self._exits("request", scopes):
+            with self._exits("function", scopes):
+                self._result()
+            with source.block("if answer is None:"):
+                source.add("started.append(True)", "await send(head)", "await send(content)")
+                with source.block("if background is not None:"):
+                    source.add("await background()")
+            with source.block("else:"):
+                source.add("await send_response(answer, scope, receive, send, started)")
+            if scopes:
+                source.add("is_answered = True")
+        if scopes:
+            source.depth -= 1
+            with source.block("if not is_answered:"):
+                source.add("raise unanswered()")
+
+    @contextmanager
+    def _exits(self, scope: str, scopes: set[str]) -> Iterator[None]:
+        """Exit the dependencies of a scope, if it is one of `scopes`, after the lines within."""
+        source = self._source
+        if scope not in scopes:
+            yield
+            return
+        source.add(f"{scope}_entered = []")
+        with source.block("try:"):
+            yield
+        with source.block("except BaseException as error:"):
+            source.add(f"if not await fail({scope}_entered, error):", "    raise")
+        with source.block("else:"):
+            source.add(f"await leave({scope}_entered)")
+
+    def _result(self) -> None:
+        """Make what is to be sent of the endpoint's result."""
+        source, route = self._source, self._route
+        if route.body_field:
             strict = _value(route.strict_content_type)
             source.add(f"body = await read_body(request, {strict}, context)")
         if any(each.query_params for each in self._all):
             source.add("pairs, query = parse_query(scope['query_string'])")
-        if any(each.background_tasks_param_name for each in self._all):
-            source.add("background = BackgroundTasks()")
-        else:
-            source.add("background = None")
+        has_tasks = any(each.background_tasks_param_name for each in self._all)
+        source.add(f"background = {'BackgroundTasks()' if has_tasks else None}")
         if any(each.response_param_name for each in self._all):
             source.add("response = empty_response()")
         may_fail = _may_fail(self._dependant)
@@ -146,23 +172,25 @@ class Compiler:
             source.add("errors = []")
         arguments = self._arguments(self._dependant)
         if may_fail:
-            body = "body" if has_body else "Undefined"
+            body = "body" if route.body_field else "Undefined"
             with source.block("if errors:"):
                 source.add(f"raise invalid_request(errors, {body}, scope, context)")
-        source.add(f"result = {self._call('endpoint', self._dependant, arguments)}")
+        self._run(arguments)
         self._answer()
-        source.depth = depth
-        with source.block("if answer is None:"):
-            source.add("started.append(True)", "await send(head)", "await send(content)")
-            with source.block("if background is not None:"):
-                source.add("await background()")
-        with source.block("else:"):
-            source.add("await send_response(answer, scope, receive, send, started)")
-        if scopes:
-            source.add("is_answered = True")
-            source.depth = 2
-            with source.block("if not is_answered:"):
-                source.add("raise unanswered()")
+
+    def _run(self, arguments: str) -> None:
+        """Call the endpoint, and validate the result if it is not a response."""
+        source, field = self._source, self._route.response_field
+        if _is_coroutine_callable(self._dependant.call):
+            source.add(f"result = await endpoint({arguments})")
+        elif field is None:
+            source.add(f"result = await run_in_threadpool(partial(endpoint, {arguments}))")
+        else:
+            validate = source.bind("validate_result", _validator(field))
+            source.add(
+                f"call = partial(call_and_validate, endpoint, {validate}, dict({arguments}))",
+                "result, value = await run_in_threadpool(call)",
+            )
 
     def _answer(self) -> None:
         """Make `head` and `content` of the result, or `answer` when a response object is needed."""
@@ -177,15 +205,15 @@ class Compiler:
         if field is None:
             source.add("value = jsonable_encoder(result)")
         else:
-            validate = source.bind("validate_result", _validator(field))
-            call = f"{validate}(result, from_attributes=True)"
-            if not _is_coroutine_callable(self._dependant.call):
-                call = f"await run_in_threadpool({validate}, result, from_attributes=True)"
-            with source.block("try:"):
-                source.add(f"value = {call}")
-            with source.block("except ValidationError:"):
-                bound = source.bind("field", field)
-                source.add(f"raise invalid_result({bound}, result, scope, context) from None")
+            bound = source.bind("field", field)
+            error = f"raise invalid_result({bound}, result, scope, context) from None"
+            if _is_coroutine_callable(self._dependant.call):
+                validate = source.bind("validate_result", _validator(field))
+                with source.block("try:"):
+                    source.add(f"value = {validate}(result, from_attributes=True)")
+                source.add("except ValidationError:", f"    {error}")
+            else:
+                source.add("if value is Undefined:", f"    {error}")
             options = {
                 "include": route.response_model_include,
                 "exclude": route.response_model_exclude,
@@ -258,7 +286,8 @@ class Compiler:
         """Call a dependency, unless this handler has called it or a parameter is not valid."""
         source = self._source
         key = _get_cache_key(dependant=dependant)
-        if key in self._solved:
+        is_solved = dependant.use_cache and key in self._solved
+        if is_solved and all(each.use_cache for each in _flat(dependant)):
             variable, failures = self._solved[key]
             if failures is not None:
                 # FastAPI validates the parameters of a shared dependency each time.
@@ -270,34 +299,46 @@ class Compiler:
             before, failures = source.variable("before"), source.variable("failures")
             source.add(f"{before} = len(errors)")
         arguments = self._arguments(dependant)
+        if is_solved:
+            # Only for dependencies of it that are not to be cached.
+            return self._solved[key][0]
         if failures is not None:
             source.add(f"{failures} = errors[{before}:]")
             source.enter(f"if not {failures}:")
-        call = source.bind("call", dependant.call)
-        if _is_generator(dependant):
-            call, manager = self._manager(dependant, arguments)
-            stack = "function_stack" if dependant.scope == "function" else "request_stack"
-            source.add(f"{variable} = await {stack}.enter_async_context({manager})")
-        else:
-            source.add(f"{variable} = {self._call(call, dependant, arguments)}")
-        if failures is not None:
-            source.depth -= 1
-        self._solved[key] = variable, failures
+        depth = source.depth
+        if dependant.concurrency is not None and not _is_generator(dependant):
+            limit = source.bind("limit", dependant.concurrency)
+            source.enter(f"async with {limit}.get_semaphore():")
+        source.add(f"{variable} = await {self._awaitable(dependant, arguments)}")
+        source.depth = depth - (failures is not None)
+        self._solved.setdefault(key, (variable, failures))
         return variable
 
-    def _manager(self, dependant: Dependant, arguments: str) -> tuple[str, str]:
+    def _awaitable(self, dependant: Dependant, arguments: str) -> str:
+        """Return the expression of a dependency's value, without `await`."""
         call: Any = dependant.call
-        if _is_async_gen_callable(call):
-            name = self._source.bind("open", asynccontextmanager(call))
-            return name, f"Shielded({name}({arguments}), cleanup)"
-        name = self._source.bind("open", contextmanager(call))
-        return name, f"contextmanager_in_threadpool({name}({arguments}))"
+        bind = self._source.bind
+        if not _is_generator(dependant):
+            return self._call(bind("call", call), dependant, arguments)
+        entered, limit = f"{dependant.scope or 'request'}_entered", dependant.concurrency
+        if not _is_async_gen_callable(call):
+            manager = (
+                f"contextmanager_in_threadpool({bind('call', contextmanager(call))}({arguments}))"
+            )
+        elif limit is None:
+            return f"enter({bind('call', call)}({arguments}), {entered}, cleanup)"
+        else:
+            manager = f"{bind('call', asynccontextmanager(call))}({arguments})"
+            manager = f"shielded({manager}, cleanup)"
+        if limit is not None:
+            manager = f"limited({manager}, {bind('limit', limit)}.get_semaphore())"
+        return f"enter_manager({manager}, {entered})"
 
     @staticmethod
     def _call(name: str, dependant: Dependant, arguments: str) -> str:
         if _is_coroutine_callable(dependant.call):
-            return f"await {name}({arguments})"
-        return f"await run_in_threadpool({', '.join(filter(None, (name, arguments)))})"
+            return f"{name}({arguments})"
+        return f"run_in_threadpool({', '.join(filter(None, (name, arguments)))})"
 
     def _path(self, field: ModelField) -> str:
         variable = self._source.variable(field.name)
