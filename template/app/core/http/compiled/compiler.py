@@ -1,7 +1,7 @@
 """Writes the handler of one path operation as the text of a function."""
 
 from collections.abc import Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 from fastapi import params
@@ -231,13 +231,17 @@ class Compiler:
             source.add(f"value = {source.bind('serialize', method)}(value, {bound})")
         has_response = any(each.response_param_name for each in self._all)
         status = route.status_code
-        if to_json and not has_response and is_body_allowed_for_status_code(status):
+        is_bytes = to_json and is_body_allowed_for_status_code(status)
+        if is_bytes:
+            head = f"json_head({status or 200}, len(value))"
+            if has_response:
+                head = f"solved_json_head({status or 200}, len(value), response)"
             source.add(
                 "answer = None",
-                f"head = json_head({status or 200}, len(value))",
+                f"head = {head}",
                 "content = {'type': 'http.response.body', 'body': value}",
             )
-        else:
+        if not is_bytes or has_response:
             made = Response if to_json else _value(route.response_class)
             arguments = [
                 "value",
@@ -247,7 +251,8 @@ class Compiler:
                 "background",
                 "response" if has_response else "None",
             ]
-            source.add(f"answer = make_response({', '.join(arguments)})")
+            with source.block("if head is None:") if is_bytes else nullcontext():
+                source.add(f"answer = make_response({', '.join(arguments)})")
         source.depth -= 1
 
     # Arguments

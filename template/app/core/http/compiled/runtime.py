@@ -247,9 +247,12 @@ def call_and_validate(
 
 def empty_response() -> Response:
     """Return the response to which dependencies add headers and a status."""
-    response = Response()
-    del response.headers["content-length"]
+    # What `Response()` makes, without the headers that FastAPI removes again.
+    response = Response.__new__(Response)
     response.status_code = None  # type: ignore[assignment]
+    response.background = None
+    response.body = b""
+    response.raw_headers = []
     return response
 
 
@@ -257,6 +260,16 @@ def json_head(status: int, length: int) -> Message:
     """Return the start of a response, with the headers that `Response` sets."""
     headers = [(b"content-length", b"%d" % length), (b"content-type", b"application/json")]
     return {"type": "http.response.start", "status": status, "headers": headers}
+
+
+def solved_json_head(status: int, length: int, solved: Response) -> Message | None:
+    """Return the same for the status and headers of dependencies; None without a body."""
+    status = solved.status_code or status
+    if not is_body_allowed_for_status_code(status):
+        return None
+    head = json_head(status, length)
+    head["headers"] += solved.raw_headers
+    return head
 
 
 def make_response(
@@ -285,6 +298,15 @@ def make_response(
 async def send_response(
     response: Response, scope: Scope, receive: Receive, send: Send, started: list[bool]
 ) -> None:
+    if type(response).__call__ is Response.__call__:
+        started.append(True)
+        status, headers = response.status_code, response.raw_headers
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body})
+        if response.background is not None:
+            await response.background()
+        return
+
     async def sender(message: Message) -> None:
         if message["type"] == "http.response.start":
             started.append(True)
@@ -391,6 +413,7 @@ NAMES: dict[str, Any] = {
         run_in_threadpool,
         send_response,
         solve_parameter,
+        solved_json_head,
         unanswered,
     )
 } | {
