@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import json
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -10,6 +11,7 @@ from contextvars import ContextVar
 from enum import Enum
 from operator import getitem
 from typing import Annotated, Any, Literal
+from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
@@ -28,12 +30,15 @@ from fastapi import (
     Response,
     Security,
 )
+from fastapi import __version__ as version
 from fastapi.exceptions import FastAPIError
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import APIKeyHeader, SecurityScopes
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json
 from starlette.types import Message
+from typer.testing import CliRunner
 
+from app.__main__ import cli
 from app.core.http.compiled import compile_path_operations, fastapi_internals
 
 CASES = int(os.environ.get("COMPILED_CASES", "250"))
@@ -379,20 +384,93 @@ def application(endpoint: Any, path: str, options: dict[str, Any]) -> FastAPI:
     return app
 
 
-def test_another_fastapi_keeps_its_own_handlers(
+async def test_another_fastapi_keeps_its_own_handlers(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def answer() -> None: ...
+    async def answer() -> str:
+        return "ok"
 
     monkeypatch.setattr(fastapi_internals, "KNOWN", frozenset())
-    app = application(answer, "/", {})
+    app = application(answer, "/", {"methods": ["POST"]})
     before = app.routes[0].app  # type: ignore[attr-defined]
 
-    ((_, reason),) = compile_path_operations(app)
+    ((_, reason),) = await asyncio.to_thread(compile_path_operations, app)
 
     assert app.routes[0].app is before  # type: ignore[attr-defined]
-    assert reason is not None
-    assert reason in caplog.text
+    assert reason == f"FastAPI {version} has handlers that this version of core does not know."
+    assert f"FastAPI's own handlers answer: {reason}" in caplog.text
+    scope, _ = Signature(0, []).request("/")
+    assert (await exchange(app, scope, b""))[1]["body"] == b'"ok"'
+    listed = await asyncio.to_thread(CliRunner().invoke, cli, ["routes", "--json"])
+    assert {each["handler"] for each in json.loads(listed.stdout)} == {reason}
+
+
+def test_a_fastapi_without_source_text_keeps_its_own_handlers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fastapi_internals, "digest", Mock(side_effect=OSError))
+
+    assert fastapi_internals.unknown() == f"FastAPI {version} is installed without its source text."
+
+
+@pytest.mark.parametrize("scope", ["request", "function"])
+@pytest.mark.parametrize("way", ["task", "scope", "inner scope"])
+async def test_a_cancelled_request_leaves_its_dependencies_as_with_fastapi(
+    way: str, scope: Literal["request", "function"]
+) -> None:
+    log: Log = []
+
+    async def first() -> AsyncIterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            log.append(f"first sees {type(error).__name__}")
+            raise
+        finally:
+            # Cancelled again, unless it is shielded.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            log.append("first ends")
+
+    async def second() -> AsyncIterator[None]:
+        with CancelScope() as inner:
+            try:
+                if way == "inner scope":
+                    inner.cancel()
+                yield
+            finally:
+                log.append("second ends")
+
+    async def wait(
+        _: Annotated[None, Depends(first, scope=scope)],
+        __: Annotated[None, Depends(second, scope=scope)],
+    ) -> None:
+        log.append("waits")
+        await asyncio.Event().wait()
+
+    async def cancelled(app: FastAPI) -> list[Any]:
+        log.clear()
+        around = CancelScope()
+        sent: list[Any] = []
+
+        async def run() -> None:
+            with around if way == "scope" else nullcontext():
+                sent.extend(await exchange(app, request, b""))
+
+        task = asyncio.create_task(run())
+        while "waits" not in log and not task.done():
+            await asyncio.sleep(0)
+        (around if way == "scope" else task).cancel()
+        (ended,) = await asyncio.gather(task, return_exceptions=True)
+        return [type(ended), around.cancelled_caught, sent, *log]
+
+    request, _ = Signature(0, []).request("/")
+    stock, fast = (application(wait, "/", {"methods": ["POST"]}) for _ in range(2))
+    ((_, reason),) = await asyncio.to_thread(compile_path_operations, fast)
+
+    assert reason is None
+    assert await cancelled(fast) == await cancelled(stock)
+    assert "first ends" in log
 
 
 @pytest.mark.parametrize("first", range(FIRST_SEED, FIRST_SEED + CASES, CHUNK))

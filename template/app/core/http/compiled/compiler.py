@@ -205,15 +205,13 @@ class Compiler:
         if field is None:
             source.add("value = jsonable_encoder(result)")
         else:
-            bound = source.bind("field", field)
-            error = f"raise invalid_result({bound}, result, scope, context) from None"
             if _is_coroutine_callable(self._dependant.call):
                 validate = source.bind("validate_result", _validator(field))
-                with source.block("try:"):
-                    source.add(f"value = {validate}(result, from_attributes=True)")
-                source.add("except ValidationError:", f"    {error}")
-            else:
-                source.add("if value is Undefined:", f"    {error}")
+                source.add("try:", f"    value = {validate}(result, from_attributes=True)")
+                source.add("except ValidationError:", "    value = Undefined")
+            bound = source.bind("field", field)
+            with source.block("if value is Undefined:"):
+                source.add(f"raise invalid_result({bound}, result, scope, context)")
             options = {
                 "include": route.response_model_include,
                 "exclude": route.response_model_exclude,

@@ -45,6 +45,9 @@ def digest() -> str:
 
 def unknown() -> str | None:
     """Return a sentence if this FastAPI is not known."""
-    if digest() in KNOWN:
-        return None
+    try:
+        if digest() in KNOWN:
+            return None
+    except OSError:
+        return f"FastAPI {__version__} is installed without its source text."
     return f"FastAPI {__version__} has handlers that this version of core does not know."
