@@ -1,7 +1,7 @@
 """Writes the handler of one path operation as the text of a function."""
 
 from collections.abc import Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from fastapi import params
@@ -107,6 +107,8 @@ class Compiler:
             raise NotCompiled("it has no function")
         for dependant in self._all:
             name = getattr(dependant.call, "__name__", type(dependant.call).__name__)
+            if dependant.concurrency is not None:
+                raise NotCompiled(f"{name} has a limit of concurrency")
             if dependant.websocket_param_name:
                 raise NotCompiled(f"{name} takes a WebSocket")
 
@@ -120,10 +122,7 @@ class Compiler:
             source.add("request = Request(scope, receive, send)")
         if scopes:
             source.add("is_answered = False")
-            # The managers of limited dependencies need a scope.
-            is_limited = any(each.concurrency for each in self._all)
-            scope = "CancelScope" if is_limited else "cleanup_scope"
-            source.enter(f"with {scope}() as cleanup:")
+            source.enter("with cleanup_scope() as cleanup:")
         with self._exits("request", scopes):
             with self._exits("function", scopes):
                 self._result()
@@ -308,12 +307,9 @@ class Compiler:
         if failures is not None:
             source.add(f"{failures} = errors[{before}:]")
             source.enter(f"if not {failures}:")
-        depth = source.depth
-        if dependant.concurrency is not None and not _is_generator(dependant):
-            limit = source.bind("limit", dependant.concurrency)
-            source.enter(f"async with {limit}.get_semaphore():")
         source.add(f"{variable} = await {self._awaitable(dependant, arguments)}")
-        source.depth = depth - (failures is not None)
+        if failures is not None:
+            source.depth -= 1
         self._solved.setdefault(key, (variable, failures))
         return variable
 
@@ -323,19 +319,11 @@ class Compiler:
         bind = self._source.bind
         if not _is_generator(dependant):
             return self._call(bind("call", call), dependant, arguments)
-        entered, limit = f"{dependant.scope or 'request'}_entered", dependant.concurrency
-        if not _is_async_gen_callable(call):
-            manager = (
-                f"contextmanager_in_threadpool({bind('call', contextmanager(call))}({arguments}))"
-            )
-        elif limit is None:
+        entered = f"{dependant.scope or 'request'}_entered"
+        if _is_async_gen_callable(call):
             return f"enter({bind('call', call)}({arguments}), {entered}, cleanup)"
-        else:
-            manager = f"{bind('call', asynccontextmanager(call))}({arguments})"
-            manager = f"shielded({manager}, cleanup)"
-        if limit is not None:
-            manager = f"limited({manager}, {bind('limit', limit)}.get_semaphore())"
-        return f"enter_manager({manager}, {entered})"
+        manager = f"{bind('call', contextmanager(call))}({arguments})"
+        return f"enter_manager(contextmanager_in_threadpool({manager}), {entered})"
 
     @staticmethod
     def _call(name: str, dependant: Dependant, arguments: str) -> str:

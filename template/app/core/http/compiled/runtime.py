@@ -23,11 +23,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from fastapi import BackgroundTasks, Request, Response
 from fastapi._body_limit import get_body_limit_error
 from fastapi._compat import ModelField, Undefined
-from fastapi.concurrency import (
-    _asynccontextmanager_with_shielded_exit,
-    _contextmanager_with_concurrency_limit,
-    contextmanager_in_threadpool,
-)
+from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import request_body_to_args, request_params_to_args
 from fastapi.encoders import jsonable_encoder
@@ -418,7 +414,5 @@ NAMES: dict[str, Any] = {
     )
 } | {
     "Undefined": Undefined,
-    "limited": _contextmanager_with_concurrency_limit,
-    "shielded": _asynccontextmanager_with_shielded_exit,
     "telemetry": _get_request_telemetry,
 }
