@@ -129,6 +129,9 @@ def newest(session: nox.Session, name: str) -> None:
 def internals(session: nox.Session, name: str) -> None:
     """All tests of internals that make sense in this variant; `variant` runs only those assigned to it."""
     service, environment = prepare(session, name, interpreters.oldest())
+    if name == "defaults":
+        # Random path operations of `test_compiled.py`, which do not depend on the variant.
+        environment["COMPILED_CASES"] = "10000"
     test_internals(session, service, name, internals_table.sensible(name), environment=environment)
 
 

@@ -1,7 +1,7 @@
 """Writes the handler of one path operation as the text of a function."""
 
 from collections.abc import Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from fastapi import params
@@ -109,36 +109,61 @@ class Compiler:
             name = getattr(dependant.call, "__name__", type(dependant.call).__name__)
             if dependant.concurrency is not None:
                 raise NotCompiled(f"{name} has a limit of concurrency")
-            if not dependant.use_cache:
-                raise NotCompiled(f"{name} has use_cache=False")
             if dependant.websocket_param_name:
                 raise NotCompiled(f"{name} takes a WebSocket")
 
     # The handler
 
     def _emit(self) -> None:
-        source, route = self._source, self._route
-        has_body = route.body_field is not None
-        scopes = {each.scope or "request" for each in self._all[1:] if _is_generator(each)}
-        if has_body or any(_needs_request(each) for each in self._all):
+        source = self._source
+        generators = [each for each in self._all[1:] if _is_generator(each)]
+        scopes: set[str] = {each.scope or "request" for each in generators}
+        if self._route.body_field or any(_needs_request(each) for each in self._all):
             source.add("request = Request(scope, receive, send)")
         if scopes:
             source.add("is_answered = False")
-            source.enter("with CancelScope() as cleanup:")
-        if "request" in scopes:
-            source.enter("async with AsyncExitStack() as request_stack:")
-        depth = source.depth
-        if "function" in scopes:
-            source.enter("async with AsyncExitStack() as function_stack:")
-        if has_body:
+            source.enter("with cleanup_scope() as cleanup:")
+        with self._exits("request", scopes):
+            with self._exits("function", scopes):
+                self._result()
+            with source.block("if answer is None:"):
+                source.add("started.append(True)", "await send(head)", "await send(content)")
+                with source.block("if background is not None:"):
+                    source.add("await background()")
+            with source.block("else:"):
+                source.add("await send_response(answer, scope, receive, send, started)")
+            if scopes:
+                source.add("is_answered = True")
+        if scopes:
+            source.depth -= 1
+            with source.block("if not is_answered:"):
+                source.add("raise unanswered()")
+
+    @contextmanager
+    def _exits(self, scope: str, scopes: set[str]) -> Iterator[None]:
+        """Exit the dependencies of a scope, if it is one of `scopes`, after the lines within."""
+        source = self._source
+        if scope not in scopes:
+            yield
+            return
+        source.add(f"{scope}_entered = []")
+        with source.block("try:"):
+            yield
+        with source.block("except BaseException as error:"):
+            source.add(f"if not await fail({scope}_entered, error):", "    raise")
+        with source.block("else:"):
+            source.add(f"await leave({scope}_entered)")
+
+    def _result(self) -> None:
+        """Make what is to be sent of the endpoint's result."""
+        source, route = self._source, self._route
+        if route.body_field:
             strict = _value(route.strict_content_type)
             source.add(f"body = await read_body(request, {strict}, context)")
         if any(each.query_params for each in self._all):
             source.add("pairs, query = parse_query(scope['query_string'])")
-        if any(each.background_tasks_param_name for each in self._all):
-            source.add("background = BackgroundTasks()")
-        else:
-            source.add("background = None")
+        has_tasks = any(each.background_tasks_param_name for each in self._all)
+        source.add(f"background = {'BackgroundTasks()' if has_tasks else None}")
         if any(each.response_param_name for each in self._all):
             source.add("response = empty_response()")
         may_fail = _may_fail(self._dependant)
@@ -146,23 +171,25 @@ class Compiler:
             source.add("errors = []")
         arguments = self._arguments(self._dependant)
         if may_fail:
-            body = "body" if has_body else "Undefined"
+            body = "body" if route.body_field else "Undefined"
             with source.block("if errors:"):
                 source.add(f"raise invalid_request(errors, {body}, scope, context)")
-        source.add(f"result = {self._call('endpoint', self._dependant, arguments)}")
+        self._run(arguments)
         self._answer()
-        source.depth = depth
-        with source.block("if answer is None:"):
-            source.add("started.append(True)", "await send(head)", "await send(content)")
-            with source.block("if background is not None:"):
-                source.add("await background()")
-        with source.block("else:"):
-            source.add("await send_response(answer, scope, receive, send, started)")
-        if scopes:
-            source.add("is_answered = True")
-            source.depth = 2
-            with source.block("if not is_answered:"):
-                source.add("raise unanswered()")
+
+    def _run(self, arguments: str) -> None:
+        """Call the endpoint, and validate the result if it is not a response."""
+        source, field = self._source, self._route.response_field
+        if _is_coroutine_callable(self._dependant.call):
+            source.add(f"result = await endpoint({arguments})")
+        elif field is None:
+            source.add(f"result = await run_in_threadpool(partial(endpoint, {arguments}))")
+        else:
+            validate = source.bind("validate_result", _validator(field))
+            source.add(
+                f"call = partial(call_and_validate, endpoint, {validate}, dict({arguments}))",
+                "result, value = await run_in_threadpool(call)",
+            )
 
     def _answer(self) -> None:
         """Make `head` and `content` of the result, or `answer` when a response object is needed."""
@@ -177,15 +204,13 @@ class Compiler:
         if field is None:
             source.add("value = jsonable_encoder(result)")
         else:
-            validate = source.bind("validate_result", _validator(field))
-            call = f"{validate}(result, from_attributes=True)"
-            if not _is_coroutine_callable(self._dependant.call):
-                call = f"await run_in_threadpool({validate}, result, from_attributes=True)"
-            with source.block("try:"):
-                source.add(f"value = {call}")
-            with source.block("except ValidationError:"):
-                bound = source.bind("field", field)
-                source.add(f"raise invalid_result({bound}, result, scope, context) from None")
+            if _is_coroutine_callable(self._dependant.call):
+                validate = source.bind("validate_result", _validator(field))
+                source.add("try:", f"    value = {validate}(result, from_attributes=True)")
+                source.add("except ValidationError:", "    value = Undefined")
+            bound = source.bind("field", field)
+            with source.block("if value is Undefined:"):
+                source.add(f"raise invalid_result({bound}, result, scope, context)")
             options = {
                 "include": route.response_model_include,
                 "exclude": route.response_model_exclude,
@@ -203,13 +228,17 @@ class Compiler:
             source.add(f"value = {source.bind('serialize', method)}(value, {bound})")
         has_response = any(each.response_param_name for each in self._all)
         status = route.status_code
-        if to_json and not has_response and is_body_allowed_for_status_code(status):
+        is_bytes = to_json and is_body_allowed_for_status_code(status)
+        if is_bytes:
+            head = f"json_head({status or 200}, len(value))"
+            if has_response:
+                head = f"solved_json_head({status or 200}, len(value), response)"
             source.add(
                 "answer = None",
-                f"head = json_head({status or 200}, len(value))",
+                f"head = {head}",
                 "content = {'type': 'http.response.body', 'body': value}",
             )
-        else:
+        if not is_bytes or has_response:
             made = Response if to_json else _value(route.response_class)
             arguments = [
                 "value",
@@ -219,7 +248,8 @@ class Compiler:
                 "background",
                 "response" if has_response else "None",
             ]
-            source.add(f"answer = make_response({', '.join(arguments)})")
+            with source.block("if head is None:") if is_bytes else nullcontext():
+                source.add(f"answer = make_response({', '.join(arguments)})")
         source.depth -= 1
 
     # Arguments
@@ -258,7 +288,8 @@ class Compiler:
         """Call a dependency, unless this handler has called it or a parameter is not valid."""
         source = self._source
         key = _get_cache_key(dependant=dependant)
-        if key in self._solved:
+        is_solved = dependant.use_cache and key in self._solved
+        if is_solved and all(each.use_cache for each in _flat(dependant)):
             variable, failures = self._solved[key]
             if failures is not None:
                 # FastAPI validates the parameters of a shared dependency each time.
@@ -270,34 +301,35 @@ class Compiler:
             before, failures = source.variable("before"), source.variable("failures")
             source.add(f"{before} = len(errors)")
         arguments = self._arguments(dependant)
+        if is_solved:
+            # Only for dependencies of it that are not to be cached.
+            return self._solved[key][0]
         if failures is not None:
             source.add(f"{failures} = errors[{before}:]")
             source.enter(f"if not {failures}:")
-        call = source.bind("call", dependant.call)
-        if _is_generator(dependant):
-            call, manager = self._manager(dependant, arguments)
-            stack = "function_stack" if dependant.scope == "function" else "request_stack"
-            source.add(f"{variable} = await {stack}.enter_async_context({manager})")
-        else:
-            source.add(f"{variable} = {self._call(call, dependant, arguments)}")
+        source.add(f"{variable} = await {self._awaitable(dependant, arguments)}")
         if failures is not None:
             source.depth -= 1
-        self._solved[key] = variable, failures
+        self._solved.setdefault(key, (variable, failures))
         return variable
 
-    def _manager(self, dependant: Dependant, arguments: str) -> tuple[str, str]:
+    def _awaitable(self, dependant: Dependant, arguments: str) -> str:
+        """Return the expression of a dependency's value, without `await`."""
         call: Any = dependant.call
+        bind = self._source.bind
+        if not _is_generator(dependant):
+            return self._call(bind("call", call), dependant, arguments)
+        entered = f"{dependant.scope or 'request'}_entered"
         if _is_async_gen_callable(call):
-            name = self._source.bind("open", asynccontextmanager(call))
-            return name, f"Shielded({name}({arguments}), cleanup)"
-        name = self._source.bind("open", contextmanager(call))
-        return name, f"contextmanager_in_threadpool({name}({arguments}))"
+            return f"enter({bind('call', call)}({arguments}), {entered}, cleanup)"
+        manager = f"{bind('call', contextmanager(call))}({arguments})"
+        return f"enter_manager(contextmanager_in_threadpool({manager}), {entered})"
 
     @staticmethod
     def _call(name: str, dependant: Dependant, arguments: str) -> str:
         if _is_coroutine_callable(dependant.call):
-            return f"await {name}({arguments})"
-        return f"await run_in_threadpool({', '.join(filter(None, (name, arguments)))})"
+            return f"{name}({arguments})"
+        return f"run_in_threadpool({', '.join(filter(None, (name, arguments)))})"
 
     def _path(self, field: ModelField) -> str:
         variable = self._source.variable(field.name)

@@ -1,15 +1,24 @@
 """Functions that compiled handlers call: parsing, errors and responses, as FastAPI has them."""
 
 import json
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from asyncio import current_task
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
+from contextvars import copy_context
 from email.message import Message as EmailMessage
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qsl
 
 from anyio import CancelScope
+from anyio._backends._asyncio import _task_states
 from anyio.lowlevel import checkpoint_if_cancelled
 from fastapi import BackgroundTasks, Request, Response
 from fastapi._body_limit import get_body_limit_error
@@ -35,6 +44,8 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
 from starlette.types import Message, Receive, Scope, Send
+
+NO_SCOPE = nullcontext()
 
 
 def parse_query(raw: bytes) -> tuple[list[tuple[str, str]], dict[str, str]]:
@@ -119,38 +130,125 @@ def given(body: Any) -> Any:
     return body
 
 
-class Shielded:
-    """An async dependency whose exit is shielded from cancellation, once it has begun."""
+class Entered:
+    """An async `yield` dependency that has begun; its exit is shielded inside of a cancel scope."""
 
-    def __init__(self, manager: AbstractAsyncContextManager[Any], cleanup: CancelScope) -> None:
-        self._manager = manager
+    __slots__ = ("_cleanup", "_generator")
+
+    def __init__(self, generator: AsyncGenerator[Any], cleanup: CancelScope | None) -> None:
+        self._generator = generator
         self._cleanup = cleanup
-
-    async def __aenter__(self) -> Any:
-        return await self._manager.__aenter__()
 
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
-        was_shielded = self._cleanup.shield
-        self._cleanup.shield = True
+    ) -> bool | None:
+        cleanup = self._cleanup
+        if cleanup is None:
+            return await self._exit(kind, error, traceback)
+        was_shielded = cleanup.shield
+        cleanup.shield = True
         try:
-            suppressed = await self._manager.__aexit__(kind, error, traceback)
+            suppressed = await self._exit(kind, error, traceback)
         finally:
-            self._cleanup.shield = was_shielded
+            cleanup.shield = was_shielded
         if error is None or suppressed:
             await checkpoint_if_cancelled()
-        return bool(suppressed)
+        return suppressed
+
+    async def _exit(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        generator = self._generator
+        if error is not None:
+            manager = asynccontextmanager(lambda: generator)()
+            return await manager.__aexit__(kind, error, traceback)
+        try:
+            await anext(generator)
+        except StopAsyncIteration:
+            return False
+        try:
+            raise RuntimeError("generator didn't stop")
+        finally:
+            await generator.aclose()
+
+
+async def enter(
+    generator: AsyncGenerator[Any], entered: list[Any], cleanup: CancelScope | None
+) -> Any:
+    """Return the value of a dependency, and add it to those which must exit."""
+    try:
+        value = await anext(generator)
+    except StopAsyncIteration:
+        raise RuntimeError("generator didn't yield") from None
+    entered.append(Entered(generator, cleanup))
+    return value
+
+
+async def enter_manager(manager: AbstractAsyncContextManager[Any], entered: list[Any]) -> Any:
+    """Return the value of a dependency of another kind, and add it as `enter` does."""
+    value = await manager.__aenter__()
+    entered.append(manager)
+    return value
+
+
+async def leave(entered: list[Any]) -> None:
+    """Exit dependencies after a success, the last one first."""
+    while entered:
+        try:
+            await entered.pop().__aexit__(None, None, None)
+        except BaseException as error:
+            if not await fail(entered, error):
+                raise
+
+
+async def fail(entered: list[Any], error: BaseException) -> bool:
+    """Exit dependencies after an exception, and return whether one has suppressed it."""
+    stack = AsyncExitStack()
+    for each in entered:
+        stack.push_async_exit(each)
+    return bool(await stack.__aexit__(type(error), error, error.__traceback__))
+
+
+def cleanup_scope() -> AbstractContextManager[CancelScope | None]:
+    """Return the scope that shields exits from the cancel scopes around this task, if any."""
+    try:
+        task = current_task()
+    except RuntimeError:
+        # Another event loop than asyncio's.
+        return CancelScope()
+    state = None if task is None else _task_states.get(task)
+    return NO_SCOPE if state is None or state.cancel_scope is None else CancelScope()
+
+
+def call_and_validate(
+    endpoint: Callable[..., Any], validate: Callable[..., Any], arguments: dict[str, Any]
+) -> tuple[Any, Any]:
+    """Return the result of a `def` endpoint and its valid form, or Undefined, in one thread."""
+    # The validation does not see context variables that the endpoint sets.
+    context = copy_context()
+    result = endpoint(**arguments)
+    if isinstance(result, Response):
+        return result, None
+    try:
+        return result, context.run(validate, result, from_attributes=True)
+    except ValidationError:
+        return result, Undefined
 
 
 def empty_response() -> Response:
     """Return the response to which dependencies add headers and a status."""
-    response = Response()
-    del response.headers["content-length"]
+    # What `Response()` makes, without the headers that FastAPI removes again.
+    response = Response.__new__(Response)
     response.status_code = None  # type: ignore[assignment]
+    response.background = None
+    response.body = b""
+    response.raw_headers = []
     return response
 
 
@@ -158,6 +256,16 @@ def json_head(status: int, length: int) -> Message:
     """Return the start of a response, with the headers that `Response` sets."""
     headers = [(b"content-length", b"%d" % length), (b"content-type", b"application/json")]
     return {"type": "http.response.start", "status": status, "headers": headers}
+
+
+def solved_json_head(status: int, length: int, solved: Response) -> Message | None:
+    """Return the same for the status and headers of dependencies; None without a body."""
+    status = solved.status_code or status
+    if not is_body_allowed_for_status_code(status):
+        return None
+    head = json_head(status, length)
+    head["headers"] += solved.raw_headers
+    return head
 
 
 def make_response(
@@ -186,6 +294,15 @@ def make_response(
 async def send_response(
     response: Response, scope: Scope, receive: Receive, send: Send, started: list[bool]
 ) -> None:
+    if type(response).__call__ is Response.__call__:
+        started.append(True)
+        status, headers = response.status_code, response.raw_headers
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body})
+        if response.background is not None:
+            await response.background()
+        return
+
     async def sender(message: Message) -> None:
         if message["type"] == "http.response.start":
             started.append(True)
@@ -259,7 +376,6 @@ def _context(scope: Scope, context: EndpointContext) -> EndpointContext:
 NAMES: dict[str, Any] = {
     value.__name__: value
     for value in (
-        AsyncExitStack,
         BackgroundTasks,
         CancelScope,
         Headers,
@@ -268,25 +384,35 @@ NAMES: dict[str, Any] = {
         Request,
         Response,
         SecurityScopes,
-        Shielded,
         ValidationError,
         add_others,
         answer_error,
+        call_and_validate,
+        cleanup_scope,
         contextmanager_in_threadpool,
         empty_response,
+        enter,
+        enter_manager,
+        fail,
         given,
         header,
         invalid_request,
         invalid_result,
         json_head,
         jsonable_encoder,
+        leave,
         make_response,
         parse_query,
+        partial,
         read_body,
         request_body_to_args,
         run_in_threadpool,
         send_response,
         solve_parameter,
+        solved_json_head,
         unanswered,
     )
-} | {"Undefined": Undefined, "telemetry": _get_request_telemetry}
+} | {
+    "Undefined": Undefined,
+    "telemetry": _get_request_telemetry,
+}
