@@ -37,6 +37,9 @@ async def resource() -> AsyncIterator[str]:
         log.append("closed")
 
 
+async def nothing() -> None: ...
+
+
 class Layer:
     """A middleware of the team."""
 
@@ -133,7 +136,7 @@ async def ask(app: FastAPI, method: str, path: str, **others: Any) -> tuple[obje
     raised = ""
     try:
         await app(scope, receive, send)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raised = f"{error!r} from {error.__cause__!r}"
     return messages, [*log], raised, LAYERS in scope
 
@@ -161,7 +164,7 @@ CASES = [
     ("GET", "/late", True),
     ("GET", "/after", True),
     ("GET", "/after/", False),
-    ("GET", "/after\n", True),
+    ("GET", "/after\n", False),
     ("GET", "/nowhere", False),
     ("GET", "/openapi.json", False),
 ]
@@ -228,12 +231,12 @@ async def test_routes_that_come_and_go_are_those_of_the_router(
 
     assert (await status("/after"), await status("/new")) == (200, 404)
     added = APIRouter()
-    added.get("/new", status_code=201)(resource)
+    added.get("/new", status_code=201)(nothing)
     fast.include_router(added)
     assert await status("/new") == 201
     # First, so that it wins.
     routes.insert(0, routes.pop())
-    fast.get("/{any}", status_code=202)(resource)
+    fast.get("/{any}", status_code=202)(nothing)
     routes.insert(0, routes.pop())
     assert (await status("/after"), await status("/new")) == (202, 202)
     del routes[0]

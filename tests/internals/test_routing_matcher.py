@@ -52,7 +52,7 @@ TABLES = [
 
 
 def test_every_match_of_a_linear_scan_is_a_candidate_in_its_order() -> None:
-    random = Random(19)
+    random = Random(19)  # noqa: S311
     matches = 0
     for _ in range(400):
         count = random.randrange(1, 12)
@@ -95,7 +95,7 @@ def test_only_routes_that_can_match_are_candidates() -> None:
 
 
 def test_the_cache_finds_the_route_that_the_router_finds() -> None:
-    random = Random(7)
+    random = Random(7)  # noqa: S311
     for _ in range(60):
         table = [a_template(random) for _ in range(random.randrange(1, 7))]
         for method in ("GET", "POST"):
