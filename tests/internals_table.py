@@ -130,6 +130,8 @@ TESTS: dict[str, Needs] = {
     "test_resources.py": Needs(interpreter=True, by=("cache_backend",)),
     "test_response_cache.py": Needs(interpreter=True, by=("cache_backend", "read_replica"), only=CACHED),
     "test_routing.py": Needs(interpreter=True),
+    "test_dispatch.py": Needs(interpreter=True),
+    "test_routing_matcher.py": Needs(only=CACHED),
     "test_server.py": Needs(interpreter=True),
     "test_serving.py": Needs(),
     "test_settings.py": Needs(),

@@ -51,10 +51,10 @@ class Suite:
         subprocess.run(command, cwd=self.source, env=environment, check=False, stdout=subprocess.DEVNULL)
         return outcomes(report)
 
-    def counts(self) -> Counter[str]:
-        """Return the number of path operations by their reason, or as `compiled`."""
+    def counts(self, kind: str = "json") -> Counter[str]:
+        """Return the number of path operations by their reason, or as `compiled`; or of requests."""
         found: Counter[str] = Counter()
-        for path in (self.directory / "counts").glob("*.json"):
+        for path in (self.directory / "counts").glob(f"*.{kind}"):
             found.update(json.loads(path.read_text()))
         return found
 
@@ -107,6 +107,7 @@ def main() -> None:
     print(
         f"FastAPI {version('fastapi')}: {counts['compiled']} of {counts.total()} path operations compiled ({share:.0%})"
     )
+    print("requests:", dict(suite.counts("requests")))
     for reason, count in counts.most_common(8):
         print(f"  {count:5} {reason}")
     for name, reason in EXPECTED.items():

@@ -1,4 +1,7 @@
-"""A pytest plugin that compiles each path operation of FastAPI's tests, and counts them."""
+"""A pytest plugin that compiles each path operation of FastAPI's tests, and counts them.
+
+Applications have core's innermost middleware, which calls handlers without FastAPI's layers.
+"""
 
 import json
 import os
@@ -6,14 +9,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import fastapi
 import fastapi.routing
 import pytest
 from app.core.http.compiled.compiler import Compiler, NotCompiled
+from app.core.http.compiled.dispatch import Dispatch
+from starlette.middleware import Middleware
 
 COUNTS = Path(os.environ["COMPILED_COUNTS"])
 counts: Counter[str] = Counter()
+dispatched: Counter[str] = Counter()
 
 construct = fastapi.routing.APIRoute.__init__
+build = fastapi.FastAPI.build_middleware_stack
 construct_included = fastapi.routing._EffectiveRouteContext.from_api_route.__func__
 
 
@@ -40,6 +48,25 @@ def from_api_route(cls: Any, **options: Any) -> Any:
     return context
 
 
+def build_middleware_stack(self: fastapi.FastAPI) -> Any:
+    middleware = self.user_middleware
+    self.user_middleware = [*middleware, Middleware(CountedDispatch)]
+    try:
+        return build(self)
+    finally:
+        self.user_middleware = middleware
+
+
+class CountedDispatch(Dispatch):
+    """Counts the requests that skip FastAPI's layers, and the others."""
+
+    def _find(self, scope: Any) -> Any:
+        app = super()._find(scope)
+        dispatched["without layers" if app else "with layers"] += 1
+        return app
+
+
+fastapi.FastAPI.build_middleware_stack = build_middleware_stack
 fastapi.routing.APIRoute.__init__ = __init__
 fastapi.routing._EffectiveRouteContext.from_api_route = classmethod(from_api_route)
 
@@ -48,3 +75,4 @@ fastapi.routing._EffectiveRouteContext.from_api_route = classmethod(from_api_rou
 def pytest_sessionfinish() -> None:
     COUNTS.mkdir(exist_ok=True)
     (COUNTS / f"{os.getpid()}.json").write_text(json.dumps(counts))
+    (COUNTS / f"{os.getpid()}.requests").write_text(json.dumps(dispatched))

@@ -5,7 +5,7 @@ A request belongs to the first route that matches it, as in the router.
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlencode
 
 from fastapi import FastAPI
@@ -14,6 +14,7 @@ from fastapi.routing import RouteContext, iter_route_contexts
 from fastapi.security import APIKeyQuery
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from starlette.convertors import Convertor
 from starlette.routing import WebSocketRoute
 from starlette.types import Scope
 
@@ -27,6 +28,7 @@ from app.core.cache.parameters import (
 )
 from app.core.cache.policy import no_store, policy_of
 from app.core.cache.tags import canonical, field_names
+from app.core.http.routing import Matcher, route_path
 
 # Most keys that one worker remembers, and the longest path and query among them.
 MAX_REMEMBERED = 4096
@@ -49,6 +51,9 @@ class Route:
     def __init__(self, context: RouteContext, declared: Mapping[object, Declaration]) -> None:
         self.path: str = context.path or ""
         self.regex: re.Pattern[str] | None = getattr(context, "path_regex", None)
+        self.convertors: Mapping[str, Convertor[Any]] = getattr(context, "param_convertors", {})
+        # None for a route that may match any path.
+        self.format = context.path_format if self.regex else None
         self.methods = context.methods
         policy = policy_of(context.endpoint) or no_store
         is_keyed = policy.ttl_s or policy.tags
@@ -172,13 +177,7 @@ class RouteTable:
             for context in iter_route_contexts(app.router.routes)
             if not isinstance(context.original_route, WebSocketRoute)
         ]
-        self._buckets = {
-            first: [route for route in routes if _first(route.path) in (first, None)]
-            for first in {_first(route.path) for route in routes}
-            if first is not None
-        }
-        # Routes whose first segment is a parameter, in the order of the router.
-        self._dynamic = [route for route in routes if _first(route.path) is None]
+        self._matcher = Matcher((route.format, route.convertors, route) for route in routes)
         keyed = [route.keyed for route in routes if route.keyed]
         # Request headers that some keyed route reads, as names in `vary` or credentials.
         self.headers = frozenset(
@@ -208,9 +207,7 @@ class RouteTable:
 
     def find(self, method: str, path: str) -> Route | None:
         """Return the route that answers the request; None when there is none."""
-        end = path.find("/", 1)
-        first = path[1:] if end < 0 else path[1:end]
-        for route in self._buckets.get(first, self._dynamic):
+        for route in self._matcher.candidates(path):
             if route.allows(method) and (route.regex is None or route.regex.match(path)):
                 return route
         return None
@@ -228,22 +225,6 @@ class RouteTable:
                 self._keys.clear()
             self._keys[path, query] = key
         return key
-
-
-def route_path(scope: Scope) -> str:
-    """Return the path below the application's root, as the router matches it."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
-        return path[len(root) :]
-    return path
-
-
-def _first(path: str) -> str | None:
-    """Return the first segment; None when it is not the same for all paths of the route."""
-    segment = path[1:].partition("/")[0]
-    # A mount at the root has an empty path.
-    return None if not path or "{" in segment else segment
 
 
 def _as_sent(parameter: Parameter, value: str) -> str:

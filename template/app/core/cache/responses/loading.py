@@ -20,11 +20,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.cache import headers as h
 from app.core.cache.conditional import CREDENTIAL_HEADERS, Responder, declared
-from app.core.cache.keys import ResponseKey, route_path
+from app.core.cache.keys import ResponseKey
 from app.core.cache.responses.rules import entry_of, is_shareable, tag_headers
 from app.core.cache.store import NotShareable
 from app.core.cache.store.entry import Entry
 from app.core.http.problems import Unavailable, problem_response
+from app.core.http.routing import route_path
 
 # Items of the client's scope that a load gets; requests with one key have the same.
 _IN_KEY = ("type", "asgi", "scheme", "root_path", "app")

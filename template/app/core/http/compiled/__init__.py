@@ -12,6 +12,7 @@ from logging import getLogger
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from starlette.middleware import Middleware
 
 logger = getLogger(__name__)
 
@@ -27,6 +28,7 @@ def compile_path_operations(app: FastAPI) -> list[tuple[APIRoute, str | None]]:
         # Fails if a private name of FastAPI is gone.
         from app.core.http.compiled import fastapi_internals
         from app.core.http.compiled.compiler import NotCompiled, compile_route
+        from app.core.http.compiled.dispatch import Dispatch
 
         reason = fastapi_internals.unknown()
     except ImportError as error:
@@ -34,6 +36,10 @@ def compile_path_operations(app: FastAPI) -> list[tuple[APIRoute, str | None]]:
     if reason is not None:
         logger.warning("FastAPI's own handlers answer: %s", reason)
         return [(route, reason) for route in routes]
+    classes: list[object] = [each.cls for each in app.user_middleware]
+    if Dispatch not in classes:
+        # The last is the innermost, also when the team adds others.
+        app.user_middleware.append(Middleware(Dispatch))
     found: list[tuple[APIRoute, str | None]] = []
     for route in routes:
         try:

@@ -72,17 +72,11 @@ class Compiler:
         route = self._route
         self._emit()
         names = self._source.names
-        names.update(runtime.NAMES, stock=route.app, endpoint=self._dependant.call)
+        names.update(runtime.NAMES, endpoint=self._dependant.call)
         names["context"] = runtime.endpoint_context(self._dependant)
-        provider = route.dependency_overrides_provider
-        if provider is not None:
-            names["provider"] = provider
-        condition = "provider.dependency_overrides or " if provider is not None else ""
         head = "\n".join(
             [
                 "async def handler(scope, receive, send):",
-                f"    if {condition}telemetry() is not None:",
-                "        return await stock(scope, receive, send)",
                 "    request, started = None, []",
                 "    try:",
             ]
@@ -91,7 +85,8 @@ class Compiler:
         with self._source.block("except Exception as error:"):
             self._source.add("await answer_error(error, request, scope, receive, send, started)")
         methods = ",".join(sorted(route.methods))
-        handler = self._source.function(head, f"<compiled {methods} {route.path}>")
+        direct = self._source.function(head, f"<compiled {methods} {route.path}>")
+        handler = runtime.guarded(direct, route.app, route.dependency_overrides_provider)
         return wrap_app_with_body_limit(handler, route.max_body_size)
 
     def _check(self) -> None:

@@ -2,15 +2,21 @@
 
 import inspect
 from hashlib import sha256
+from typing import Any
 
-from fastapi import __version__, routing
+from fastapi import FastAPI, __version__, routing
 from fastapi._compat import ModelField
 from fastapi.concurrency import _asynccontextmanager_with_shielded_exit
 from fastapi.dependencies import utils
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from fastapi.routing import APIRoute, APIRouter
+from starlette._exception_handler import wrap_app_handling_exceptions
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import Response
+from starlette.routing import Route
 
 # What a compiled handler does in place of these.
-COPIED = (
+COPIED: tuple[Any, ...] = (
     routing.request_response,
     routing.get_request_handler,
     routing.run_endpoint_function,
@@ -31,15 +37,24 @@ COPIED = (
     Response.render,
     Response.init_headers,
     Response.__call__,
+    FastAPI.build_middleware_stack,
+    APIRouter.app,
+    APIRoute.matches,
+    APIRoute.handle,
+    Route.matches,
+    Route.handle,
+    AsyncExitStackMiddleware.__call__,
+    ExceptionMiddleware,
+    wrap_app_handling_exceptions,
 )
 # Digests of all sources that FastAPI's own tests passed with: `nox -s fastapi-suite` of the
 # template.
-KNOWN = frozenset({"9b5e2e93b8879c07"})
+KNOWN = frozenset({"32d88e21baa11047"})
 
 
 def digest() -> str:
-    """Return the digest of the copied functions."""
-    text = "".join(inspect.getsource(function) for function in COPIED)
+    """Return the digest of the sources."""
+    text = "".join(inspect.getsource(copied) for copied in COPIED)
     return sha256(text.encode()).hexdigest()[:16]
 
 

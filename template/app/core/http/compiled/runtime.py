@@ -43,7 +43,22 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.core.http.compiled.dispatch import LAYERS
+
+
+def guarded(direct: ASGIApp, stock: ASGIApp, provider: Any) -> ASGIApp:
+    """Return `direct` behind FastAPI's own handler, for overrides and for telemetry."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        is_overridden = provider is not None and provider.dependency_overrides
+        is_direct = not is_overridden and _get_request_telemetry() is None
+        await (direct if is_direct else stock)(scope, receive, send)
+
+    # `Dispatch` has looked already.
+    handler.direct = direct  # type: ignore[attr-defined]
+    return handler
 
 NO_SCOPE = nullcontext()
 
@@ -331,6 +346,9 @@ async def answer_error(
         pass
 
     app = wrap_app_handling_exceptions(fail, request or Request(scope, receive, send))
+    if LAYERS not in scope:
+        # In place of the layer that `Dispatch` leaves out.
+        app = wrap_app_handling_exceptions(app, Request(scope, receive, send))
     await app(scope, receive, ignore if started else send)
 
 
@@ -412,7 +430,4 @@ NAMES: dict[str, Any] = {
         solved_json_head,
         unanswered,
     )
-} | {
-    "Undefined": Undefined,
-    "telemetry": _get_request_telemetry,
-}
+} | {"Undefined": Undefined}
