@@ -28,7 +28,7 @@ from app.core.cache.parameters import (
 from app.core.cache.policy import no_store, policy_of
 from app.core.cache.tags import canonical, field_names
 
-# Most keys that one worker remembers, and the longest path and query among them.
+# Half of the most keys that one worker remembers, and the longest path and query among them.
 MAX_REMEMBERED = 4096
 MAX_REMEMBERED_CHARS = 512
 
@@ -165,7 +165,9 @@ class RouteTable:
     """
 
     def __init__(self, app: FastAPI) -> None:
+        # Two generations: a key of the older one is remembered again when it is asked for.
         self._keys: dict[tuple[str, bytes], ResponseKey] = {}
+        self._old_keys: dict[tuple[str, bytes], ResponseKey] = {}
         declared = declarations(app)
         routes = [
             Route(context, declared)
@@ -193,6 +195,8 @@ class RouteTable:
         path, query = route_path(scope), scope["query_string"]
         is_get = scope["method"] == "GET"
         key = self._keys.get((path, query)) if is_get else None
+        if key is None and is_get and (key := self._old_keys.get((path, query))) is not None:
+            self._remember(path, query, key)
         if key is not None:
             return key.route, key
         found = self.find("GET", path)
@@ -224,10 +228,13 @@ class RouteTable:
             if canonical_route is None or canonical_route.keyed is not route:
                 raise NotCacheable
         if len(path) + len(query) <= MAX_REMEMBERED_CHARS:
-            if len(self._keys) >= MAX_REMEMBERED:
-                self._keys.clear()
-            self._keys[path, query] = key
+            self._remember(path, query, key)
         return key
+
+    def _remember(self, path: str, query: bytes, key: ResponseKey) -> None:
+        if len(self._keys) >= MAX_REMEMBERED:
+            self._old_keys, self._keys = self._keys, {}
+        self._keys[path, query] = key
 
 
 def route_path(scope: Scope) -> str:

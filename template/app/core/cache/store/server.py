@@ -144,11 +144,20 @@ class Server:
             return None
         try:
             return await self._connection.execute(*commands)
-        except ResponseError as error:
-            logger.warning("cache: %s", error)
         except RedisError as error:
-            logger.debug("cache: %s: `_keep` connects again", error)
+            _log(error)
         return None
+
+    def send(self, *commands: Command) -> bool:
+        """Send commands, whose failure is only logged; False when the server is unavailable."""
+        if self._connection is None:
+            return False
+        try:
+            replies = self._connection.execute(*commands)
+        except RedisError:
+            return False
+        replies.add_done_callback(lambda done: _log(done.exception()))
+        return True
 
     def name(self, *parts: str) -> str:
         """Return the name of a key or channel."""
@@ -274,6 +283,13 @@ class Server:
                 len(self._undelivered),
                 ", ".join(list(self._undelivered)[:10]),
             )
+
+
+def _log(error: BaseException | None) -> None:
+    if isinstance(error, ResponseError):
+        logger.warning("cache: %s", error)
+    elif error is not None:
+        logger.debug("cache: %s: `_keep` connects again", error)
 
 
 def slower(round_trips_s: Collection[float], loads_s: Collection[float]) -> bool:
