@@ -167,7 +167,8 @@ class Sent(list[list[str]]):
 
         def recorded(*commands: Command) -> "asyncio.Future[list[Any]]":
             if commands[0][0] != "GETEX":  # a heartbeat
-                self.append([f"{name} {str(key).split(':')[1]}" for name, key, *_ in commands])
+                kinds = [(name, str(key).split(":")[1]) for name, key, *_ in commands]
+                self.append([f"{name!s} {kind}" for name, kind in kinds])
             return execute(*commands)
 
         setattr(connection, "execute", recorded)  # noqa: B010 - not to be assigned for mypy
@@ -256,7 +257,8 @@ async def test_a_cancelled_caller_alone_still_fills_the_cache(
 
 async def test_closing_during_a_load_returns_the_lease(server: str, client: AsyncRedis) -> None:
     async def hang() -> Entry:
-        return await asyncio.get_running_loop().create_future()
+        await asyncio.Event().wait()
+        raise AssertionError
 
     async with worker(server) as cache:
         waiting = asyncio.create_task(cache.read("key", TAGS, hang))
