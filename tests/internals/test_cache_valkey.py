@@ -638,6 +638,8 @@ async def test_a_refusal_means_that_the_server_is_away_or_concerns_one_operation
     proxy: FaultProxy, behind: Cache, row: Row, text: str, is_away: bool
 ) -> None:
     await row.read(behind)
+    # Replies come in order: the entry is stored.
+    await behind.shared.stored("other")
     row.value = 2
     proxy.refusal = f"-{text}\r\n".encode()
     await behind.shared.stored("other")
