@@ -157,6 +157,119 @@ async def test_all_workers_together_load_once(workers: list[Cache], row: Row) ->
     assert sorted(outcome for _, outcome in found) == ["collapsed"] * 99 + ["miss"]
 
 
+class Sent(list[list[str]]):
+    """The commands of each batch that a worker sends, by name and kind of key."""
+
+    def __init__(self, cache: Cache) -> None:
+        connection = cache.server._connection
+        assert connection is not None
+        execute = connection.execute
+
+        def recorded(*commands: Command) -> "asyncio.Future[list[Any]]":
+            if commands[0][0] != "GETEX":  # a heartbeat
+                kinds = [(name, str(key).split(":")[1]) for name, key, *_ in commands]
+                self.append([f"{name!s} {kind}" for name, kind in kinds])
+            return execute(*commands)
+
+        setattr(connection, "execute", recorded)  # noqa: B010 - not to be assigned for mypy
+
+    def taken(self) -> list[list[str]]:
+        sent = self[:]
+        self.clear()
+        return sent
+
+
+TAKE = ["SET lease", "SET tag", "MGET entry"]
+STORE = ["SET entry", "DEL lease"]
+
+
+async def test_a_miss_is_one_round_trip_where_misses_are_usual(
+    workers: list[Cache], row: Row
+) -> None:
+    cache, other = workers[:2]
+    sent = Sent(cache)
+    # The first look of a worker expects the entry; then it makes the generations, too.
+    await row.read(cache)
+    assert sent.taken() == [
+        ["MGET entry"],
+        ["SET lease", "SET tag", "SET tag", "MGET entry"],
+        STORE,
+    ]
+    for _ in range(3):
+        await cache.invalidate(*TAGS)
+        assert await row.read(cache) == (row.value, "miss")
+        assert sent.taken() == [["DEL tag", "PUBLISH invalidated"], TAKE, STORE]
+    # A hit after misses returns the lease, and others wait for nothing.
+    await row.read(other, "other key")
+    assert await row.read(cache, "other key") == (1, "hit")
+    assert sent.taken() == [TAKE, ["DEL lease"]]
+    # After hits, a look asks for the entry alone.
+    for _ in range(20):
+        cache.local.clear()
+        assert await row.read(cache) == (1, "hit")
+    assert sent.taken()[-1] == ["MGET entry"]
+
+
+async def test_writers_at_the_same_time_send_each_tag_once(workers: list[Cache]) -> None:
+    sent = Sent(workers[0])
+    await asyncio.gather(*(workers[0].invalidate(f"book:{number}") for number in range(50)))
+
+    assert sent == [["DEL tag", "PUBLISH invalidated"]] * 50
+    assert not workers[0].server.has_pending
+
+
+async def test_a_caller_that_is_cancelled_while_it_asks_leaves_no_lease(
+    workers: list[Cache], client: AsyncRedis, row: Row
+) -> None:
+    for turns in range(8):
+        key = f"key {turns}"
+        first = asyncio.create_task(row.read(workers[0], key))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(row.read(workers[0], key))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        first.cancel()
+        assert (await second)[0] == 1
+        await asyncio.wait([first])
+        assert not workers[0]._loading
+        # Another worker waits for no lease.
+        workers[0].server.send(("DEL", workers[0].server.name("entry", "", key)))
+        assert await row.read(workers[0], f"{key} again") == (1, "miss")
+        assert await row.read(workers[1], key) == (1, "miss")
+    assert await client.keys("*:lease:*") == []
+
+
+async def test_a_cancelled_caller_alone_still_fills_the_cache(
+    workers: list[Cache], row: Row
+) -> None:
+    for turns in range(8):
+        cache, key = workers[0], f"key {turns}"
+        leaving = asyncio.create_task(row.read(cache, key))
+        for _ in range(turns + 1):
+            await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        async with asyncio.timeout(BRIEF_S):
+            while cache._loading:
+                await asyncio.sleep(0)
+        assert await row.read(cache, key) == (1, "hit")
+
+
+async def test_closing_during_a_load_returns_the_lease(server: str, client: AsyncRedis) -> None:
+    async def hang() -> Entry:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with worker(server) as cache:
+        waiting = asyncio.create_task(cache.read("key", TAGS, hang))
+        while not cache.counts["load", "miss"]:
+            await asyncio.sleep(0)
+        assert await client.keys("*:lease:*")
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await client.keys("*:lease:*") == []
+
+
 async def test_without_a_server_each_worker_loads_once(
     workers: list[Cache], pid: int, row: Row
 ) -> None:
@@ -442,7 +555,8 @@ async def test_a_refresh_keeps_the_newer_entry_of_the_process(
         for _ in range(2):
             found = await cache.read("key", TAGS, fail)
             assert found.entry.body == b"new"
-            await asyncio.gather(*cache._loading.values(), return_exceptions=True)
+            while cache._loading:
+                await asyncio.sleep(0)
 
 
 async def test_a_server_that_restarts_empty_is_found_again(
@@ -524,6 +638,8 @@ async def test_a_refusal_means_that_the_server_is_away_or_concerns_one_operation
     proxy: FaultProxy, behind: Cache, row: Row, text: str, is_away: bool
 ) -> None:
     await row.read(behind)
+    # Replies come in order: the entry is stored.
+    await behind.shared.stored("other")
     row.value = 2
     proxy.refusal = f"-{text}\r\n".encode()
     await behind.shared.stored("other")

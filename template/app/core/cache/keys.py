@@ -30,7 +30,7 @@ from app.core.cache.policy import no_store, policy_of
 from app.core.cache.tags import canonical, field_names
 from app.core.http.routing import Matcher, route_path
 
-# Most keys that one worker remembers, and the longest path and query among them.
+# Half of the most keys that one worker remembers, and the longest path and query among them.
 MAX_REMEMBERED = 4096
 MAX_REMEMBERED_CHARS = 512
 
@@ -170,7 +170,9 @@ class RouteTable:
     """
 
     def __init__(self, app: FastAPI) -> None:
+        # Two generations: a key of the older one is remembered again when it is asked for.
         self._keys: dict[tuple[str, bytes], ResponseKey] = {}
+        self._old_keys: dict[tuple[str, bytes], ResponseKey] = {}
         declared = declarations(app)
         routes = [
             Route(context, declared)
@@ -192,6 +194,8 @@ class RouteTable:
         path, query = route_path(scope), scope["query_string"]
         is_get = scope["method"] == "GET"
         key = self._keys.get((path, query)) if is_get else None
+        if key is None and is_get and (key := self._old_keys.get((path, query))) is not None:
+            self._remember(path, query, key)
         if key is not None:
             return key.route, key
         found = self.find("GET", path)
@@ -221,10 +225,13 @@ class RouteTable:
             if canonical_route is None or canonical_route.keyed is not route:
                 raise NotCacheable
         if len(path) + len(query) <= MAX_REMEMBERED_CHARS:
-            if len(self._keys) >= MAX_REMEMBERED:
-                self._keys.clear()
-            self._keys[path, query] = key
+            self._remember(path, query, key)
         return key
+
+    def _remember(self, path: str, query: bytes, key: ResponseKey) -> None:
+        if len(self._keys) >= MAX_REMEMBERED:
+            self._old_keys, self._keys = self._keys, {}
+        self._keys[path, query] = key
 
 
 def _as_sent(parameter: Parameter, value: str) -> str:

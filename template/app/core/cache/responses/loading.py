@@ -9,7 +9,6 @@ A response that is for one client only, or a stream, goes to the client of the r
 
 import asyncio
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from logging import getLogger
@@ -41,105 +40,101 @@ class FailedResponse(Unavailable):
         self.entry = entry
 
 
-@dataclass(eq=False, repr=False)
 class ResponseLoad:
     """One load for a request with a key.
 
-    Attributes:
+    Args:
         varying: normalised values of the headers in `vary`.
         state: the state of the lifespan, copied for the load.
         max_bytes: a larger body is not recorded.
         control: the directives of the client's `Cache-Control`.
+
+    Attributes:
         response: status and headers of the response, once it is loaded.
     """
 
-    app: ASGIApp
-    key: ResponseKey
-    host: str
-    varying: dict[bytes, bytes]
-    scope: Scope
-    receive: Receive
-    send: Send
-    state: Mapping[str, Any]
-    max_bytes: int
-    control: Collection[bytes]
-    response: tuple[int, h.Headers] | None = None
-    _has_client: bool = True
-    _has_sent_request: bool = False
-    _start: Message | None = None
-    _run: asyncio.Task[None] | None = None
-    # Set when the response goes to the client, unrecorded.
-    _forwards: asyncio.Event = field(default_factory=asyncio.Event)
-    _to_client: Send | None = None
-    _recorded: asyncio.Future[tuple[int, h.Headers, bytes]] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    def __init__(
+        self,
+        app: ASGIApp,
+        key: ResponseKey,
+        host: str,
+        varying: dict[bytes, bytes],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        state: Mapping[str, Any],
+        max_bytes: int,
+        control: Collection[bytes],
+    ) -> None:
+        self.response: tuple[int, h.Headers] | None = None
+        self._app = app
+        self._key = key
+        self._host = host
+        self._varying = varying
+        self._client = scope, receive, send
+        self._state = state
+        self._max_bytes = max_bytes
+        self._control = control
+        self._has_client = True
+        self._has_sent_request = False
+        self._start: Message | None = None
+        self._run: asyncio.Task[None] | None = None
+        self._entry: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
+        # Set when the response goes to the client, unrecorded.
+        self._forwards = asyncio.Event()
+        self._to_client: Send | None = None
 
-    async def __call__(self) -> Entry:
-        """Return the response as an entry.
+    def __call__(self) -> "asyncio.Future[Entry]":
+        """Begin to load; a cancelled result ends the load.
 
         Raises:
             NotShareable: when its client gets the response, has left, or sent `only-if-cached`.
             FailedResponse: when it is a 5xx.
         """
-        if b"only-if-cached" in self.control:
-            raise NotShareable
-        self._run = asyncio.create_task(self._application())
-        self._run.add_done_callback(self._has_ended)
-        try:
-            status, own, body = await self._recorded
-        except asyncio.CancelledError:
-            self._run.cancel()
-            raise
-        route = self.key.route
-        headers = declared(route.declaration, status, own)
-        headers += tag_headers(self.key, headers)
-        if status == HTTPStatus.OK and h.get(headers, b"etag") is None:
-            headers.append((b"etag", h.etag_of(body)))
-        self.response = status, headers
-        entry = entry_of(status, headers, body, route.policy, h.get(own, b"cache-control"))
-        if b"no-store" in self.control:
-            entry.ttl_s = 0
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise FailedResponse(entry)
-        return entry
+        if b"only-if-cached" in self._control:
+            self._entry.set_exception(NotShareable())
+        else:
+            self._run = asyncio.create_task(self._application())
+            self._run.add_done_callback(self._has_ended)
+            self._entry.add_done_callback(self._may_stop)
+        return self._entry
 
     async def finish(self) -> None:
         """Wait until the client has its whole response; raise the application's error here."""
         if self._run is not None:
             await self._run
-        elif b"only-if-cached" in self.control:
+        elif b"only-if-cached" in self._control:
             # RFC 9111, section 5.2.1.7.
             response = problem_response(
                 HTTPStatus.GATEWAY_TIMEOUT,
                 "The response is not in the cache.",
                 headers={"Cache-Control": "no-store", "Cache-Status": "app; fwd=miss"},
             )
-            await response(self.scope, self.receive, self.send)
+            await response(*self._client)
 
     def leave(self) -> None:
         """Drop the client, unless this run is sending to it."""
         self._has_client = self._forwards.is_set()
 
     async def _application(self) -> None:
-        await self.app(self._scope(), self._receive, self._send)
+        await self._app(self._scope(), self._receive, self._send)
 
     def _scope(self) -> Scope:
         """Return the scope of the load, which has nothing of the client but the key."""
-        scope = self.scope
-        path = scope["path"][: len(scope["path"]) - len(route_path(scope))] + self.key.path
+        scope = self._client[0]
+        path = scope["path"][: len(scope["path"]) - len(route_path(scope))] + self._key.path
         return {
             **{name: scope[name] for name in _IN_KEY if name in scope},
             "http_version": "1.1",
-            "state": dict(self.state),
+            "state": dict(self._state),
             "method": "GET",
             "headers": [
-                (b"host", self.host.encode("latin-1")),
-                *((name, value) for name, value in self.varying.items() if value),
+                (b"host", self._host.encode("latin-1")),
+                *((name, value) for name, value in self._varying.items() if value),
             ],
             "path": path,
             "raw_path": quote_from_bytes(path.encode()).encode(),
-            "query_string": self.key.query,
+            "query_string": self._key.query,
             "client": None,
             "server": None,
             # The middleware has named the route; a refresh outlives the request that telemetry
@@ -154,7 +149,7 @@ class ResponseLoad:
             return {"type": "http.request", "body": b"", "more_body": False}
         # Report a disconnect only when the response goes to this client.
         await self._forwards.wait()
-        while (message := await self.receive())["type"] != "http.disconnect":
+        while (message := await self._client[1]())["type"] != "http.disconnect":
             pass
         return message
 
@@ -165,21 +160,36 @@ class ResponseLoad:
         elif message["type"] == "http.response.start":
             headers = [(name.lower(), value) for name, value in message.get("headers", ())]
             self._start = {**message, "headers": headers}
-        elif self._start is not None and not self._recorded.done():
+        elif self._start is not None and not self._entry.done():
             if self._may_record(self._start, message):
-                body = message.get("body", b"")
-                self._recorded.set_result((self._start["status"], self._start["headers"], body))
+                self._record(self._start, message.get("body", b""))
             else:
-                self._recorded.set_exception(NotShareable())
+                self._entry.set_exception(NotShareable())
                 await self._forward(self._start, message)
 
+    def _record(self, start: Message, body: bytes) -> None:
+        """Make the entry of a whole response."""
+        status, own, route = start["status"], start["headers"], self._key.route
+        headers = declared(route.declaration, status, own)
+        headers += tag_headers(self._key, headers)
+        if status == HTTPStatus.OK and h.get(headers, b"etag") is None:
+            headers.append((b"etag", h.etag_of(body)))
+        self.response = status, headers
+        entry = entry_of(status, headers, body, route.policy, h.get(own, b"cache-control"))
+        if b"no-store" in self._control:
+            entry.ttl_s = 0
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            self._entry.set_exception(FailedResponse(entry))
+        else:
+            self._entry.set_result(entry)
+
     def _may_record(self, start: Message, message: Message) -> bool:
-        credentials = self.key.route.declaration.credentials
-        keyed = (*self.varying, *CREDENTIAL_HEADERS, *credentials)
+        credentials = self._key.route.declaration.credentials
+        keyed = (*self._varying, *CREDENTIAL_HEADERS, *credentials)
         return (
             message["type"] == "http.response.body"
             and not message.get("more_body")
-            and len(message.get("body", b"")) <= self.max_bytes
+            and len(message.get("body", b"")) <= self._max_bytes
             and is_shareable(start["status"], start["headers"], keyed)
         )
 
@@ -190,23 +200,28 @@ class ResponseLoad:
             assert self._run is not None
             self._run.cancel()
             return
-        send = adding(self.send, self.key, (b"cache-status", b"app; fwd=miss"))
-        complete = partial(declared, self.key.route.declaration)
-        self._to_client = Responder(self.scope, send, complete).send
+        scope, _, send = self._client
+        send = adding(send, self._key, (b"cache-status", b"app; fwd=miss"))
+        complete = partial(declared, self._key.route.declaration)
+        self._to_client = Responder(scope, send, complete).send
         self._forwards.set()
         for message in messages:
             await self._to_client(message)
 
     def _has_ended(self, run: asyncio.Task[None]) -> None:
         error = None if run.cancelled() else run.exception()
-        if self._recorded.done():
+        if self._entry.done():
             if error is not None and not self._forwards.is_set():
                 logger.error("after the response: %r", error, exc_info=error)
         elif run.cancelled():
-            self._recorded.cancel()
+            self._entry.cancel()
         else:
             no_response = RuntimeError("The application did not answer.")
-            self._recorded.set_exception(error or no_response)
+            self._entry.set_exception(error or no_response)
+
+    def _may_stop(self, entry: "asyncio.Future[Entry]") -> None:
+        if entry.cancelled() and self._run is not None:
+            self._run.cancel()
 
 
 def adding(send: Send, key: ResponseKey | None, *more: tuple[bytes, bytes]) -> Send:

@@ -128,11 +128,13 @@ class Server:
 
         After the loss of a connection, wait up to `CACHE_TIMEOUT_S` for the next one.
         """
-        self._undelivered |= dict.fromkeys(tags, object())
+        new = dict.fromkeys(tags, object())
+        self._undelivered |= new
         if len(self._undelivered) > MAX_UNDELIVERED:
-            self._undelivered = {EVERYTHING: object()}
-        await self._deliver()
-        if self._undelivered and self._settings is not None:
+            new = {EVERYTHING: object()}
+            self._undelivered = new.copy()
+        # Without the tags of other callers, which are on their way.
+        if not await self._deliver(new) and self._settings is not None:
             # `_keep` delivers before it sets the event.
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.cache_timeout_s):
@@ -144,11 +146,20 @@ class Server:
             return None
         try:
             return await self._connection.execute(*commands)
-        except ResponseError as error:
-            logger.warning("cache: %s", error)
         except RedisError as error:
-            logger.debug("cache: %s: `_keep` connects again", error)
+            _log(error)
         return None
+
+    def send(self, *commands: Command) -> bool:
+        """Send commands, whose failure is only logged; False when the server is unavailable."""
+        if self._connection is None:
+            return False
+        try:
+            replies = self._connection.execute(*commands)
+        except RedisError:
+            return False
+        replies.add_done_callback(lambda done: _log(done.exception()))
+        return True
 
     def name(self, *parts: str) -> str:
         """Return the name of a key or channel."""
@@ -219,7 +230,7 @@ class Server:
         self._round_trips_s.append(time.monotonic() - asked)
         self.is_slow = slower(self._round_trips_s, self.loads_s)
         self._check_owner(run_id)
-        await self._deliver()
+        await self._catch_up()
         if connection.error is None:
             # Replies keep their order: all messages before these have been handled.
             self._local.trusted_until = asked + TRUST_S
@@ -240,17 +251,22 @@ class Server:
         self._local.trusted_until = 0.0
         self._local.clear()
 
-    async def _deliver(self) -> None:
-        """Send the invalidations that the server has not confirmed."""
-        if tags := self._undelivered.copy():
-            delete = ("DEL", *(self.name("tag", tag) for tag in tags))
-            publish = ("PUBLISH", self.name("invalidated"), "\n".join(tags))
-            if await self.attempt(delete, publish) is None:
-                return
-            for tag, invalidation in tags.items():
-                # Unless the tag was invalidated again meanwhile.
-                if self._undelivered.get(tag) is invalidation:
-                    del self._undelivered[tag]
+    async def _deliver(self, tags: dict[str, object]) -> bool:
+        """Send these invalidations; return whether the server has confirmed them."""
+        delete = ("DEL", *(self.name("tag", tag) for tag in tags))
+        publish = ("PUBLISH", self.name("invalidated"), "\n".join(tags))
+        if await self.attempt(delete, publish) is None:
+            return False
+        for tag, invalidation in tags.items():
+            # Unless the tag was invalidated again meanwhile.
+            if self._undelivered.get(tag) is invalidation:
+                del self._undelivered[tag]
+        return True
+
+    async def _catch_up(self) -> None:
+        """Send all invalidations that the server has not confirmed, and take its data over."""
+        if self._undelivered and not await self._deliver(self._undelivered.copy()):
+            return
         if self._is_foreign and not self._undelivered:
             # A full server refuses `SET`.
             delete = ("DEL", self.name("tag", EVERYTHING))
@@ -264,7 +280,7 @@ class Server:
             with suppress(RedisError, OSError):
                 if self._connection is None:
                     await self._connect(settings)
-                await self._deliver()
+                await self._catch_up()
             if self._undelivered:
                 await asyncio.sleep(RETRY_S)
         if self._undelivered:
@@ -274,6 +290,13 @@ class Server:
                 len(self._undelivered),
                 ", ".join(list(self._undelivered)[:10]),
             )
+
+
+def _log(error: BaseException | None) -> None:
+    if isinstance(error, ResponseError):
+        logger.warning("cache: %s", error)
+    elif error is not None:
+        logger.debug("cache: %s: `_keep` connects again", error)
 
 
 def slower(round_trips_s: Collection[float], loads_s: Collection[float]) -> bool:

@@ -26,6 +26,10 @@ LEASE_POLL_S = 0.01
 GENERATION_S = 24 * 3600
 # Of a generation and of a lease.
 TOKEN_BYTES = 8
+# If more of the last looks than this share found no entry, the first look takes the lease: this
+# saves a round trip for a miss, and costs a hit the commands that take and return the lease.
+LEASE_FROM = 0.1
+WEIGHT_OF_ONE = 1 / 8
 
 
 class Found(NamedTuple):
@@ -48,6 +52,8 @@ class Lookup(NamedTuple):
     is_shown: bool = False
     # Whether this worker waited for another one.
     has_waited: bool = False
+    # Whether another worker loads the entry, and `look_up` may not wait for it.
+    is_loaded_elsewhere: bool = False
     generations: bytes | None = None
     # In seconds of the monotonic clock; 0 is no lease.
     lease_until: float = 0.0
@@ -65,45 +71,66 @@ class SharedCache:
         self._counts = counts
         # Entries of other releases are not shown; invalidations concern all releases.
         self.version = ""
+        # The share of misses among the last looks: see `LEASE_FROM`.
+        self._misses = 0.0
 
-    async def look_up(self, key: str, tags: Sequence[str], *, accept_stale: bool) -> Lookup:
+    async def look_up(
+        self, key: str, tags: Sequence[str], token: bytes, *, accept_stale: bool, may_wait: bool
+    ) -> Lookup:
         """Return an entry to show, or the lease to load it; wait while another worker loads it.
 
         If it returns neither, the caller loads all the same: the server is unavailable or slow, or
         the other worker takes too long.
+
+        Args:
+            token: names the holder of the lease.
         """
         if self._server.is_slow:
             self._counts["shared", "skipped"] += 1
             return Lookup()
-        lease = os.urandom(TOKEN_BYTES)
-        # GET returns the token of the lease: None when it was free.
-        take: Command = ("SET", self._name("lease", key), lease, "NX", "GET", "PX", LEASE_MS)
         give_up_at = time.monotonic() + LEASE_S
-        lease_until, has_waited = 0.0, False
-        found = await self.find(key, tags)
-        while not _is_shown(found.entry, accept_stale=accept_stale):
+        lease_until, has_waited, makes_all = 0.0, False, False
+        # Usually no tag of a new entry has a generation yet, but `EVERYTHING` has.
+        missing: Sequence[str] = [self._server.name("tag", tag) for tag in tags]
+        is_first, takes_lease = True, self._misses > LEASE_FROM
+        while True:
             now = time.monotonic()
-            if lease_until or found.generations is None or now > give_up_at:
-                return Lookup(found.entry, False, has_waited, found.generations, lease_until)
             # Lease and entry in one round trip: a worker that gets the lease after another has
             # stored the entry finds it.
-            new: list[Command] = [
-                ("SET", name, os.urandom(TOKEN_BYTES), "NX", "EX", GENERATION_S)
-                for name in found.missing
-            ]
-            found = await self.find(key, tags, take, *new)
-            if found.reply is None:
+            before: list[Command] = []
+            if takes_lease:
+                generation = new_token()
+                before = [("SET", name, generation, "NX", "EX", GENERATION_S) for name in missing]
+                if not lease_until:
+                    # GET returns the token of the lease: None when it was free.
+                    lease = self._name("lease", key)
+                    before.insert(0, ("SET", lease, token, "NX", "GET", "PX", LEASE_MS))
+            found = await self.find(key, tags, *before)
+            is_shown = _is_shown(found.entry, accept_stale=accept_stale)
+            if takes_lease and not lease_until and found.reply in (None, token):
                 lease_until = now + LEASE_S
-            elif found.generations is not None:
+            if is_first:
+                self._misses += (float(not is_shown) - self._misses) * WEIGHT_OF_ONE
+            if is_shown:
+                break
+            is_complete = not found.missing or makes_all
+            if found.generations is None or now > give_up_at or (lease_until and is_complete):
+                return Lookup(found.entry, False, has_waited, False, found.generations, lease_until)
+            if takes_lease and not lease_until:
+                if not may_wait:
+                    return Lookup(found.entry, is_loaded_elsewhere=True)
                 has_waited = True
                 await asyncio.sleep(LEASE_POLL_S)
-        # With the lease, too, the entry is new: another worker stored it since the first look.
-        lookup = Lookup(found.entry, True, has_waited or bool(lease_until), None, lease_until)
-        await self.finish(key, lookup, None)
+            missing, makes_all = found.missing, True
+            is_first, takes_lease = False, True
+        # With the lease of a later look, the entry is new: another worker stored it meanwhile.
+        has_waited = has_waited or (lease_until > 0 and not is_first)
+        lookup = Lookup(found.entry, True, has_waited, False, None, lease_until)
+        self.finish(key, lookup, None)
         return lookup
 
-    async def finish(self, key: str, lookup: Lookup, entry: Entry | None) -> bool:
-        """Store the loaded entry, if any, and end the lease; return whether it is stored."""
+    def finish(self, key: str, lookup: Lookup, entry: Entry | None) -> bool:
+        """Store the loaded entry, if any, and end the lease; return whether the entry is sent."""
         commands: list[Command] = []
         if entry is not None and lookup.generations is not None:
             lifetime_ms = max(1, int(entry.lifetime_s * 1000))
@@ -112,9 +139,8 @@ class SharedCache:
         # A lease that has ended may belong to another worker.
         if time.monotonic() < lookup.lease_until:
             commands.append(("DEL", self._name("lease", key)))
-        if not commands or await self._server.attempt(*commands) is None:
-            return False
-        return entry is not None and lookup.generations is not None
+        is_sent = bool(commands) and self._server.send(*commands)
+        return is_sent and entry is not None and lookup.generations is not None
 
     async def find(self, key: str, tags: Sequence[str], *before: Command) -> Found:
         """Ask the server, after the commands `before`, for an entry and the tags' generations."""
@@ -148,3 +174,8 @@ def _is_shown(entry: Entry | None, *, accept_stale: bool) -> bool:
     if freshness is Freshness.STALE_WHILE_REVALIDATE:
         return accept_stale
     return freshness is Freshness.FRESH
+
+
+def new_token() -> bytes:
+    """Return a number that nobody else has."""
+    return os.urandom(TOKEN_BYTES)

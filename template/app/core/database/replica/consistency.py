@@ -6,20 +6,14 @@ there shows the write. The token is no secret: at worst it sends a read to the p
 """
 
 import re
-from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import wraps
 from http import HTTPStatus
-from typing import ParamSpec, TypeVar
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.http.problems import problem_response
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 HEADER = "Commit-LSN"
 _NAME = HEADER.lower().encode()
@@ -57,18 +51,9 @@ def is_fresh() -> bool:
     return _fresh.get()
 
 
-def fresh(load: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-    """Make `load` read from the primary: for values that a cache keeps and shares."""
-
-    @wraps(load)
-    async def loads(*args: P.args, **kwargs: P.kwargs) -> T:
-        before = _fresh.set(True)
-        try:
-            return await load(*args, **kwargs)
-        finally:
-            _fresh.reset(before)
-
-    return loads
+def fresh() -> None:
+    """Make this context read from the primary: for values that a cache keeps and shares."""
+    _fresh.set(True)
 
 
 class CommitTokens:
