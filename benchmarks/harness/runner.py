@@ -67,7 +67,7 @@ class Plan:
     # None: one for endpoints and comparisons, and for mixes as many as each kind of service runs in production.
     workers: int | None = None
     rounds: int = 4
-    seconds: float = 3.0
+    seconds: float = 2.0
     rate_per_s: float | None = None
     size: Size = field(default_factory=Size)
 

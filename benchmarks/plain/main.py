@@ -1,8 +1,8 @@
 """FastAPI, asyncpg and orjson, as lean as a good programmer writes them by hand: the bar for the rendered service.
 
 SQL with JOINs, dicts made from rows, bytes from orjson; Pydantic for what comes in, and for nothing that goes out.
-It leaves out every guard: no cache but the one that `crud` asks for, no limits on the body, on waiting or on statements,
-no metrics, no problem documents, no schema of the answers, no page before the current one (`prev` is null).
+It leaves out every guard: no cache but that of `crud`, no limits on the body, on waiting or on statements, no metrics,
+no problem documents, no schema of the answers, no page before the current one (`prev` is null).
 """
 
 import asyncio

@@ -400,7 +400,8 @@ def test_the_cost_of_a_miss_is_that_of_its_cpu_time() -> None:
     assert goal in GOALS
     [verdict] = verdicts(goal, results([miss, uncached]))
     assert verdict.value
-    assert (verdict.text, verdict.value.median) == ("**missed**", pytest.approx(1.25))
+    assert verdict.text == "**missed**"
+    assert verdict.value.median == pytest.approx(1.25)
 
 
 def test_the_short_part_has_a_row_a_service_and_names_what_is_missed(whole: str) -> None:
