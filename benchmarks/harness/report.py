@@ -294,7 +294,7 @@ def _times(value: float) -> str:
 
 
 def _goals(results: Results) -> str:
-    if all(each.service != SUBJECT for each in results.measurements):
+    if {each.service for each in results.measurements}.isdisjoint(goal.service for goal in GOALS):
         return f"## Goals\n\nNot measured: they are of the whole {SUBJECT} service, which had no part in this run."
     rows = [
         [

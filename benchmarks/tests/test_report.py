@@ -346,6 +346,12 @@ def test_without_the_service_that_has_goals_there_is_no_table_of_them() -> None:
     assert "|" not in goals
 
 
+def test_a_way_alone_is_judged_without_its_service() -> None:
+    load: dict[str, Any] = {"section": "crud", "scenario": "crud", "cached": True}
+    run = results([measurement("plain", round_(10), **load), measurement("memory", round_(11), **load)])
+    assert goal_rows(run)["crud", "requests/s of memory against plain"][""] == "reached"
+
+
 def test_what_makes_a_verdict_doubtful_is_said() -> None:
     load: dict[str, Any] = {"section": "mixes", "scenario": "read-mostly-cached"}
     mine = measurement(
