@@ -225,6 +225,7 @@ COMPARED = {
     "naive": "the naive service",
     "usual": "the usual service",
     "plain": "FastAPI and asyncpg by hand",
+    "plain-gc": "the same with the garbage collection of this service",
     "raw": "bare ASGI, the limit",
 }
 SHORT_MIXES = {

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from benchmarks.harness.results import QUANTILES, Measurement, Results, Round
 
-BASELINES = ("naive", "usual", "plain", "raw", "orm", "uncached")
+BASELINES = ("naive", "usual", "plain", "plain-gc", "raw", "orm", "uncached")
 SIGNIFICANT_DIGITS = 5
 
 CLIENT_BUSY_CORES = 0.9

@@ -118,7 +118,7 @@ CRUD = Comparison(
             ("no-cache", "none", "rendered without a store for responses"),
         )
     },
-    of={"crud": ("plain", "valkey", "memory", "no-cache", LIMIT)},
+    of={"crud": ("plain", "plain-gc", "valkey", "memory", "no-cache", LIMIT)},
     apart=True,
 )
 

@@ -58,7 +58,7 @@ def test_services_that_ways_need(comparison: Comparison, chosen: tuple[str, ...]
 
 @pytest.mark.parametrize(
     ("chosen", "others"),
-    [(tuple(SERVICES), ("plain", "raw")), (("naive", "rendered"), ()), (("raw", "plain"), None)],
+    [(tuple(SERVICES), ("plain", "plain-gc", "raw")), (("naive", "rendered"), ()), (("raw", "plain"), None)],
 )
 def test_ways_apart_are_started_instead_of_their_service(
     chosen: tuple[str, ...], others: tuple[str, ...] | None
