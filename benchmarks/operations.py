@@ -178,7 +178,7 @@ def main() -> None:
         postgres(home) as database,
         valkey(home, variable="CACHE_URL", maxmemory_policy="allkeys-lfu") as cache,
     ):
-        directory = Renderings(home).directory(cached=True)
+        directory = Renderings(home).directory("valkey")
         variables = {
             "DATABASE_URL": database,
             "CACHE_URL": cache,

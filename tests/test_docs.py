@@ -15,7 +15,7 @@ import copier
 import pytest
 import yaml
 
-from tests import ownership
+from tests import figures, ownership
 from tests.environments import run_uv, uv_environment, uv_program
 from tests.interpreters import oldest
 from tests.quick_copier import COPIER
@@ -178,6 +178,17 @@ def test_the_readme_counts_the_lines_of_every_part(defaults: Path) -> None:
 
 
 # --- Figures ---
+
+
+def test_the_figures_of_the_readme_are_those_of_the_published_run() -> None:
+    quoted, measured = (figures.part(read(page)).splitlines() for page in (figures.README, figures.RESULTS))
+    assert quoted == measured, "run `nox -s docs`"
+
+
+@pytest.mark.parametrize("text", ["", figures.SHORT[0], "b{1} a{0}", "{0} a {1} {0} b {1}"])
+def test_a_page_without_one_part_of_figures_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match="one part between"):
+        figures.part(text.format(*figures.SHORT))
 
 
 def test_the_figures_of_engines_are_those_of_the_benchmark() -> None:

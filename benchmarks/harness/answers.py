@@ -16,6 +16,7 @@ from benchmarks.harness.scenarios import Request
 
 OWN = ("next", "prev")
 NOBODY = UUID(int=0)
+NO_ITEM = 999_999
 TIMEOUT_S = 30
 
 
@@ -96,7 +97,7 @@ def check_equal(request_of: Mapping[str, Request], ports: Mapping[str, int]) -> 
 
 
 def check_written(name: str, port: int, written: Request) -> None:
-    """After a write of a user that was read before, a read sees what was written.
+    """After a write of a row that was read before, a read sees the name that was written.
 
     Raises:
         AnswersDiffer: when it does not.

@@ -81,7 +81,7 @@ def environment(
             found = asyncio.run(seeding.state(database, size))
         if found is None:
             say(f"making {size.users:,} users and {size.posts:,} posts, once")
-            migrate(renderings.directory(cached=False), variables)
+            migrate(renderings.directory("none"), variables)
             asyncio.run(seeding.seed(database, size))
         say("reading the rows")
         rows = asyncio.run(seeding.look(database, depth=depth))

@@ -20,7 +20,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from benchmarks.harness.report import SUBJECT, plain, times
+from benchmarks.harness.goals import SUBJECT
+from benchmarks.harness.report import plain, times
 from benchmarks.harness.results import QUANTILES, Measurement, Results, Section
 from benchmarks.harness.summary import Spread, counterpart, latency, ratio, services, spread, summary
 

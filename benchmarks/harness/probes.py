@@ -59,7 +59,7 @@ def in_process(environment: Environment, repetitions: int) -> list[Probe]:
     try:
         process = subprocess.run(
             [sys.executable, "-m", "app.caches.probe", str(repetitions)],
-            cwd=environment.renderings.directory(cached=True),
+            cwd=environment.renderings.directory("valkey"),
             env={**os.environ, **environment.variables, "CURSOR_SECRET": services.CURSOR_SECRET},
             capture_output=True,
             text=True,
@@ -92,7 +92,7 @@ def stampede(environment: Environment, stampedes: int) -> list[Probe]:
         SERVICES["rendered"],
         workers=WORKERS,
         cached=True,
-        directory=environment.renderings.directory(cached=True),
+        directory=environment.renderings.directory("valkey"),
         variables=environment.variables,
         workspace=environment.workspace,
     )

@@ -1,11 +1,11 @@
-"""The results as Markdown: all at a glance, details, goals, latency at a fixed rate, notes (pure)."""
+"""The results as Markdown: in short, all at a glance, details, goals, latency at a fixed rate, notes (pure)."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal, TypeVar
 
+from benchmarks.harness.goals import GOALS, SUBJECT, Goal, verdicts
 from benchmarks.harness.results import Measurement, Results, Section
-from benchmarks.harness.scenarios import ENDPOINTS, SCENARIOS
 from benchmarks.harness.summary import (
     CLIENT_BUSY_CORES,
     DATABASE_BUSY_CORES,
@@ -16,18 +16,15 @@ from benchmarks.harness.summary import (
     Summary,
     cores,
     counterpart,
-    latency,
-    paired,
+    errors_text,
     ratio,
     services,
     spread,
     summary,
-    tail,
 )
 
 Key = TypeVar("Key", bound=Hashable)
 
-SUBJECT = "rendered"
 NOTHING = "-"
 TITLES: dict[Section, str] = {"mixes": "Mixes", "endpoints": "Endpoints", "clients": "Numbers of clients"}
 
@@ -35,6 +32,7 @@ TITLES: dict[Section, str] = {"mixes": "Mixes", "endpoints": "Endpoints", "clien
 WAYS: dict[Section, tuple[str, str, str, str]] = {
     "lanes": ("Lanes", "lane", "orm", f"The ways of one running {SUBJECT} service to its database"),
     "caches": ("Caches", "way", "uncached", f"The ways of one running {SUBJECT} service to a user that may be cached"),
+    "crud": ("HttpArena's crud", "service", "plain", f"One worker of {SUBJECT} with each cache, and of other services"),
 }
 
 Mark = Literal["disturbed", "errors", Limit]
@@ -57,62 +55,11 @@ MARKS: dict[Mark, tuple[str, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class Goal:
-    """What the subject is to reach; every scenario of the section counts when none is named.
-
-    "requests" is requests/s and "p95" the p95 latency, both as a multiple of that of `against`; "tail" is p99 / p50
-    with four times more clients than pool connections.
-    """
-
-    section: Section
-    scenario: str | None
-    figure: Literal["requests", "p95", "tail"]
-    bound: float
-    against: str = ""
-    workers: int | None = None
-
-    @property
-    def at_least(self) -> bool:
-        return self.figure == "requests"
-
-
-GOALS = (
-    Goal("mixes", "read-mostly-cached", "requests", 100, "naive"),
-    Goal("mixes", "read-mostly-cached", "p95", 1 / 30, "naive"),
-    Goal("mixes", "read-mostly", "requests", 12, "naive"),
-    Goal("mixes", "read-mostly", "p95", 1 / 10, "naive"),
-    Goal("endpoints", "user", "requests", 0.60, "raw", workers=1),
-    Goal("endpoints", "posts", "requests", 0.75, "raw", workers=1),
-    Goal("endpoints", "users", "requests", 0.60, "raw", workers=1),
-    Goal("endpoints", "write", "requests", 0.55, "raw", workers=1),
-    Goal("mixes", "read-mostly-cached", "requests", 0.70, "raw"),
-    *(Goal("endpoints", name, "requests", 0.95, "plain") for name in ENDPOINTS),
-    Goal("mixes", "read-mostly-cached", "requests", 3, "plain"),
-    # Endpoints are measured with as many clients as this goal speaks of; a probe takes no connection.
-    *(Goal("endpoints", name, "tail", 2, workers=1) for name in ENDPOINTS if name != "health"),
-)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    goal: Goal
-    scenario: str | None
-    value: Spread | None  # None: not measured
-    remarks: tuple[str, ...] = ()
-
-    @property
-    def text(self) -> str:
-        if self.value is None:
-            return "not measured"
-        reached = self.value.median >= self.goal.bound if self.goal.at_least else self.value.median <= self.goal.bound
-        return "reached" if reached else "**missed**"
-
-
 def markdown(results: Results) -> str:
     """The whole report; parts for which nothing was measured say so or are left out."""
     parts = [
         _header(results),
+        short(results),
         *main_tables(results),
         *(_details(results, section) for section in TITLES),
         _goals(results),
@@ -120,48 +67,6 @@ def markdown(results: Results) -> str:
         _notes(results),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def verdicts(goal: Goal, results: Results) -> list[Verdict]:
-    """One for each measurement that the goal speaks of, or a single one without a value."""
-    found = []
-    for each in results.measurements:
-        if (
-            (each.service, each.section) == (SUBJECT, goal.section)
-            and goal.scenario in (None, each.scenario)
-            and goal.workers in (None, each.workers)
-            and (SCENARIOS[each.scenario].cached or not each.cached)
-            and (goal.figure != "tail" or each.clients == results.settings.get("pool_clients"))
-        ):
-            verdict = _verdict(goal, each, results)
-            if verdict.value:
-                found.append(verdict)
-    return found or [Verdict(goal, goal.scenario, None)]
-
-
-def _verdict(goal: Goal, measurement: Measurement, results: Results) -> Verdict:
-    if goal.figure == "tail":
-        value = spread([tail(each) for each in measurement.rounds])
-        return Verdict(goal, measurement.scenario, value, tuple(_doubts(results, measurement)))
-    baseline = counterpart(results, measurement, goal.against)
-    if baseline is None or goal.workers not in (None, baseline.workers):
-        return Verdict(goal, measurement.scenario, None)
-    value = ratio(measurement, baseline) if goal.figure == "requests" else paired(measurement, baseline, latency(0.95))
-    remarks = [*_doubts(results, measurement), *_doubts(results, baseline)]
-    if baseline.workers != measurement.workers:
-        remarks.append(f"workers: {measurement.workers} against {baseline.workers}")
-    return Verdict(goal, measurement.scenario, value, tuple(remarks))
-
-
-def _doubts(results: Results, measurement: Measurement) -> Iterable[str]:
-    """What keeps a figure from being the service's own."""
-    total = summary(measurement, cores(results))
-    if total.errors:
-        yield f"{measurement.service}: errors {_errors(total.errors)}"
-    if total.limited_by:
-        yield f"{measurement.service}: {total.limited_by} was the limit"
-    if total.disturbed_rounds:
-        yield f"{measurement.service}: {total.disturbed_rounds} of {len(measurement.rounds)} rounds disturbed"
 
 
 def _header(results: Results) -> str:
@@ -237,7 +142,7 @@ def compared(results: Results, section: Section) -> str:
                 _ratio(results, each, baseline, times),
                 _ratio(results, each, "raw", share),
                 *(_spread(it, plain, ranged=False) for it in (total.cpu_us, total.p50_ms, total.p95_ms, total.p99_ms)),
-                _errors(total.errors),
+                errors_text(total.errors),
             ]
         )
     headers = ["scenario", way, "requests/s (low-high)", f"of {baseline}", "of raw", "CPU us/request"]
@@ -246,7 +151,8 @@ def compared(results: Results, section: Section) -> str:
     lines = [
         f"## {title}",
         "",
-        f"{intro}, with {clients} clients, in turns and with equal answers; raw is a service beside it.",
+        f"{intro}, with {clients} clients, in turns and with equal answers"
+        + ("." if section == "crud" else "; raw is a service beside it."),
         "",
         _table(*_without_empty(headers, rows), text=(0, 1)),
     ]
@@ -307,34 +213,102 @@ def _detail(results: Results, measurement: Measurement, marks: set[Mark]) -> lis
         _ratio(results, measurement, "raw", share),
         _ratio(results, measurement, "plain", share),
         *(_spread(each, plain, ranged=False) for each in (total.cpu_us, total.p50_ms, total.p95_ms, total.p99_ms)),
-        _errors(total.errors),
+        errors_text(total.errors),
         _spread(total.memory_bytes, megabytes, ranged=False),
         NOTHING if measurement.response_bytes is None else f"{measurement.response_bytes:,}",
     ]
 
 
-def _goals(results: Results) -> str:
-    if all(each.service != SUBJECT for each in results.measurements):
-        return f"## Goals\n\nNot measured: they are of the whole {SUBJECT} service, which had no part in this run."
+# Around the part of the report that README.md has as well.
+SHORT = ("<!-- speed, from docs/performance/results.md: nox -s docs -->", "<!-- end of speed -->")
+COMPARED = {
+    "naive": "the naive service",
+    "usual": "the usual service",
+    "plain": "FastAPI and asyncpg by hand",
+    "plain-gc": "the same with the garbage collection of this service",
+    "raw": "bare ASGI, the limit",
+}
+SHORT_MIXES = {
+    "read-mostly": "9 reads to 1 write, no cache",
+    "read-mostly-cached": "the same, caches on",
+    "write-heavy": "half writes, caches on",
+}
+
+
+def short(results: Results) -> str:
+    """The subject's requests per second as multiples of the other services', a hit, and the goals."""
     rows = []
-    for goal in GOALS:
-        form = _form(goal)
-        for verdict in verdicts(goal, results):
-            what = {
-                "requests": f"requests/s against {goal.against}",
-                "p95": f"p95 against {goal.against}",
-                "tail": "p99 / p50, 4 times more clients than connections",
-            }[goal.figure]
-            rows.append(
-                [
-                    verdict.scenario or "any",
-                    what + (f", {goal.workers} worker" if goal.workers else ""),
-                    ("at least " if goal.at_least else "at most ") + form(goal.bound),
-                    _spread(verdict.value, form),
-                    verdict.text,
-                    "; ".join(verdict.remarks),
-                ]
-            )
+    for name, title in COMPARED.items():
+        cells = [_cell([_multiple(results, "mixes", scenario, SUBJECT, name)]) for scenario in SHORT_MIXES]
+        cells.append(_cell([_multiple(results, "crud", "crud", way, name) for way in ("valkey", "memory", "no-cache")]))
+        known = [
+            ratio.median
+            for each in results.measurements
+            if (each.section, each.service) == ("endpoints", SUBJECT)
+            and (ratio := _multiple(results, "endpoints", each.scenario, SUBJECT, name))
+        ]
+        ends = f"{_times(min(known))} to {_times(max(known))} ({_times(median(known))})" if known else NOTHING
+        rows.append([title, *cells, ends])
+    rows = [row for row in rows if set(row[1:]) != {NOTHING}]
+    if not rows:
+        return ""
+    headers = ["compared with", *SHORT_MIXES.values(), "HttpArena's crud: Valkey, memory, no cache"]
+    headers.append("single endpoints: lowest to highest (median)")
+    lines = [
+        f"Requests per second of the {SUBJECT} service, with all its guards, as multiples of those of other services "
+        "with the same endpoints, rows and responses:",
+        "",
+        _table(*_without_empty(headers, rows)),
+        "",
+    ]
+    hit = _multiple(results, "caches", "user-popular", "local", "uncached")
+    if hit:
+        lines.append(
+            f"A hit in the worker's own cache is {_times(hit.median)} as fast as the same read without a cache."
+        )
+    found = [verdict for goal in GOALS for verdict in verdicts(goal, results) if verdict.value]
+    missed = [verdict for verdict in found if not verdict.is_reached]
+    lines.append(
+        f"{len(found) - len(missed)} of {len(found)} goals are reached"
+        + ("; missed: " + "; ".join(f"{verdict.subject}, {verdict.goal.name}" for verdict in missed) if missed else "")
+        + "."
+    )
+    return "\n".join(["## In short", "", SHORT[0], "", *lines, "", SHORT[1]])
+
+
+def _multiple(results: Results, section: Section, scenario: str, service: str, other: str) -> Spread | None:
+    for each in results.measurements:
+        if (each.section, each.scenario, each.service) == (section, scenario, service):
+            baseline = counterpart(results, each, other)
+            return ratio(each, baseline) if baseline else None
+    return None
+
+
+def _cell(multiples: Sequence[Spread | None]) -> str:
+    known = [_times(each.median) if each else NOTHING for each in multiples]
+    return NOTHING if set(known) == {NOTHING} else ", ".join(known)
+
+
+def _times(value: float) -> str:
+    """Two digits behind the point, because goals are that close; none for large multiples."""
+    return f"{value:,.0f}x" if value >= 9.95 else f"{value:.2f}x"
+
+
+def _goals(results: Results) -> str:
+    if {each.service for each in results.measurements}.isdisjoint(goal.service for goal in GOALS):
+        return f"## Goals\n\nNot measured: they are of the whole {SUBJECT} service, which had no part in this run."
+    rows = [
+        [
+            verdict.subject,
+            goal.name,
+            ("at least " if goal.at_least else "at most ") + _form(goal)(goal.bound),
+            _spread(verdict.value, _form(goal)),
+            verdict.text,
+            "; ".join(verdict.remarks),
+        ]
+        for goal in GOALS
+        for verdict in verdicts(goal, results)
+    ]
     headers = ["scenario", f"figure of {SUBJECT}", "goal", "measured (low-high)", "", "remarks"]
     return "\n".join(["## Goals", "", _table(headers, rows, text=(0, 1, 4, 5))])
 
@@ -371,7 +345,7 @@ def _open_loop(results: Results) -> str:
                     plain(rate) if rate else NOTHING,
                     _spread(total.requests_per_s, plain, ranged=False) + _marked(total, marks),
                     f"{total.unanswered:,}",
-                    _errors(total.errors),
+                    errors_text(total.errors),
                     *(_spread(latency_ms, plain, ranged=False) for latency_ms in latencies),
                     plain(max((one.sample.max_lag_ms for one in each.rounds), default=0.0)),
                     _keeps_up(total),
@@ -450,12 +424,6 @@ def _spread(value: Spread | None, form: Callable[[float], str], *, ranged: bool 
 def _ratio(results: Results, measurement: Measurement, name: str, form: Callable[[float], str]) -> str:
     baseline = counterpart(results, measurement, name)
     return _spread(ratio(measurement, baseline), form, ranged=False) if baseline else NOTHING
-
-
-def _errors(errors: Mapping[str, int]) -> str:
-    total = sum(errors.values())
-    kinds = ", ".join(f"{kind}: {count:,}" for kind, count in sorted(errors.items()) if count)
-    return f"{total:,} ({kinds})" if total else "0"
 
 
 def _marked(total: Summary, marks: set[Mark]) -> str:

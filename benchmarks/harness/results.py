@@ -7,7 +7,7 @@ from typing import Any, Literal
 # Raised when a field is renamed or changes its meaning.
 SCHEMA_VERSION = 3
 
-Section = Literal["endpoints", "mixes", "lanes", "caches", "clients", "open_loop"]
+Section = Literal["endpoints", "mixes", "lanes", "caches", "crud", "clients", "open_loop"]
 
 # Where a latency distribution is known: its smallest and largest value and these shares between them.
 QUANTILES = (
@@ -64,7 +64,7 @@ class Round:
 class Measurement:
     """All rounds of one service in one scenario.
 
-    In the sections "lanes" and "caches" `service` may be a way of the rendered one, as ways.py has them.
+    In the sections "lanes", "caches" and "crud" `service` may be a way of the rendered one, as ways.py has them.
     """
 
     section: Section

@@ -12,10 +12,24 @@ import asyncpg
 # In a table of its own, written last: rows without it are not ours, or only half there.
 MARK = "slipstream_benchmark"
 # Raised when the rows change, so that kept ones are made again.
-VERSION = 1
+VERSION = 2
 FIRST_USER = datetime(2025, 1, 1, 0, 0, 0, 123456, tzinfo=UTC)
 FIRST_POST = datetime(2025, 4, 1, 0, 0, 0, 654321, tzinfo=UTC)
 SENTENCE = "The quick brown fox jumps over the lazy dog, and nobody measures how much time that takes. "
+# Of HttpArena's profile `crud`; no migration of a service makes it.
+ITEMS = 100_000
+CATEGORIES = ("electronics", "office", "tools", "home", "sports")
+ITEM_COLUMNS = {
+    "id": "integer PRIMARY KEY",
+    "name": "text NOT NULL",
+    "category": "text NOT NULL",
+    "price": "integer NOT NULL",
+    "quantity": "integer NOT NULL",
+    "active": "boolean NOT NULL",
+    "tags": "jsonb NOT NULL",
+    "rating_score": "integer NOT NULL",
+    "rating_count": "integer NOT NULL",
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,11 @@ async def seed(url: str, size: Size) -> None:
         await connection.copy_records_to_table(
             "posts", columns=["id", "author_id", "title", "body", "created_at"], records=_posts(rng, users, size.posts)
         )
-        await connection.execute("VACUUM (ANALYZE, FREEZE) users, posts")
+        columns = ", ".join(f"{name} {kind}" for name, kind in ITEM_COLUMNS.items())
+        await connection.execute(f"CREATE TABLE items ({columns})")
+        await connection.copy_records_to_table("items", columns=list(ITEM_COLUMNS), records=_items(rng))
+        await connection.execute("CREATE INDEX ON items (category, id)")
+        await connection.execute("VACUUM (ANALYZE, FREEZE) users, posts, items")
         await connection.execute(
             f"CREATE TABLE {MARK} AS SELECT {VERSION} AS version, {size.users} AS users, {size.posts} AS posts"
         )
@@ -77,7 +95,7 @@ async def look(url: str, *, depth: int) -> Rows:
     """Tidy the tables up after earlier runs and read what requests name."""
     connection = await asyncpg.connect(url, command_timeout=600)
     try:
-        await connection.execute("VACUUM (ANALYZE) users, posts")
+        await connection.execute("VACUUM (ANALYZE) users, posts, items")
         # Warms the buffers as well.
         users = await connection.fetch("SELECT id FROM users ORDER BY created_at, id")
         last = await connection.fetchrow(
@@ -95,6 +113,14 @@ async def server_version(url: str) -> str:
         return str(await connection.fetchval("SHOW server_version"))
     finally:
         await connection.close()
+
+
+def _items(rng: random.Random) -> Iterator[tuple[Any, ...]]:
+    for number in range(1, ITEMS + 1):
+        category = CATEGORIES[number % len(CATEGORIES)]
+        price, quantity, score, count = (rng.randrange(1, limit) for limit in (500, 100, 101, 1_000))
+        tags = '["fast", "new"]' if number % 2 else '["fast"]'
+        yield number, f"Alpha Widget {number}", category, price, quantity, bool(number % 10), tags, score, count
 
 
 def _identifier(rng: random.Random) -> UUID:

@@ -1,4 +1,4 @@
-"""The five services: how each is started, as its own kind is run in production, and how it is stopped."""
+"""The six services: how each is started, as its own kind is run in production, and how it is stopped."""
 
 import http.client
 import os
@@ -27,10 +27,10 @@ STOP_TIMEOUT_S = 10.0
 READY_POLL_S = 0.3
 OVERLAY = ROOT / "benchmarks" / "rendered"
 # The domains in it, whose routes come last: no other request is matched against them.
-OVERLAY_DOMAINS = ("reports", "lanes")
+OVERLAY_DOMAINS = ("reports", "lanes", "items")
 # The example's domain whose router is replaced by one in the prepared lane.
 REPLACED_DOMAIN = "users"
-# The one that needs a cache.
+# The one that needs Valkey.
 CACHED_DOMAIN = "caches"
 # Signs the cursors of the rendered service, here and there.
 CURSOR_SECRET = "benchmark" * 4
@@ -58,6 +58,12 @@ class Service:
     # Below which path it is asked.
     root: str = ""
     one_worker_only: bool = False
+    # The answer with which it is rendered; None where the kind of measurement decides.
+    cache_backend: str | None = None
+
+    @property
+    def is_rendered(self) -> bool:
+        return self.command is rendered
 
 
 @dataclass
@@ -184,6 +190,13 @@ SERVICES = {
             by_keyset,
         ),
         Service(
+            "plain-gc",
+            "`plain` with the garbage collection of the rendered service",
+            uvicorn("plain_gc", "--no-access-log"),
+            each_core,
+            by_keyset,
+        ),
+        Service(
             "rendered",
             "the service that the template renders, with its production settings and all its guards",
             rendered,
@@ -204,11 +217,10 @@ SERVICES = {
 }
 
 
-def render_service(template: Path, destination: Path, *, cached: bool) -> Path:
+def render_service(template: Path, destination: Path, cache_backend: str) -> Path:
     """Render the service with its example, and lay over it what the benchmark needs beside that."""
-    answers = DEFAULTS | {"cache_backend": "valkey" if cached else "none"}
-    render(template, destination, answers)
-    lay_over(destination, (*OVERLAY_DOMAINS, CACHED_DOMAIN) if cached else OVERLAY_DOMAINS)
+    render(template, destination, DEFAULTS | {"cache_backend": cache_backend})
+    lay_over(destination, (*OVERLAY_DOMAINS, CACHED_DOMAIN) if cache_backend == "valkey" else OVERLAY_DOMAINS)
     shutil.copytree(OVERLAY / "app" / REPLACED_DOMAIN, destination / "app" / REPLACED_DOMAIN, dirs_exist_ok=True)
     return destination
 
@@ -226,17 +238,17 @@ def lay_over(service: Path, domains: Sequence[str]) -> None:
 
 
 class Renderings:
-    """The rendered service with and without its cache, from the working tree; each is rendered when it is needed."""
+    """The rendered service with each of its caches, from the working tree; each is rendered when it is needed."""
 
     def __init__(self, workspace: Path) -> None:
         self._workspace = workspace
 
-    def directory(self, *, cached: bool) -> Path:
-        template, directory = self._workspace / "template", self._workspace / f"rendered-{cached}"
+    def directory(self, cache_backend: str) -> Path:
+        template, directory = self._workspace / "template", self._workspace / f"rendered-{cache_backend}"
         if not template.exists():
             snapshot(template)
         if not directory.exists():
-            render_service(template, directory, cached=cached)
+            render_service(template, directory, cache_backend)
         return directory
 
 

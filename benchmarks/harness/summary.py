@@ -1,14 +1,14 @@
 """What the rounds of a run come to: order, medians, ratios and bottlenecks (pure)."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal
 
 from benchmarks.harness.results import QUANTILES, Measurement, Results, Round
 
-BASELINES = ("naive", "usual", "plain", "raw", "orm", "uncached")
+BASELINES = ("naive", "usual", "plain", "plain-gc", "raw", "orm", "uncached")
 SIGNIFICANT_DIGITS = 5
 
 CLIENT_BUSY_CORES = 0.9
@@ -173,6 +173,13 @@ def ratio(measurement: Measurement, baseline: Measurement) -> Spread | None:
 def cpu_ratio(measurement: Measurement, baseline: Measurement) -> Spread | None:
     """CPU time for each request as a multiple of the baseline's."""
     return paired(measurement, baseline, lambda each: each.cpu_us)
+
+
+def errors_text(errors: Mapping[str, int]) -> str:
+    """How many there were, and of which kinds."""
+    total = sum(errors.values())
+    kinds = ", ".join(f"{kind}: {count:,}" for kind, count in sorted(errors.items()) if count)
+    return f"{total:,} ({kinds})" if total else "0"
 
 
 def cores(results: Results) -> int | None:

@@ -1,7 +1,8 @@
 """Ways in which one running service does the same, measured like services of their own.
 
 The rendered service is asked below a path for each way: `rendered/app/lanes`, `rendered/app/caches`. So nothing differs
-but the way, and rounds follow each other without a restart.
+but the way, and rounds follow each other without a restart. In `crud`, ways are answers of the template, and each is a
+service of its own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,18 +17,24 @@ LIMIT = "raw"
 
 @dataclass(frozen=True)
 class Comparison:
-    """`of` has who is compared in a scenario: ways of the subject, and other services beside them."""
+    """`of` has who is compared in a scenario: ways of the subject, and other services beside them.
+
+    `apart`: each way is started as a service of its own, in place of the subject.
+    """
 
     section: Section
     cached: bool
     ways: Mapping[str, Service]
     of: Mapping[str, Sequence[str]]
+    apart: bool = False
 
     def needed(self, services: Iterable[str]) -> tuple[str, ...]:
-        """Those of `services` that take part; none without the one that has the ways."""
+        """What is started when `services` are measured; nothing without the one that has the ways."""
         taking_part = {SUBJECT}.union(*self.of.values())
         present = tuple(name for name in services if name in taking_part)
-        return present if SUBJECT in present else ()
+        if SUBJECT not in present:
+            return ()
+        return (*(name for name in present if name != SUBJECT), *self.ways) if self.apart else present
 
     def contestants(self, scenario: str, services: Iterable[str]) -> list[str]:
         """Who is compared in a scenario, when these services take part."""
@@ -38,7 +45,7 @@ class Comparison:
         """The same for services that run."""
         by_name = {one.service.name: one for one in started}
         return [
-            replace(by_name[SUBJECT], service=self.ways[name]) if name in self.ways else by_name[name]
+            by_name[name] if name in by_name else replace(by_name[SUBJECT], service=self.ways[name])
             for name in self.contestants(scenario, by_name)
         ]
 
@@ -100,5 +107,20 @@ CACHES = Comparison(
     },
 )
 
-COMPARISONS = {each.section: each for each in (LANES, CACHES)}
-WAYS = {**LANES.ways, **CACHES.ways}
+CRUD = Comparison(
+    section="crud",
+    cached=True,
+    ways={
+        name: replace(SERVICES[SUBJECT], name=name, title=title, deep_page=by_offset, cache_backend=answer)
+        for name, answer, title in (
+            ("valkey", "valkey", "rendered with its cache in Valkey, and the responses in use in the worker"),
+            ("memory", "memory", "rendered with its cache in the worker's memory"),
+            ("no-cache", "none", "rendered without a store for responses"),
+        )
+    },
+    of={"crud": ("plain", "plain-gc", "valkey", "memory", "no-cache", LIMIT)},
+    apart=True,
+)
+
+COMPARISONS = {each.section: each for each in (LANES, CACHES, CRUD)}
+WAYS = {name: way for each in COMPARISONS.values() for name, way in each.ways.items()}

@@ -21,6 +21,7 @@ import asyncpg
 import orjson
 
 CACHE_TTL_S = 60.0
+ITEM_TTL_S = 0.2
 CACHED = os.environ.get("CACHED") == "1"
 
 USER = "SELECT id, email, name, created_at FROM users WHERE id = $1"
@@ -31,6 +32,17 @@ SUMMARY = """
     FROM posts WHERE author_id = $1
 """
 OWN_POSTS = "SELECT id, title, created_at FROM posts WHERE author_id = $1 ORDER BY created_at DESC, id DESC LIMIT 5"
+
+ITEM_COLUMNS = "id, name, category, price, quantity, active, tags, rating_score, rating_count"
+ITEM = f"SELECT {ITEM_COLUMNS} FROM items WHERE id = $1"  # noqa: S608 - constants
+ITEMS = f"SELECT {ITEM_COLUMNS} FROM items WHERE category = $1 ORDER BY id LIMIT $2 OFFSET $3"  # noqa: S608
+UPDATE_ITEM = "UPDATE items SET name = $2, price = $3, quantity = $4 WHERE id = $1 RETURNING id, name, price, quantity"
+CREATE_ITEM = """
+    INSERT INTO items (id, name, category, price, quantity, active, tags, rating_score, rating_count)
+    VALUES ($1, $2, $3, $4, $5, true, '["bench"]', 0, 0)
+    ON CONFLICT (id) DO UPDATE SET name = $2, price = $4, quantity = $5
+    RETURNING id, name, category, price, quantity
+"""
 
 # The two messages of a response, which the server does not change.
 Answer = tuple[dict[str, Any], dict[str, Any]]
@@ -49,8 +61,8 @@ def answer(body: bytes, status: int = 200) -> Answer:
     )
 
 
-def as_json(value: Any) -> Answer:
-    return answer(orjson.dumps(value, option=orjson.OPT_UTC_Z))
+def as_json(value: Any, status: int = 200) -> Answer:
+    return answer(orjson.dumps(value, option=orjson.OPT_UTC_Z), status)
 
 
 ALIVE = answer(b'{"status":"ok"}')
@@ -69,11 +81,17 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
             response = entry[1]
         else:
             response = await get(path, query)
-            if CACHED and response[0]["status"] == 200:
-                cache[key] = monotonic() + CACHE_TTL_S, response
+            # A list of items is not to be cached.
+            if CACHED and response[0]["status"] == 200 and path != "/crud/items":
+                cache[key] = monotonic() + (ITEM_TTL_S if path.startswith("/crud/") else CACHE_TTL_S), response
     elif scope["method"] == "PATCH" and path.startswith("/users/"):
         response = await rename_user(path[7:], await read_body(receive))
         cache.pop(path, None)
+    elif scope["method"] == "PUT" and path.startswith("/crud/items/"):
+        response = await update_item(path[12:], await read_body(receive))
+        cache.pop(path, None)
+    elif scope["method"] == "POST" and path == "/crud/items":
+        response = await create_item(await read_body(receive))
     else:
         response = NOT_FOUND
     await send(response[0])
@@ -100,6 +118,11 @@ async def get(path: str, query: bytes) -> Answer:
     try:
         if path.startswith("/users/"):
             return await read_user(path[7:])
+        if path.startswith("/crud/items/"):
+            row = await pool.fetchrow(ITEM, int(path[12:]))
+            return as_json(item_dict(row)) if row else NOT_FOUND
+        if path == "/crud/items":
+            return await list_items(query)
         if path == "/posts":
             return await list_posts(query)
         if path == "/livez":
@@ -110,7 +133,7 @@ async def get(path: str, query: bytes) -> Answer:
             if path.endswith("/dashboard"):
                 return await read_dashboard(path[17:-10])
             return as_json(summary_dict(await pool.fetchrow(SUMMARY, path[17:])))
-    except asyncpg.DataError:  # an id that is none
+    except (asyncpg.DataError, ValueError):  # an id that is none
         return INVALID
     return NOT_FOUND
 
@@ -132,6 +155,53 @@ async def rename_user(user_id: str, body: bytes) -> Answer:
     except asyncpg.DataError:
         return INVALID
     return as_json(user_dict(row)) if row else NOT_FOUND
+
+
+async def list_items(query: bytes) -> Answer:
+    try:
+        parameters = dict(pair.split("=", 1) for pair in unquote(query.decode()).split("&")) if query else {}
+        page, limit = int(parameters.get("page", 1)), int(parameters.get("limit", 10))
+    except ValueError:
+        return INVALID
+    if page < 1 or not 1 <= limit <= 50:
+        return INVALID
+    category = parameters.get("category", "electronics")
+    items = [item_dict(row) for row in await pool.fetch(ITEMS, category, limit, (page - 1) * limit)]
+    return as_json({"items": items, "total": len(items), "page": page, "limit": limit})
+
+
+async def update_item(item_id: str, body: bytes) -> Answer:
+    try:
+        change = orjson.loads(body)
+        row = await pool.fetchrow(UPDATE_ITEM, int(item_id), change["name"], change["price"], change["quantity"])
+    except (ValueError, TypeError, KeyError, asyncpg.DataError):
+        return INVALID
+    return as_json(dict(row)) if row else NOT_FOUND
+
+
+async def create_item(body: bytes) -> Answer:
+    try:
+        new = orjson.loads(body)
+        values = new["id"], new["name"], new["category"], new["price"], new["quantity"]
+        row = await pool.fetchrow(CREATE_ITEM, *values)
+    except (ValueError, TypeError, KeyError, asyncpg.DataError):
+        return INVALID
+    cache.pop(f"/crud/items/{row['id']}", None)
+    return as_json(dict(row), 201)
+
+
+def item_dict(row: asyncpg.Record) -> dict[str, Any]:
+    item_id, name, category, price, quantity, active, tags, score, count = row
+    return {
+        "id": item_id,
+        "name": name,
+        "category": category,
+        "price": price,
+        "quantity": quantity,
+        "active": active,
+        "tags": orjson.Fragment(tags),
+        "rating": {"score": score, "count": count},
+    }
 
 
 async def read_body(receive: Any) -> bytes:

@@ -48,6 +48,7 @@ CACHE_SPEEDS = {
     },
     "user": {"uncached": 3_600, "miss": 1_400},
 }
+CRUD_SPEEDS = {"crud": {"plain": 3_000, "valkey": 2_900, "memory": 3_300, "no-cache": 3_600, "raw": 6_000}}
 PROBES = [
     Probe("middleware", "what caching adds to a request", "us", (4.2, 3.9, 14.4), at_most=10),
     Probe("memory", "of 10,000 responses", "MB", (14.0,)),
@@ -132,7 +133,11 @@ def whole_run(seed: int = 0) -> Results:
     for section, names in sections:
         for scenario in names:
             every += [measured(section, scenario, *each) for each in zip(SERVICES, SPEEDS[scenario], strict=True)]
-    compared: tuple[tuple[Section, dict[str, dict[str, int]]], ...] = (("lanes", LANE_SPEEDS), ("caches", CACHE_SPEEDS))
+    compared: tuple[tuple[Section, dict[str, dict[str, int]]], ...] = (
+        ("lanes", LANE_SPEEDS),
+        ("caches", CACHE_SPEEDS),
+        ("crud", CRUD_SPEEDS),
+    )
     for section, speeds_of in compared:
         for scenario, speeds in speeds_of.items():
             every += [measured(section, scenario, way, speed) for way, speed in speeds.items()]

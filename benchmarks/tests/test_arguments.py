@@ -7,7 +7,7 @@ import pytest
 from benchmarks.harness.arguments import parse
 from benchmarks.harness.runner import Plan, expected_rounds, groups, two_digits
 from benchmarks.harness.scenarios import ENDPOINTS, MIXES
-from benchmarks.harness.ways import CACHES, LANES
+from benchmarks.harness.ways import CACHES, CRUD, LANES
 
 
 def test_everything_is_measured_by_default() -> None:
@@ -57,7 +57,7 @@ def test_caches_are_chosen_like_a_scenario() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--services", "fast"], "unknown: fast; choose from naive, usual, plain, rendered, raw"),
+        (["--services", "fast"], "unknown: fast; choose from naive, usual, plain, plain-gc, rendered, raw"),
         (["--scenarios", "user,nonsense"], "unknown: nonsense; choose from health, user"),
         (["--services", ","], "no name is given"),
         (["--scenarios", "user", "--sweep-of", "write"], "--sweep-of: write is not among --scenarios"),
@@ -91,6 +91,7 @@ def test_endpoints_are_measured_alone_and_mixes_as_in_production_caches_apart() 
         ("endpoints", tuple(ENDPOINTS), False, True),
         ("lanes", tuple(LANES.of), False, True),
         ("caches", tuple(CACHES.of), True, True),
+        ("crud", tuple(CRUD.of), True, True),
         ("mixes", tuple(name for name in MIXES if not MIXES[name].cached), False, False),
         ("mixes", tuple(name for name in MIXES if MIXES[name].cached), True, False),
     ]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.harness.report import GOALS, Goal, markdown, megabytes, plain, share, times, verdicts
+from benchmarks.harness.goals import GOALS, Goal, verdicts
+from benchmarks.harness.report import SHORT, markdown, megabytes, plain, share, short, times
 from benchmarks.harness.results import QUANTILES, Measurement, Probe, Results, Round
 from benchmarks.harness.scenarios import ENDPOINTS, MIXES
 from benchmarks.harness.summary import Spread
@@ -138,7 +139,11 @@ def test_columns_that_say_nothing_are_left_out(whole: str) -> None:
 
 @pytest.mark.parametrize(
     ("heading", "way", "speeds_of"),
-    [("## Lanes", "lane", fakes.LANE_SPEEDS), ("## Caches", "way", fakes.CACHE_SPEEDS)],
+    [
+        ("## Lanes", "lane", fakes.LANE_SPEEDS),
+        ("## Caches", "way", fakes.CACHE_SPEEDS),
+        ("## HttpArena's crud", "service", fakes.CRUD_SPEEDS),
+    ],
 )
 def test_each_comparison_is_one_table(whole: str, heading: str, way: str, speeds_of: dict[str, dict[str, int]]) -> None:
     rows = table(part(whole, heading))
@@ -246,18 +251,21 @@ def goal_rows(run: Results) -> dict[tuple[str, str], dict[str, str]]:
 
 def test_each_goal_is_judged(whole: str) -> None:
     rows = table(part(whole, "## Goals"))
-    assert len(rows) == len(GOALS) == 25
+    assert len(rows) == len(GOALS) == 29
     verdicts_by_goal = {(row["scenario"], row["figure of rendered"]): row[""] for row in rows}
     assert verdicts_by_goal["read-mostly-cached", "requests/s against naive"] == "reached"
-    assert verdicts_by_goal["health", "requests/s against plain"] == "**missed**"
+    assert verdicts_by_goal["the slowest endpoint", "requests/s against plain"] == "**missed**"
+    assert verdicts_by_goal["crud", "requests/s of memory against plain"] == "reached"
+    assert verdicts_by_goal["crud", "requests/s of valkey against plain"] == "**missed**"
+    assert verdicts_by_goal["user", "CPU time of a request of miss against uncached"] == "**missed**"
     assert "not measured" not in verdicts_by_goal.values()
 
 
 @pytest.mark.parametrize(
     ("goal", "mine", "other", "state", "figures"),
     [
-        (Goal("mixes", "read-mostly", "requests", 12, "naive"), 12_000, 1_000, "reached", "12x"),
-        (Goal("mixes", "read-mostly", "requests", 12, "naive"), 11_990, 1_000, "**missed**", "11.99x"),
+        (Goal("mixes", "read-mostly", "requests", 25, "naive"), 25_000, 1_000, "reached", "25x"),
+        (Goal("mixes", "read-mostly", "requests", 25, "naive"), 24_990, 1_000, "**missed**", "24.99x"),
         (Goal("mixes", "read-mostly-cached", "requests", 0.7, "raw"), 7_000, 10_000, "reached", "70 %"),
         (Goal("mixes", "read-mostly-cached", "requests", 0.7, "raw"), 6_996, 10_000, "**missed**", "69.96 %"),
         (Goal("endpoints", "user", "requests", 0.6, "raw", workers=1), 6_100, 10_000, "reached", "61 %"),
@@ -338,6 +346,12 @@ def test_without_the_service_that_has_goals_there_is_no_table_of_them() -> None:
     assert "|" not in goals
 
 
+def test_a_way_alone_is_judged_without_its_service() -> None:
+    load: dict[str, Any] = {"section": "crud", "scenario": "crud", "cached": True}
+    run = results([measurement("plain", round_(10), **load), measurement("memory", round_(11), **load)])
+    assert goal_rows(run)["crud", "requests/s of memory against plain"][""] == "reached"
+
+
 def test_what_makes_a_verdict_doubtful_is_said() -> None:
     load: dict[str, Any] = {"section": "mixes", "scenario": "read-mostly-cached"}
     mine = measurement(
@@ -350,6 +364,77 @@ def test_what_makes_a_verdict_doubtful_is_said() -> None:
         "rendered: errors 3 (503: 3); rendered: 1 of 2 rounds disturbed; naive: waiting was the limit; "
         "workers: 2 against 1"
     )
+
+
+def test_endpoints_are_judged_by_the_slowest_and_by_their_median() -> None:
+    ratios = {"user": 1_300, "posts": 900, "write": 1_200}
+    run = results(
+        [
+            measurement(service, round_(speed), scenario=name)
+            for name, mine in ratios.items()
+            for service, speed in (("plain", 1_000), ("rendered", mine))
+        ]
+    )
+    rows = goal_rows(run)
+    slowest = rows["the slowest endpoint", "requests/s against plain"]
+    assert (slowest["goal"], slowest["measured (low-high)"], slowest[""]) == ("at least 1x", "0.9x", "**missed**")
+    assert slowest["remarks"] == "posts"
+    middle = rows["the median of endpoints", "requests/s against plain"]
+    assert (middle["measured (low-high)"], middle[""]) == ("1.2x (0.9x-1.3x)", "reached")
+    assert middle["remarks"] == "3 endpoints, from the slowest to the fastest"
+
+
+@pytest.mark.parametrize(("p99", "state"), [(0.5, "reached"), (0.7, "**missed**")])
+def test_the_tail_of_a_way_is_judged_against_another_service(p99: float, state: str) -> None:
+    def only_p99(value: float) -> tuple[float, ...]:
+        return tuple(value if quantile == 0.99 else 1.0 for quantile in QUANTILES)
+
+    load: dict[str, Any] = {"section": "crud", "scenario": "crud", "cached": True}
+    mine = measurement("memory", round_(of_sample={"latencies_ms": only_p99(40 * p99)}), **load)
+    bar = measurement("plain", round_(of_sample={"latencies_ms": only_p99(40.0)}), **load)
+    goal = Goal("crud", "crud", "p99", 0.6, "plain", service="memory")
+    assert goal in GOALS
+    [verdict] = verdicts(goal, results([mine, bar]))
+    assert (verdict.text, verdict.value) == (state, Spread(p99, p99, p99))
+
+
+def test_the_cost_of_a_miss_is_that_of_its_cpu_time() -> None:
+    load: dict[str, Any] = {"section": "caches", "cached": True}
+    miss = measurement("miss", round_(1_000, service_cores=0.9), **load)
+    uncached = measurement("uncached", round_(1_250, service_cores=0.9), **load)
+    goal = Goal("caches", "user", "cpu", 1.15, "uncached", service="miss")
+    assert goal in GOALS
+    [verdict] = verdicts(goal, results([miss, uncached]))
+    assert verdict.value
+    assert verdict.text == "**missed**"
+    assert verdict.value.median == pytest.approx(1.25)
+
+
+def test_the_short_part_has_a_row_a_service_and_names_what_is_missed(whole: str) -> None:
+    text = whole.split(SHORT[0], 1)[1].split(SHORT[1], 1)[0]
+    rows = {row["compared with"]: list(row.values())[1:] for row in table(text)}
+    assert list(rows) == [
+        "the naive service",
+        "the usual service",
+        "FastAPI and asyncpg by hand",
+        "bare ASGI, the limit",
+    ]
+    by_hand = rows["FastAPI and asyncpg by hand"]
+    assert re.fullmatch(r"0\.\d\dx, 1\.\d\dx, 1\.\d\dx", by_hand[3])
+    assert re.fullmatch(r"0\.\d\dx to \d\.\d\dx \(0\.\d\dx\)", by_hand[4])
+    assert rows["the naive service"][3] == "-"
+    assert "A hit in the worker's own cache is 3." in text
+    assert re.search(
+        r"^\d+ of 29 goals are reached; missed: the slowest endpoint, requests/s against plain", text, re.M
+    )
+
+
+def test_the_short_part_leaves_out_what_was_not_measured() -> None:
+    load: dict[str, Any] = {"section": "mixes", "scenario": "write-heavy"}
+    text = short(results([measurement("plain", round_(10), **load), measurement("rendered", round_(12), **load)]))
+    assert table(text) == [{"compared with": "FastAPI and asyncpg by hand", "half writes, caches on": "1.20x"}]
+    assert "1 of 1 goals are reached." in text
+    assert short(results([measurement("rendered", round_(12), **load)])) == ""
 
 
 def test_services_that_cannot_keep_up_are_named() -> None:

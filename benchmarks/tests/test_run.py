@@ -131,6 +131,8 @@ def test_all_ways_answer_alike_and_are_measured(whole: tuple[dict[str, Any], str
         assert not one["summary"]["errors"]
     if section == "lanes":
         assert "| posts | orm-selectinload |" in output
+    elif section == "crud":
+        assert "| crud | no-cache |" in output
     else:
         assert "| user-popular | redis-in-route |" in output
         probes = {one["name"]: one for one in found["probes"]}

@@ -1,11 +1,12 @@
 """Requests: the same ones in every run, in the shares that a mix declares, popular users more often."""
 
+import json
 from collections import Counter
 from uuid import UUID
 
 import pytest
 
-from benchmarks.harness.scenarios import MIXES, SCENARIOS, Data, Request, stream
+from benchmarks.harness.scenarios import CREATED_ITEMS, CRUD_LENGTH, MIXES, SCENARIOS, Data, Request, stream
 
 DATA = Data([UUID(int=number) for number in range(5_000)], "/posts?limit=20&offset=1000")
 
@@ -39,6 +40,20 @@ def test_any_user_is_rarely_asked_for_twice() -> None:
 
     assert len(users) > 2_500
     assert max(users.values()) < 10
+
+
+def test_crud_has_the_shares_and_ids_of_its_specification() -> None:
+    requests = stream(SCENARIOS["crud"], DATA)
+
+    assert len(requests) == CRUD_LENGTH
+    methods = Counter(request.method for request in requests)
+    assert methods["PUT"] == pytest.approx(0.15 * CRUD_LENGTH, rel=0.1)
+    assert methods["POST"] == pytest.approx(0.05 * CRUD_LENGTH, rel=0.1)
+    reads = [int(request.path[12:]) for request in requests if request.path.startswith("/crud/items/")]
+    assert len(reads) == pytest.approx(0.9 * CRUD_LENGTH, rel=0.02)
+    assert 1 <= min(reads) < max(reads) <= 50_000
+    created = {json.loads(request.body)["id"] for request in requests if request.method == "POST"}
+    assert created <= set(CREATED_ITEMS)
 
 
 def test_a_request_as_it_is_sent() -> None:

@@ -215,6 +215,8 @@ def test_the_document_is_json_with_summaries_and_ratios(whole: Results) -> None:
         baselines = {"naive", "usual", "plain", "raw"}
         if given.section == "lanes":
             baselines = {"orm", "raw"}
+        elif given.section == "crud":
+            baselines = {"plain", "raw"}
         elif given.section == "caches":
             baselines = {"uncached", "raw"} if given.scenario == "user-popular" else {"uncached"}
         assert set(written["ratios"]) == baselines - {given.service}

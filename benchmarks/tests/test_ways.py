@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,7 @@ from benchmarks.harness.answers import AnswersDiffer
 from benchmarks.harness.runner import check
 from benchmarks.harness.scenarios import ENDPOINTS, SCENARIOS, Data
 from benchmarks.harness.services import SERVICES, Running
-from benchmarks.harness.ways import CACHES, COMPARISONS, LANES, LIMIT, Comparison
+from benchmarks.harness.ways import CACHES, COMPARISONS, CRUD, LANES, LIMIT, Comparison
 from benchmarks.tests.handlers import served_by
 
 USERS = [UUID(int=number) for number in range(1, 50)]
@@ -33,7 +34,7 @@ def test_caches_are_compared_with_no_cache_and_only_hits_with_the_limit() -> Non
 @pytest.mark.parametrize("comparison", COMPARISONS.values())
 def test_every_way_is_compared_in_scenarios_that_there_are(comparison: Comparison) -> None:
     assert set(comparison.of) <= set(SCENARIOS)
-    assert set().union(*comparison.of.values()) == {*comparison.ways, LIMIT}
+    assert set().union(*comparison.of.values()) - set(SERVICES) == set(comparison.ways)
 
 
 def test_results_tell_all_ways_and_services_apart_by_name_alone() -> None:
@@ -50,9 +51,27 @@ def test_results_tell_all_ways_and_services_apart_by_name_alone() -> None:
         ((), ()),
     ],
 )
-@pytest.mark.parametrize("comparison", COMPARISONS.values())
+@pytest.mark.parametrize("comparison", [LANES, CACHES])
 def test_services_that_ways_need(comparison: Comparison, chosen: tuple[str, ...], expected: tuple[str, ...]) -> None:
     assert comparison.needed(chosen) == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "others"),
+    [(tuple(SERVICES), ("plain", "plain-gc", "raw")), (("naive", "rendered"), ()), (("raw", "plain"), None)],
+)
+def test_ways_apart_are_started_instead_of_their_service(
+    chosen: tuple[str, ...], others: tuple[str, ...] | None
+) -> None:
+    assert CRUD.needed(chosen) == (() if others is None else (*others, "valkey", "memory", "no-cache"))
+
+
+def test_a_way_apart_is_its_own_running_service() -> None:
+    started = [replace(running("rendered", number), service=CRUD.ways[name]) for number, name in enumerate(CRUD.ways)]
+
+    assert CRUD.line_up("crud", [*started, running("plain", 9)]) == [running("plain", 9), *started]
+    assert [one.service.root for one in started] == ["", "", ""]
+    assert {one.service.cache_backend for one in started} == {"valkey", "memory", "none"}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +81,7 @@ def test_services_that_ways_need(comparison: Comparison, chosen: tuple[str, ...]
         (LANES, "write", ("rendered",), ["orm", "core", "prepared", "prepared-autocommit"]),
         (LANES, "posts", ("rendered", "raw"), ["orm", "orm-selectinload", "core", "prepared", "raw"]),
         (CACHES, "user", ("rendered", "raw"), ["uncached", "miss"]),
+        (CRUD, "crud", ("plain", "valkey", "memory", "no-cache"), ["plain", "valkey", "memory", "no-cache"]),
     ],
 )
 def test_ways_stand_in_the_place_of_their_service(
