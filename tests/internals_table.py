@@ -126,6 +126,7 @@ TESTS: dict[str, Needs] = {
     "test_queries.py": Needs(by=("read_replica",)),
     "test_read_back.py": Needs(),
     "test_redis_url.py": Needs(only=VALKEY),
+    "test_repeated_hits.py": Needs(only=CACHED),
     "test_request_id.py": Needs(by=("cache_backend",)),
     "test_resources.py": Needs(interpreter=True, by=("cache_backend",)),
     "test_response_cache.py": Needs(interpreter=True, by=("cache_backend", "read_replica"), only=CACHED),

@@ -4,8 +4,10 @@ uvicorn has neither. httptools parses the requests; where it is not installed, h
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from fcntl import ioctl
+from functools import partial
 from http import HTTPStatus
 from math import inf
 from termios import TIOCOUTQ
@@ -26,6 +28,8 @@ PARSER = "httptools" if _Base.__name__ == "HttpToolsProtocol" else "h11"
 MAX_HEAD_BYTES = 32 * 1024
 # As in Apache's mod_reqtimeout, a body that arrives at this rate is never too late.
 MIN_BODY_BYTES_PER_S = 1024
+# The header of a service that stops.
+CLOSE = (b"connection", b"close")
 _CONTINUE = b"HTTP/1.1 100 "
 
 
@@ -128,7 +132,7 @@ class Protocol(_Base):
         if self.cycle is None or self.cycle.response_complete:
             # uvicorn has a timer for a connection that is idle between two requests.
             is_idle = self.timeout_keep_alive_task and not self.is_in_head
-            return ("idle" if is_idle else "head"), self.cycle
+            return ("idle" if is_idle else "head"), (self.cycle, self.head_start)
         # If reading is paused, the application is the slow one.
         is_sending = self.cycle.more_body and not self.cycle.waiting_for_100_continue
         return ("body" if is_sending and not self.flow.read_paused else "idle"), self.cycle
@@ -141,17 +145,26 @@ class ResponseTransport:
     half a response: nginx sends the request to no other instance then.
     """
 
-    __slots__ = ("_head", "_loop", "_transport")
+    __slots__ = ("_head", "_loop", "_transport", "_written")
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        written: Callable[[bytes], None] | None,
+    ) -> None:
         self._transport = transport
         self._loop = loop
+        # Called with a head that had a body at once.
+        self._written = written
         # None before it is known, and empty after it is written.
         self._head: bytes | None = None
 
     def write(self, data: bytes) -> None:
         if self._head:
             self._transport.writelines((self._head, data))
+            if self._written is not None:
+                self._written(self._head)
             self._head = b""
         elif self._head is None and not data.startswith(_CONTINUE):
             self._head = data
@@ -177,6 +190,14 @@ class HttpTools(Protocol):
     """The parser httptools has no limit on the head, and accepts trailers as headers."""
 
     head_start = 0
+    # Answers requests without the application; None if the application has no such object.
+    hits: Any = None
+    # Whether `hits` have answered the request that arrives.
+    is_answered = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.hits = getattr(getattr(self.app, "state", None), "repeated_hits", None)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -187,13 +208,21 @@ class HttpTools(Protocol):
             # Ends the parser.
             raise ValueError
         self.is_in_head = False
+        hits = self.hits
+        if hits is not None and self.url in hits.known and self._is_simple():
+            self.is_answered = hits.answer(self)
+            if self.is_answered:
+                return
+        # A hit may have started it, with a part of a pipeline that has this request as well.
+        self._unset_keepalive_if_required()
         super().on_headers_complete()
         # uvicorn would add the fields after the body (trailers) to the headers, past a proxy that
         # removes some of them. RFC 9110, section 6.5.1, forbids that.
         self.scope["headers"] = self.headers.copy()
         # A HEAD has no body: it is complete before its head would be written.
         if self.cycle is not None and self.scope["method"] != "HEAD":
-            joined = ResponseTransport(self.transport, self.loop)
+            learn = hits and partial(hits.learn, self, self.url, self.headers, self.scope)
+            joined = ResponseTransport(self.transport, self.loop, learn)
             self.cycle.transport = joined  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
@@ -201,10 +230,30 @@ class HttpTools(Protocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.is_answered:
+            self.is_answered = False
+            self.head_start = self.received_bytes
+            self.on_response_complete()
+            return
         if self.headers != self.scope["headers"] and self._has_refused_fields():
             return
         self.head_start = self.received_bytes
         super().on_message_complete()
+
+    def _is_simple(self) -> bool:
+        """Return whether a request needs no cycle: it waits for none, and ends no connection."""
+        return (
+            (self.cycle is None or self.cycle.response_complete)
+            and self.parser.get_method() == b"GET"
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+            and not self.transport.is_closing()
+            and not self.access_log
+            and CLOSE not in self.server_state.default_headers
+        )
 
     def _has_refused_fields(self) -> bool:
         """Refuse fields that are too large, even if they have arrived at once."""

@@ -17,7 +17,14 @@ from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from app.core.server.drain import stopping
-from app.core.server.protocol import MAX_HEAD_BYTES, PARSER, HttpTools, Protocol, WebSocketProtocol
+from app.core.server.protocol import (
+    CLOSE,
+    MAX_HEAD_BYTES,
+    PARSER,
+    HttpTools,
+    Protocol,
+    WebSocketProtocol,
+)
 from app.core.settings.server import ServerSettings
 
 T = TypeVar("T")
@@ -28,7 +35,6 @@ IDLE_DRAIN_S = 1
 REQUEST_DRAIN_S = 15
 # Time from the SIGTERM of a worker until gunicorn kills it; jobs drain after the requests.
 GRACEFUL_TIMEOUT_S = 30
-_CLOSE = (b"connection", b"close")
 
 
 class DrainingServer(Server):
@@ -53,8 +59,8 @@ class DrainingServer(Server):
         ends = await super().on_tick(counter)
         # A resource failed, and closed the others: another worker takes the place of this one.
         ends = ends or self.lifespan.error_occurred
-        if (ends or stopping()) and _CLOSE not in self.server_state.default_headers:
-            self.server_state.default_headers.append(_CLOSE)
+        if (ends or stopping()) and CLOSE not in self.server_state.default_headers:
+            self.server_state.default_headers.append(CLOSE)
         if counter % 10 == 0:
             now_s = asyncio.get_running_loop().time()
             head_s, body_s = self.settings.header_timeout_s, self.settings.body_timeout_s

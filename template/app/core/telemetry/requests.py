@@ -18,6 +18,7 @@ from app.core.settings.telemetry import TelemetrySettings
 from app.core.telemetry import request_id
 from app.core.telemetry.activity import Activity, current
 
+Header = tuple[bytes, bytes]
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 # nginx's status for a client that left before the response was complete.
 CLIENT_LEFT = 499
@@ -119,7 +120,7 @@ class MeasuredRequest(Activity):
     waited_s = duration_s = 0.0
     is_stream = _is_reported = False
 
-    def __init__(self, telemetry: Telemetry, scope: Scope, send: Send) -> None:
+    def __init__(self, telemetry: Telemetry, scope: Scope, send: Any) -> None:
         super().__init__(request_id.of(scope["headers"]), scope)
         # uvicorn starts a pipelined request in the task of the one before: a chain would grow.
         if isinstance(self.outer, MeasuredRequest):
@@ -160,6 +161,20 @@ class MeasuredRequest(Activity):
             headers.append((b"server-timing", timing.encode()))
             headers.append((b"x-process-time", b"%.6f" % self.waited_s))
         return {**message, "headers": headers}
+
+    def again(self) -> Callable[[Scope, int], tuple["MeasuredRequest", list[Header]]]:
+        """Return a function that begins an equal request, which ends with `finish`.
+
+        Its arguments are the scope and the status, and it returns the headers of telemetry as well.
+        """
+        telemetry = self._telemetry
+
+        def begin(scope: Scope, status: int) -> tuple[MeasuredRequest, list[Header]]:
+            open_now["requests"] += 1
+            request = MeasuredRequest(telemetry, scope, None)
+            return request, request._begin({"type": "", "status": status})["headers"]
+
+        return begin
 
     def finish(self, status: int) -> None:
         """Report the request, once."""

@@ -20,6 +20,7 @@ from app.core.cache.conditional import CacheHeaders, respond
 from app.core.cache.keys import KeyedRoute, ResponseKey, RouteTable
 from app.core.cache.policy import Policy
 from app.core.cache.responses.loading import FailedResponse, ResponseLoad, adding
+from app.core.cache.responses.repeated import HIT, Hit
 from app.core.cache.responses.rules import Stored, directives, normalised, stored_of
 from app.core.cache.store import Cache, NotShareable, Outcome, Read, cache
 from app.core.cache.store.entry import Entry
@@ -104,6 +105,7 @@ class ResponseCache:
         entry = self._store.local_hit(name, key.tags)
         if entry is not None and (stored := entry.parsed or stored_of(entry)):
             set_cache_result(Outcome.HIT)
+            scope[HIT] = Hit(name, key.tags, stored, self._header_names)
             await send_stored(entry, stored, Outcome.HIT, scope, headers, send)
             return
         if variant and not self._variants.admit(base, variant, key.route.policy):

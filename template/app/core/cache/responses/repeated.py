@@ -1,0 +1,161 @@
+"""Hits that repeat: the connection answers them, before a scope and a task exist.
+
+The first of equal requests goes through all middleware, and shows the head that the server writes.
+The next ones get that head again, as long as this process has the same entry.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI
+from starlette.types import Scope
+
+from app.core.cache.responses.rules import Stored
+from app.core.cache.store import Cache, Outcome, cache
+from app.core.cache.store.entry import Freshness
+from app.core.operations.admin import Admin
+from app.core.telemetry.activity import current
+from app.core.telemetry.requests import Header, MeasuredRequest
+
+# The most targets, the most different requests of each, and the most bytes of a request.
+MAX_TARGETS = 1024
+MAX_REQUESTS = 8
+MAX_BYTES = 2048
+# The item of a scope in which the cache leaves its `Hit`.
+HIT = "app.hit"
+_FORWARDED = b"x-forwarded-proto"
+# The headers that middleware reads, besides those that the cache reads.
+_READ_OUTSIDE = frozenset((b"origin", b"cookie", _FORWARDED))
+# Telemetry adds them last, with values of their own for each request.
+_TELEMETRY = frozenset((b"x-request-id", b"server-timing", b"x-process-time"))
+_AGES = {b"age": b"age: %d", b"cache-status": b"cache-status: app; hit; ttl=%d"}
+# Such a response ends its connection, or has a body in another form than its entry.
+_NOT_REPEATED = frozenset((b"connection", b"transfer-encoding"))
+# The items of a scope that metrics and log lines name.
+_REPORTED = ("type", "method", "path", "route", "fastapi")
+
+
+class Hit(NamedTuple):
+    """A response that the cache of this process had.
+
+    Attributes:
+        name: the key of the entry.
+        read: the names of the request headers that the cache reads.
+    """
+
+    name: str
+    tags: tuple[str, ...]
+    stored: Stored
+    read: frozenset[bytes]
+
+
+class _Known(NamedTuple):
+    """The answer to equal requests; `head` has a `%d` for the age, and one for the rest of it."""
+
+    hit: Hit
+    status: int
+    status_line: bytes
+    head: bytes
+    reported: Mapping[str, Any]
+    begin: Callable[[Scope, int], tuple[MeasuredRequest, list[Header]]]
+
+
+class RepeatedHits:
+    """The answers of an application without middleware of the team's own.
+
+    Such middleware sees every request, because it may refuse, change or count it.
+    """
+
+    def __init__(self, app: FastAPI, *, store: Cache = cache) -> None:
+        self._app = app
+        self._middleware = list(app.user_middleware)
+        self._store = store
+        self._read = _READ_OUTSIDE
+        # By the target: a URL as in the request.
+        self.known: dict[bytes, dict[tuple[Any, ...], _Known]] = {}
+
+    def answer(self, connection: Any) -> bool:
+        """Write the answer to a GET of a `known` target, and report the request.
+
+        Return False if the application has to answer.
+
+        Args:
+            connection: uvicorn's, which has received the head of the request.
+        """
+        known = self.known[connection.url].get(self._key(connection, connection.headers))
+        if known is None:
+            return False
+        entry = self._store.local.get(known.hit.name, known.hit.tags)
+        is_same = entry is not None and entry.parsed is known.hit.stored
+        if entry is None or not is_same or entry.freshness() is not Freshness.FRESH:
+            return False
+        self._store.counts["local", "hit"] += 1
+        scope = {**known.reported, "headers": connection.headers}
+        request, added = known.begin(scope, known.status)
+        request.cache = Outcome.HIT
+        age_s = entry.age_s()
+        head = known.head % (age_s, entry.ttl_s - age_s)
+        parts = [known.status_line, *map(_line, connection.server_state.default_headers)]
+        parts += [head, *map(_line, added), b"\r\n"]
+        if known.status != HTTPStatus.NOT_MODIFIED:
+            parts.append(entry.body)
+        connection.transport.write(b"".join(parts))
+        # Log lines name the current request.
+        token = current.set(request)
+        request.finish(known.status)
+        current.reset(token)
+        return True
+
+    def learn(
+        self, connection: Any, url: bytes, headers: Sequence[Header], scope: Scope, head: bytes
+    ) -> None:
+        """Remember the `head` that was written for a request, if its response was a hit."""
+        hit: Hit | None = scope.get(HIT)
+        first = current.get()
+        size = len(url) + sum(len(value) for _, value in headers)
+        # A trace has a span for each request.
+        if hit is None or "fastapi.telemetry" in scope or size > MAX_BYTES:
+            return
+        if not isinstance(first, MeasuredRequest) or self._has_other_middleware():
+            return
+        status_line, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+        while lines and lines[-1].partition(b":")[0] in _TELEMETRY:
+            lines.pop()
+        kept = []
+        for line in lines[len(connection.server_state.default_headers) :]:
+            name = line.partition(b":")[0]
+            if name in _NOT_REPEATED:
+                return
+            kept.append(_AGES.get(name) or line.replace(b"%", b"%%"))
+        self._read = hit.read | _READ_OUTSIDE
+        if len(self.known) >= MAX_TARGETS:
+            self.known.clear()
+        equal = self.known.setdefault(url, {})
+        if len(equal) >= MAX_REQUESTS:
+            equal.clear()
+        equal[self._key(connection, headers)] = _Known(
+            hit,
+            int(status_line.split()[1]),
+            status_line + b"\r\n",
+            b"".join(b"%b\r\n" % line for line in kept),
+            {name: scope[name] for name in _REPORTED if name in scope},
+            first.again(),
+        )
+
+    def _key(self, connection: Any, headers: Sequence[Header]) -> tuple[Any, ...]:
+        """Return all of a request that decides about its answer."""
+        read = self._read
+        sent = [header for header in headers if header[0] in read]
+        # Some peers are believed. The port is that of the service, or that of the admin.
+        is_forwarded = any(name == _FORWARDED for name, _ in sent)
+        peer = connection.client if is_forwarded else None
+        return (peer and peer[0], connection.server, connection.scheme, *sent)
+
+    def _has_other_middleware(self) -> bool:
+        is_outermost = isinstance(self._app.middleware_stack, Admin)
+        return not is_outermost or self._app.user_middleware != self._middleware
+
+
+def _line(header: Header) -> bytes:
+    return b"%b: %b\r\n" % header
