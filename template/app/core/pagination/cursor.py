@@ -4,7 +4,6 @@ A cursor is opaque and signed: clients cannot forge one, nor use that of another
 """
 
 import base64
-import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
 from functools import reduce
@@ -46,17 +45,19 @@ class PageParams(ListParams):
 class Signer:
     """Signs cursors with the secret of the settings, which the lifespan passes to `open`."""
 
-    _key: bytes | None = None
+    _keyed: hmac.HMAC | None = None
 
     def open(self, settings: PaginationSettings) -> None:
-        self._key = settings.cursor_secret.get_secret_value().encode()
+        # To copy this state takes a quarter of the time of a new one.
+        self._keyed = hmac.new(settings.cursor_secret.get_secret_value().encode(), None, "sha256")
 
     def sign(self, payload: bytes, keyset: Keyset) -> bytes:
         """Return the first bytes of an HMAC-SHA256, which is valid for lists in this order only."""
-        if self._key is None:
+        if self._keyed is None:
             raise RuntimeError("Cursors have no secret: use `async with lifecycle.resources(...)`.")
-        signed = f"{VERSION} {keyset.fingerprint} ".encode() + payload
-        return hmac.digest(self._key, signed, hashlib.sha256)[:SIGNATURE_BYTES]
+        signature = self._keyed.copy()
+        signature.update(f"{VERSION} {keyset.fingerprint} ".encode() + payload)
+        return signature.digest()[:SIGNATURE_BYTES]
 
 
 signer = Signer()

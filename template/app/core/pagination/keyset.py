@@ -13,6 +13,7 @@ from itertools import takewhile
 from typing import Any, TypeAlias
 from uuid import UUID
 
+from asyncpg.pgproto.pgproto import UUID as DriverUUID
 from sqlalchemy import ColumnElement, TypeDecorator, and_, bindparam, cast, or_, tuple_, types
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import UnaryExpression
@@ -35,7 +36,7 @@ _LOADERS: dict[type, Callable[[str], Any]] = {
     Decimal: Decimal,
     str: str,
     bytes: bytes.fromhex,
-    UUID: UUID,
+    UUID: DriverUUID,
     date: date.fromisoformat,
     datetime: datetime.fromisoformat,
     time: time.fromisoformat,
@@ -86,10 +87,16 @@ class Key:
             raise ValueError(f"order_by has {column}: no cursor can carry {type_!r} without a loss")
         return cls(column, descending, nulls_first, type_, load)
 
+    @cached_property
+    def _process(self) -> Callable[[Any], Any] | None:
+        """Makes the value that the driver sends of a value of the column."""
+        process: Callable[[Any], Any] | None
+        process = self.column.type.dialect_impl(DIALECT).bind_processor(DIALECT)
+        return process
+
     def dump(self, value: Any) -> str | None:
         """Return the text of a value of the column; None for NULL."""
-        process = self.column.type.dialect_impl(DIALECT).bind_processor(DIALECT)
-        sent = process(value) if process else value
+        sent = self._process(value) if self._process else value
         if sent is None:
             return None
         return sent.hex() if isinstance(sent, bytes) else str(sent)
