@@ -60,6 +60,7 @@ def guarded(direct: ASGIApp, stock: ASGIApp, provider: Any) -> ASGIApp:
     handler.direct = direct  # type: ignore[attr-defined]
     return handler
 
+
 NO_SCOPE = nullcontext()
 
 
