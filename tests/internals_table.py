@@ -74,6 +74,7 @@ TESTS: dict[str, Needs] = {
     ),
     "jobs/test_worker.py": Needs(interpreter=True, only=POSTGRES),
     "jobs/test_worker_processes.py": Needs(interpreter=True, only=POSTGRES),
+    "test_admission.py": Needs(only=CACHED),
     "test_admin.py": Needs(interpreter=True),
     "test_body_limit.py": Needs(),
     "test_cache.py": Needs(interpreter=True, by=("cache_backend", "read_replica"), only=CACHED),

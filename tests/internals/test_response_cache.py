@@ -301,6 +301,27 @@ async def test_variants_are_bounded(site: Site) -> None:
         assert status(await client.get("/page", headers={"Accept-Language": "x-0"})) == "app; hit"
 
 
+async def test_rare_requests_are_not_stored_where_few_repeat(site: Site) -> None:
+    async def page(number: int) -> int:
+        await asyncio.sleep(0)
+        return number + site.count()
+
+    site.page(page)
+    async with site.client() as client:
+        found = await statuses(client, *(f"/page?number={number}" for number in range(200)))
+        assert (found[0], found[-1]) == (MISS, f"{BYPASS}rare")
+        assert site.store.counts["response", "bypass-rare"] == found.count(found[-1])
+        twice = await statuses(client, *["/page?number=500"] * 3)
+        assert twice == [f"{BYPASS}rare", MISS, "app; hit"]
+        control = {"Cache-Control": "only-if-cached"}
+        assert (await client.get("/page?number=600", headers=control)).status_code == 504
+
+        calls = site.calls
+        await asyncio.gather(*(client.get("/page?number=700") for _ in range(20)))
+        # The first one is not shared.
+        assert site.calls == calls + 2
+
+
 async def test_accept_encoding_has_few_forms(site: Site) -> None:
     async def page(accept_encoding: Annotated[str, Header()] = "") -> str:
         return accept_encoding

@@ -19,9 +19,16 @@ from app.core.cache import headers as h
 from app.core.cache.conditional import CacheHeaders, respond
 from app.core.cache.keys import KeyedRoute, ResponseKey, RouteTable
 from app.core.cache.policy import Policy
+from app.core.cache.responses.admission import Admission
 from app.core.cache.responses.loading import FailedResponse, ResponseLoad, adding
 from app.core.cache.responses.repeated import HIT, Hit
-from app.core.cache.responses.rules import Stored, directives, normalised, stored_of
+from app.core.cache.responses.rules import (
+    Stored,
+    directives,
+    lifetime_of,
+    normalised,
+    stored_of,
+)
 from app.core.cache.store import Cache, NotShareable, Outcome, Read, cache
 from app.core.cache.store.entry import Entry
 from app.core.telemetry.activity import set_cache_result
@@ -54,6 +61,7 @@ class ResponseCache:
         # Known at the first request, when the application has all its routes.
         self._routes: RouteTable | None = None
         self._header_names: frozenset[bytes] = frozenset()
+        self._admission = Admission()
         self._variants = Variants()
         # The state of the lifespan.
         self._state: Mapping[str, Any] = {}
@@ -108,10 +116,14 @@ class ResponseCache:
             scope[HIT] = Hit(name, key.tags, stored, self._header_names)
             await send_stored(entry, stored, Outcome.HIT, scope, headers, send)
             return
+        control = directives(headers.get(b"cache-control"))
+        is_absent = entry is None and b"only-if-cached" not in control
+        if is_absent and not self._admission.admit(key.route, name):
+            await self._bypass("rare", key, scope, receive, send)
+            return
         if variant and not self._variants.admit(base, variant, key.route.policy):
             await self._bypass("variants", key, scope, receive, send)
             return
-        control = directives(headers.get(b"cache-control"))
         client = scope, receive, send
         load = ResponseLoad(
             self._app, key, host, varying, *client, self._state, self._max_bytes, control
@@ -162,8 +174,7 @@ class Variants:
             self._ends.popitem(last=False)
         if variant not in ends and len(ends) >= MAX_VARIANTS:
             return False
-        stale_s = max(policy.stale_while_revalidate_s, policy.stale_if_error_s)
-        ends[variant] = now + policy.ttl_s + stale_s
+        ends[variant] = now + lifetime_of(policy)
         return True
 
 
