@@ -74,8 +74,8 @@ TESTS: dict[str, Needs] = {
     ),
     "jobs/test_worker.py": Needs(interpreter=True, only=POSTGRES),
     "jobs/test_worker_processes.py": Needs(interpreter=True, only=POSTGRES),
-    "test_admission.py": Needs(only=CACHED),
     "test_admin.py": Needs(interpreter=True),
+    "test_admission.py": Needs(only=CACHED),
     "test_body_limit.py": Needs(),
     "test_cache.py": Needs(interpreter=True, by=("cache_backend", "read_replica"), only=CACHED),
     "test_cache_commands.py": Needs(only=VALKEY),
@@ -146,7 +146,7 @@ TESTS: dict[str, Needs] = {
     "test_watchdog.py": Needs(interpreter=True),
     "work/test_arguments.py": Needs(),
     "work/test_pools.py": Needs(only=METRICS),
-    "work/test_outages.py": Needs(by=("background_jobs", "outbox")),
+    "work/test_outages.py": Needs(interpreter=True, by=("background_jobs", "outbox")),
     "test_two_instances.py": Needs(only=VALKEY | {"example": (True,)}),
 }
 
@@ -176,6 +176,7 @@ HELPERS: dict[str, Needs] = {
     "running.py": Needs(),
     "server.py": Needs(),
     "tables.py": Needs(),
+    "transport.py": Needs(),
     "valkey_server.py": Needs(only=VALKEY),
     "work/__init__.py": Needs(),
     "work/web.py": Needs(),

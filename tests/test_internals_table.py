@@ -38,9 +38,11 @@ IMPORT = re.compile(r"^ *from (app\.[\w.]+) import (\([^)]*\)|[^\n(]+)", re.MULT
 STARTED_BY = {
     "app.core.cache.responses.loading": "test_response_cache.py",
     "app.core.concurrency.child": "test_processes.py",
+    "app.core.http.compiled.runtime": "test_compiled.py",
     "app.core.jobs.broker": "broker/test_worker.py",
     "app.core.jobs.celery_worker": "broker/test_worker.py",
     "app.core.jobs.postgres_worker": "jobs/test_worker_processes.py",
+    "app.core.operations.garbage_collection": "work/test_outages.py",
 }
 # Of engines that no variant on the newest Python has.
 NOT_ON_NEWEST = {"app.core.jobs.background_tasks", "app.core.jobs.rq_worker"}

@@ -134,7 +134,7 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
             *(f"app/core/cache/{name}.py" for name in ("cached", "commands", "keys", "parameters", "tags")),
             *(
                 f"app/core/cache/responses/{name}.py"
-                for name in ("__init__", "loading", "middleware", "repeated", "rules")
+                for name in ("__init__", "admission", "loading", "middleware", "repeated", "rules")
             ),
             *(
                 f"app/core/cache/store/{name}.py"

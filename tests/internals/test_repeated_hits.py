@@ -20,7 +20,7 @@ from app.core.cache.responses.repeated import MAX_BYTES, MAX_REQUESTS, MAX_TARGE
 from app.core.server.protocol import CLOSE, HttpTools
 from app.core.telemetry.requests import open_now
 from app.settings import get_settings
-from tests.internals.test_server import Transport
+from tests.internals.transport import Transport
 
 HOST = b"Host: test\r\n"
 DATE = (b"date", b"now")

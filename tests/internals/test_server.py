@@ -12,43 +12,11 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from app.core.server.protocol import MAX_HEAD_BYTES, MIN_BODY_BYTES_PER_S, HttpTools
+from tests.internals.transport import Transport
 
 LINE = b"GET / HTTP/1.1\r\nHost: test\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-
-class Transport(asyncio.Transport):
-    """Keeps what is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.writes: list[bytes] = []
-        self.is_closed = False
-        self.unsent = 0
-
-    @property
-    def written(self) -> bytes:
-        return b"".join(self.writes)
-
-    def get_write_buffer_size(self) -> int:
-        return self.unsent
-
-    def abort(self) -> None:
-        self.is_closed = True
-
-    def write(self, data: Any) -> None:
-        assert not self.is_closed
-        self.writes.append(bytes(data))
-
-    def is_closing(self) -> bool:
-        return self.is_closed
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
 
 
 async def body_size(scope: Any, receive: Any, send: Any) -> None:

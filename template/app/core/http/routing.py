@@ -145,7 +145,9 @@ class Matcher(Generic[Member]):
     def _add(self, path: str | None, convertors: Mapping[str, Convertor[Any]]) -> None:
         node, place = self._root, len(self._members)
         # Other converters, as that of `{rest:path}`, may match several segments.
-        wide = [f"{{{name}}}" for name, each in convertors.items() if type(each) not in _IN_SEGMENT]
+        wide = [
+            "{" + name + "}" for name, each in convertors.items() if type(each) not in _IN_SEGMENT
+        ]
         for segment in path.split("/") if path is not None else ("",):
             if path is None or any(name in segment for name in wide):
                 node.rests.append(place)
