@@ -1,6 +1,7 @@
 """Jobs whose effects tests count in the database."""
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -16,6 +17,9 @@ from app.core.jobs import every, job
 from app.core.operations.resource import Resource
 from app.core.settings import CoreSettings
 from app.core.telemetry import request_id
+
+# FastAPI and SQLAlchemy alone have more objects.
+FEWEST_IMPORTED = 50_000
 
 effect = Table(
     "effect",
@@ -106,6 +110,17 @@ async def hold(label: str, path: str) -> None:
     await note(label, "done")
 
 
+def collector() -> str:
+    """Return how this process collects garbage."""
+    has_imports = gc.get_freeze_count() > FEWEST_IMPORTED
+    return f"{gc.get_threshold()}, {'without' if has_imports else 'with'} the imported objects"
+
+
+@job
+async def collect(label: str) -> None:
+    await note(label, collector())
+
+
 # Other tests count the jobs that wait.
 if "TICKS" in os.environ:
 
@@ -123,5 +138,5 @@ async def _is_first(label: str) -> bool:
 
 JOBS = {
     each.name.rpartition(".")[2]: each
-    for each in (work, fail, die, leave, need, survive, block, hold)
+    for each in (work, fail, die, leave, need, survive, block, hold, collect)
 }

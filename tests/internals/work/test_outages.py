@@ -145,6 +145,13 @@ def test_requests_of_a_killed_process_get_no_answer_and_write_nothing(running: W
     assert {kind: running.ask(kind) for kind in KINDS} == dict.fromkeys(KINDS, 200)
 
 
+def test_web_and_job_processes_leave_imported_objects_out_of_collections(running: Work) -> None:
+    expected = "(10000, 10, 10), without the imported objects"
+    assert running.client.get("/collector").json() == expected
+    assert running.enqueue("collect", "collected") == 202
+    running.reaches("collected", "accepted", expected)
+
+
 def test_a_killed_process_of_the_pool_fails_its_own_call(running: Work) -> None:
     assert running.ask("death") == 500
     assert running.ask("computation") == 200

@@ -15,7 +15,7 @@ from sqlalchemy import func, insert, select
 from app.core.concurrency import Part, gather, run_in_process, run_in_thread
 from app.core.database import ReadSession, ReadSessionDep, WriteSessionDep
 from app.core.http.streams import until_stop
-from tests.internals.broker.jobs import effect
+from tests.internals.broker.jobs import collector, effect
 from tests.internals.broker.web import app
 from tests.internals.computing import die, sleep
 
@@ -23,6 +23,11 @@ __all__ = ["app"]
 
 LONG_S = 60
 begun: set[str] = set()
+
+
+@app.get("/collector")
+async def collector_of_web() -> str:
+    return collector()
 
 
 @app.get("/begun")

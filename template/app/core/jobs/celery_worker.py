@@ -38,7 +38,7 @@ from app.core.http.problems import Unavailable
 from app.core.jobs.celery import receive
 from app.core.jobs.declaration import declared
 from app.core.jobs.execution import executor
-from app.core.operations import lifecycle
+from app.core.operations import garbage_collection, lifecycle
 from app.core.operations.capacity import JOB_POOL_SIZE
 from app.core.operations.resource import Resource
 from app.core.settings import CoreSettings
@@ -204,6 +204,7 @@ def create_worker(
             # The banner is no line of the log.
             quiet=True,
         )
+        garbage_collection.tune()
         worker.start()
         if worker.exitcode and not _stops:
             # An error that Celery does not handle. The new program keeps the id of the process.

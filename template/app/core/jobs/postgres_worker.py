@@ -16,7 +16,7 @@ from app.core.database import Database
 from app.core.jobs import periodic
 from app.core.jobs.declaration import declared
 from app.core.jobs.worker import running
-from app.core.operations import lifecycle
+from app.core.operations import garbage_collection, lifecycle
 from app.core.operations.resource import Resource
 from app.core.settings import CoreSettings
 from app.core.telemetry.logs import configure_logging
@@ -37,6 +37,7 @@ def create_worker(
 
     def work() -> None:
         configure_logging(settings.log_level, settings.log_format)
+        garbage_collection.tune()
         exit_code = 0
         try:
             # Not closed: neither this nor the end of Python may wait for a thread that hangs.

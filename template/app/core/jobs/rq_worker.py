@@ -36,7 +36,7 @@ from uvicorn.loops.auto import auto_loop_factory
 from app.core.jobs.declaration import declared
 from app.core.jobs.execution import executor
 from app.core.jobs.rq import receive
-from app.core.operations import lifecycle
+from app.core.operations import garbage_collection, lifecycle
 from app.core.operations.capacity import JOB_POOL_SIZE
 from app.core.operations.resource import Resource
 from app.core.settings import CoreSettings
@@ -208,6 +208,7 @@ def _serve(settings: CoreSettings, resources: Sequence[Resource[Any]]) -> None:
     signals: list[int] = []
     for number in SIGNALS:
         signal.signal(number, lambda number, _: signals.append(number))
+    garbage_collection.tune()
     # Forked, the processes share the memory of the imported modules.
     arguments = settings, resources, os.getpid()
     start = partial(get_context("fork").Process, target=_start, args=arguments)
