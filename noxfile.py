@@ -173,7 +173,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(python=interpreters.newest())
 def bench(session: nox.Session) -> None:
-    """Measure the rendered service beside four others; `-- --quick` for an overview, `-- --help` for all options."""
+    """Measure the rendered service beside five others; `-- --quick` for an overview, `-- --help` for all options."""
     install_benchmark(session)
     session.run(
         *("python", "-m", "benchmarks", *session.posargs),

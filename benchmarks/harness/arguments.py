@@ -38,7 +38,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     """Read the command line; ends the process with a message when something in it is wrong."""
     full = Plan()
     parser = argparse.ArgumentParser(
-        prog="nox -s bench --", description="Measures the rendered service beside four others."
+        prog="nox -s bench --", description="Measures the rendered service beside five others."
     )
     parser.add_argument(
         "--quick", action="store_true", help="some of the endpoints in short rounds: the picture, not the figures"

@@ -1,4 +1,4 @@
-"""The five services: how each is started, as its own kind is run in production, and how it is stopped."""
+"""The six services: how each is started, as its own kind is run in production, and how it is stopped."""
 
 import http.client
 import os
@@ -180,6 +180,13 @@ SERVICES = {
             "plain",
             "FastAPI, asyncpg and orjson by hand, without any guard and without a cache: the bar",
             uvicorn("plain", "--no-access-log"),
+            each_core,
+            by_keyset,
+        ),
+        Service(
+            "plain-gc",
+            "`plain` with the garbage collection of the rendered service",
+            uvicorn("plain_gc", "--no-access-log"),
             each_core,
             by_keyset,
         ),

@@ -57,7 +57,7 @@ def test_caches_are_chosen_like_a_scenario() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--services", "fast"], "unknown: fast; choose from naive, usual, plain, rendered, raw"),
+        (["--services", "fast"], "unknown: fast; choose from naive, usual, plain, plain-gc, rendered, raw"),
         (["--scenarios", "user,nonsense"], "unknown: nonsense; choose from health, user"),
         (["--services", ","], "no name is given"),
         (["--scenarios", "user", "--sweep-of", "write"], "--sweep-of: write is not among --scenarios"),

@@ -1,0 +1,1 @@
+"""`plain` with another garbage collection."""
