@@ -142,6 +142,18 @@ async def test_a_connection_answers_as_the_application_does(site: Site) -> None:
     assert open_now["requests"] == 0
 
 
+async def test_a_refresh_of_a_known_request_drops_no_other(site: Site) -> None:
+    connection = site.connection()
+    sent = [b'If-None-Match: "%d"\r\n' % number for number in range(MAX_REQUESTS)]
+    for each in sent * 2:
+        await ask(connection, "/page/1", each)
+    await cache.invalidate("page:1")
+    for each in sent * 2:
+        await ask(connection, "/page/1", each)
+
+    assert all([(await ask(connection, "/page/1", each))[1] for each in sent])
+
+
 async def test_an_invalidation_ends_the_answers(site: Site) -> None:
     connection = site.connection()
     for _ in range(3):
@@ -170,6 +182,7 @@ async def test_each_answer_is_counted_measured_and_logged(
 
     assert is_at_once
     assert b"\r\nx-request-id: of-the-client\r\nserver-timing: " in answer
+    assert b'cache;desc="hit"' in answer
     assert answer.count(b"x-process-time: ") == 2
     assert cache.counts["local", "hit"] == before + 1
     line = caplog.records[-1]
@@ -244,12 +257,18 @@ async def test_requests_that_differ_have_bounds(site: Site) -> None:
     for number in range(20):
         for _ in range(2):
             await ask(connection, "/page/1", b'If-None-Match: "%d"\r\n' % number)
-    await ask(connection, "/page/1", b'If-None-Match: "%b"\r\n' % (b"x" * MAX_BYTES))
+    for more in (b'If-None-Match: "%b"\r\n' % (b"x" * MAX_BYTES), b"Origin:\r\n" * 50):
+        await ask(connection, "/page/1", more)
+        assert not (await ask(connection, "/page/1", more))[1]
     for number in range(5):
         await ask(connection, f"/page/1?other={number}")
 
     assert all(len(of_target) <= MAX_REQUESTS for of_target in hits.known.values())
     assert not any(len(str(key)) > MAX_BYTES for of in hits.known.values() for key in of)
-    hits.known |= {b"%d" % number: {} for number in range(MAX_TARGETS)}
-    await ask(connection, "/page/1?one=more")
-    assert len(hits.known) == 1
+    hits.known = {b"%d" % number: {} for number in range(MAX_TARGETS)}
+    for _ in range(3):
+        answer, is_at_once = await ask(connection, "/page/1?one=more")
+    assert is_at_once
+    # The oldest one went.
+    assert len(hits.known) == MAX_TARGETS
+    assert b"0" not in hits.known

@@ -24,6 +24,7 @@ from opentelemetry.trace import SpanKind
 from starlette.background import BackgroundTask
 
 from app.core.cache import cache, private, public
+from app.core.cache.responses import admission
 from app.core.cache.responses.middleware import MAX_VARIANTS, ResponseCache
 from app.core.cache.store import Cache
 from app.core.cache.store.entry import Entry
@@ -301,25 +302,87 @@ async def test_variants_are_bounded(site: Site) -> None:
         assert status(await client.get("/page", headers={"Accept-Language": "x-0"})) == "app; hit"
 
 
-async def test_rare_requests_are_not_stored_where_few_repeat(site: Site) -> None:
-    async def page(number: int) -> int:
+@pytest.fixture
+def only_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Admit only keys that repeat, from the first request."""
+    monkeypatch.setattr(admission, "MIN_SHARE", 2)
+    monkeypatch.setattr(admission, "SAMPLE", 2**33)
+
+
+@pytest.mark.usefixtures("only_repeated")
+async def test_rare_requests_are_not_stored(site: Site) -> None:
+    async def page() -> int:
         await asyncio.sleep(0)
-        return number + site.count()
+        return site.count()
+
+    site.page(page, s_maxage_s=60, tags=("page",))
+    async with site.client() as client:
+        first = await client.get("/page")
+        assert status(first) == "app; fwd=miss"
+        second, third = await client.get("/page"), await client.get("/page")
+        assert [status(each) for each in (second, third)] == [MISS, "app; hit"]
+        for name in ("cache-control", "surrogate-key", "content-type"):
+            assert first.headers[name] == second.headers[name]
+        headers = {"If-None-Match": first.headers["etag"]}
+        await site.store.invalidate("page")
+        site.calls = 0
+        assert (await client.get("/page", headers=headers)).status_code == 304
+
+
+@pytest.mark.usefixtures("only_repeated")
+async def test_concurrent_rare_requests_share_a_load_but_the_first(site: Site) -> None:
+    async def page() -> int:
+        await asyncio.sleep(0.01)
+        return site.count()
 
     site.page(page)
     async with site.client() as client:
-        found = await statuses(client, *(f"/page?number={number}" for number in range(200)))
-        assert (found[0], found[-1]) == (MISS, f"{BYPASS}rare")
-        assert site.store.counts["response", "bypass-rare"] == found.count(found[-1])
-        twice = await statuses(client, *["/page?number=500"] * 3)
-        assert twice == [f"{BYPASS}rare", MISS, "app; hit"]
-        control = {"Cache-Control": "only-if-cached"}
-        assert (await client.get("/page?number=600", headers=control)).status_code == 504
+        await asyncio.gather(*(client.get("/page") for _ in range(20)))
+    assert site.calls == 2
 
-        calls = site.calls
-        await asyncio.gather(*(client.get("/page?number=700") for _ in range(20)))
-        # The first one is not shared.
-        assert site.calls == calls + 2
+
+@pytest.mark.usefixtures("only_repeated")
+async def test_a_rare_request_sees_nothing_of_its_client(site: Site) -> None:
+    async def page(request: Request) -> list[Any]:
+        client = request.client and request.client.host
+        return [client, dict(request.headers), str(request.url.query), request_id.current()]
+
+    site.page(page, ignore_credentials=True)
+    async with site.client() as client:
+        headers = {"Authorization": "Bearer alice", "X-User": "alice"}
+        found = [await client.get("/page?utm=1", headers=headers) for _ in range(2)]
+    assert found[0].json() == found[1].json() == [None, {"host": "test"}, "", ""]
+
+
+@pytest.mark.usefixtures("only_repeated")
+async def test_a_stale_response_is_at_hand_after_its_key_is_forgotten(site: Site) -> None:
+    async def page() -> int:
+        if site.count() > 2:
+            raise Unavailable("down")
+        return site.calls
+
+    site.page(page, ttl_s=0.02, stale_if_error_s=60)
+    async with site.client() as client:
+        assert await statuses(client, "/page", "/page") == ["app; fwd=miss", MISS]
+        middleware = site.app.middleware_stack
+        while not isinstance(middleware, ResponseCache):
+            middleware = middleware.app  # type: ignore[union-attr]
+        middleware._admission = admission.Admission()
+        await asyncio.sleep(0.03)
+        assert status(await client.get("/page")) == "app; fwd=stale"
+
+
+async def test_a_bypass_sees_no_credentials_that_are_ignored(site: Site) -> None:
+    async def page(request: Request) -> dict[str, str]:
+        return dict(request.headers)
+
+    site.page(page, vary=("accept-language",), ignore_credentials=True)
+    async with site.client() as client:
+        for number in range(MAX_VARIANTS + 1):
+            headers = {"Accept-Language": f"x-{number}", "Authorization": "x", "Cookie": "a=b"}
+            response = await client.get("/page", headers=headers)
+    assert status(response) == f"{BYPASS}variants"
+    assert response.json().keys().isdisjoint(("authorization", "cookie"))
 
 
 async def test_accept_encoding_has_few_forms(site: Site) -> None:

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
+from math import inf
 from typing import Any, ParamSpec, get_type_hints
 
 from app.core.cache.store import Cache, cache
@@ -45,9 +46,13 @@ def cached(
 
     Raises:
         TypeError: when the key leaves a parameter out, or names one that does not exist.
-        ValueError: when the key or a tag contains a value instead of a name in braces.
+        ValueError: when the key or a tag contains a value instead of a name in braces, or a time is
+            negative or infinite.
     """
     templates = (key,) if tags is None else tags
+    for seconds in (ttl_s or 0, stale_while_revalidate_s, stale_if_error_s, negative_ttl_s):
+        if not 0 <= seconds < inf:
+            raise ValueError(f"{key}: {seconds} is no time; expected zero or more seconds")
 
     def decorate(function: Callable[P, Awaitable[bytes]]) -> CachedFunction[P]:
         _check(function, (key, *templates), {*field_names(key), *ignore})

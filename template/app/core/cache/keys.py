@@ -18,7 +18,7 @@ from starlette.convertors import Convertor
 from starlette.routing import WebSocketRoute
 from starlette.types import Scope
 
-from app.core.cache.conditional import Declaration, declarations, flat
+from app.core.cache.conditional import CREDENTIAL_HEADERS, Declaration, declarations, flat
 from app.core.cache.parameters import (
     NotCacheable,
     Parameter,
@@ -181,6 +181,10 @@ class RouteTable:
         ]
         self._matcher = Matcher((route.format, route.convertors, route) for route in routes)
         keyed = [route.keyed for route in routes if route.keyed]
+        # Request headers that identify a client on some route.
+        self.credentials = CREDENTIAL_HEADERS.union(
+            *(each.credentials for each in declared.values())
+        )
         # Request headers that some keyed route reads, as names in `vary` or credentials.
         self.headers = frozenset(
             name for route in keyed for name in (*route.vary, *route.declaration.credentials)

@@ -51,6 +51,8 @@ class Protocol(_Base):
     """A connection of a client."""
 
     received_bytes = 0
+    # Whether a request was answered without a cycle.
+    is_served = False
     # The `received_bytes` at the last part of a body or end of a request. h11 has a limit itself.
     head_start: float = inf
     is_in_head = False
@@ -231,7 +233,7 @@ class HttpTools(Protocol):
 
     def on_message_complete(self) -> None:
         if self.is_answered:
-            self.is_answered = False
+            self.is_answered, self.is_served = False, True
             self.head_start = self.received_bytes
             self.on_response_complete()
             return

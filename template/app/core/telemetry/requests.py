@@ -162,16 +162,18 @@ class MeasuredRequest(Activity):
             headers.append((b"x-process-time", b"%.6f" % self.waited_s))
         return {**message, "headers": headers}
 
-    def again(self) -> Callable[[Scope, int], tuple["MeasuredRequest", list[Header]]]:
+    def again(self) -> Callable[[Scope, int, str], tuple["MeasuredRequest", list[Header]]]:
         """Return a function that begins an equal request, which ends with `finish`.
 
-        Its arguments are the scope and the status, and it returns the headers of telemetry as well.
+        Its arguments are the scope, the status and the result of the cache; it returns the headers
+        of telemetry as well.
         """
         telemetry = self._telemetry
 
-        def begin(scope: Scope, status: int) -> tuple[MeasuredRequest, list[Header]]:
+        def begin(scope: Scope, status: int, cache: str) -> tuple[MeasuredRequest, list[Header]]:
             open_now["requests"] += 1
             request = MeasuredRequest(telemetry, scope, None)
+            request.cache = cache
             return request, request._begin({"type": "", "status": status})["headers"]
 
         return begin

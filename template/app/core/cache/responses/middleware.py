@@ -79,6 +79,9 @@ class ResponseCache:
             routes = self._routes = getattr(app.state, "cached_routes", None) or RouteTable(app)
             self._header_names = routes.headers | _READ_HERE
         route, key = routes.look_up(scope)
+        if route is not None and route.policy.ignore_credentials:
+            secret = routes.credentials
+            scope["headers"] = [item for item in scope["headers"] if item[0] not in secret]
         if route is None:
             await self._uncached(scope, receive, send)
         elif not route.policy.ttl_s:
@@ -117,19 +120,25 @@ class ResponseCache:
             await send_stored(entry, stored, Outcome.HIT, scope, headers, send)
             return
         control = directives(headers.get(b"cache-control"))
-        is_absent = entry is None and b"only-if-cached" not in control
-        if is_absent and not self._admission.admit(key.route, name):
-            await self._bypass("rare", key, scope, receive, send)
-            return
         if variant and not self._variants.admit(base, variant, key.route.policy):
             await self._bypass("variants", key, scope, receive, send)
             return
-        client = scope, receive, send
-        load = ResponseLoad(
-            self._app, key, host, varying, *client, self._state, self._max_bytes, control
+        # A stale entry may be shown, or refreshed.
+        is_new = self._store.local.get(name, key.tags) is None
+        is_rare = (
+            is_new
+            and b"only-if-cached" not in control
+            and not self._admission.admit(key.route, name)
         )
+        client = scope, receive, send
+        # The response to a rare request goes to its client as it comes.
+        max_bytes = -1 if is_rare else self._max_bytes
+        load = ResponseLoad(self._app, key, host, varying, *client, self._state, max_bytes, control)
         try:
-            read = await self._store.read(name, key.tags, load)
+            if is_rare:
+                read = await self._store.load(load)
+            else:
+                read = await self._store.read(name, key.tags, load)
         except NotShareable:
             await load.finish()
             return
@@ -138,6 +147,8 @@ class ResponseCache:
         finally:
             load.leave()
         set_cache_result(read.outcome)
+        if is_new and read.outcome is Outcome.HIT:
+            self._admission.found(key.route)
         if read.outcome is Outcome.MISS and load.response is not None:
             # The response has headers that are not stored.
             code, own = load.response

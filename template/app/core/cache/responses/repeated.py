@@ -1,7 +1,7 @@
-"""Hits that repeat: the connection answers them, before a scope and a task exist.
+"""Repeated hits: the server answers them itself, without calling the application.
 
-The first of equal requests goes through all middleware, and shows the head that the server writes.
-The next ones get that head again, as long as this process has the same entry.
+The first hit of equal requests goes through all middleware, and shows the head that the server
+writes. The next ones get that head again, as long as this process has the same entry.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +18,16 @@ from app.core.operations.admin import Admin
 from app.core.telemetry.activity import current
 from app.core.telemetry.requests import Header, MeasuredRequest
 
-# The most targets, the most different requests of each, and the most bytes of a request.
+# The most targets, the most different requests of each, and the most bytes that one takes.
 MAX_TARGETS = 1024
 MAX_REQUESTS = 8
-MAX_BYTES = 2048
+MAX_BYTES = 4096
+# The objects of one header.
+_HEADER_BYTES = 100
 # The item of a scope in which the cache leaves its `Hit`.
 HIT = "app.hit"
 _FORWARDED = b"x-forwarded-proto"
-# The headers that middleware reads, besides those that the cache reads.
+# The headers that decide about an answer, besides those that the cache reads.
 _READ_OUTSIDE = frozenset((b"origin", b"cookie", _FORWARDED))
 # Telemetry adds them last, with values of their own for each request.
 _TELEMETRY = frozenset((b"x-request-id", b"server-timing", b"x-process-time"))
@@ -58,7 +60,7 @@ class _Known(NamedTuple):
     status_line: bytes
     head: bytes
     reported: Mapping[str, Any]
-    begin: Callable[[Scope, int], tuple[MeasuredRequest, list[Header]]]
+    begin: Callable[[Scope, int, str], tuple[MeasuredRequest, list[Header]]]
 
 
 class RepeatedHits:
@@ -92,8 +94,7 @@ class RepeatedHits:
             return False
         self._store.counts["local", "hit"] += 1
         scope = {**known.reported, "headers": connection.headers}
-        request, added = known.begin(scope, known.status)
-        request.cache = Outcome.HIT
+        request, added = known.begin(scope, known.status, Outcome.HIT)
         age_s = entry.age_s()
         head = known.head % (age_s, entry.ttl_s - age_s)
         parts = [known.status_line, *map(_line, connection.server_state.default_headers)]
@@ -113,7 +114,8 @@ class RepeatedHits:
         """Remember the `head` that was written for a request, if its response was a hit."""
         hit: Hit | None = scope.get(HIT)
         first = current.get()
-        size = len(url) + sum(len(value) for _, value in headers)
+        sizes = [len(name) + len(value) + _HEADER_BYTES for name, value in headers]
+        size = len(url) + len(head) + sum(sizes)
         # A trace has a span for each request.
         if hit is None or "fastapi.telemetry" in scope or size > MAX_BYTES:
             return
@@ -129,12 +131,14 @@ class RepeatedHits:
                 return
             kept.append(_AGES.get(name) or line.replace(b"%", b"%%"))
         self._read = hit.read | _READ_OUTSIDE
-        if len(self.known) >= MAX_TARGETS:
-            self.known.clear()
+        if url not in self.known and len(self.known) >= MAX_TARGETS:
+            # The oldest one.
+            del self.known[next(iter(self.known))]
         equal = self.known.setdefault(url, {})
-        if len(equal) >= MAX_REQUESTS:
-            equal.clear()
-        equal[self._key(connection, headers)] = _Known(
+        key = self._key(connection, headers)
+        if key not in equal and len(equal) >= MAX_REQUESTS:
+            del equal[next(iter(equal))]
+        equal[key] = _Known(
             hit,
             int(status_line.split()[1]),
             status_line + b"\r\n",

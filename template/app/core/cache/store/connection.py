@@ -35,6 +35,8 @@ DRIVER = DriverInfo()
 # The type stub of hiredis only allows commands of one word.
 _PACK: Callable[[Any], bytes] = hiredis.pack_command
 _INCOMPLETE = object()
+# Of commands for whose replies nobody waits.
+MAX_UNREAD_BYTES = 4 * 1024**2
 # After such a refusal the server is still good for all other commands. After every other refusal
 # (READONLY, MISCONF, LOADING, MOVED, CROSSSLOT, NOPERM and the rest) the connection is closed, as
 # if the server were unreachable: the server may refuse invalidations, so that another worker would
@@ -113,6 +115,11 @@ class Connection(asyncio.Protocol):
         self._unsent.append(batch)
         self._waiting.append(batch)
         return batch.future
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the server has not read `MAX_UNREAD_BYTES` of commands yet."""
+        return self._writer.transport.get_write_buffer_size() > MAX_UNREAD_BYTES
 
     def end(self, error: RedisError) -> None:
         """Close the connection; all waiting commands fail with `error`."""

@@ -151,8 +151,8 @@ class Server:
         return None
 
     def send(self, *commands: Command) -> bool:
-        """Send commands, whose failure is only logged; False when the server is unavailable."""
-        if self._connection is None:
+        """Send commands, whose failure is only logged; False when the server is away or behind."""
+        if self._connection is None or self._connection.is_behind:
             return False
         try:
             replies = self._connection.execute(*commands)

@@ -21,6 +21,8 @@ class Dispatch:
     All other requests go on to FastAPI's own layers: those of routes that are not compiled, without
     a route or with another method, and all while a dependency is overridden or FastAPI's telemetry
     follows the request.
+
+    The routes are read again when their number changes.
     """
 
     def __init__(self, app: ASGIApp) -> None:
