@@ -372,6 +372,23 @@ async def test_a_stale_response_is_at_hand_after_its_key_is_forgotten(site: Site
         assert status(await client.get("/page")) == "app; fwd=stale"
 
 
+@pytest.mark.skipif(not hasattr(cache, "shared"), reason="no shared cache")
+async def test_an_entry_of_another_worker_counts_as_repeated(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    monkeypatch.setattr(admission.Admission, "found", lambda _, route: found.append(route.template))
+    async with opened() as store:
+        other = Site(store)
+        site.page(lambda: site.count())
+        other.page(lambda: site.count())
+        async with site.client() as client, other.client() as second:
+            assert await statuses(client, "/page", "/page") == [MISS, "app; hit"]
+            assert not found
+            assert await statuses(second, "/page", "/page") == ["app; hit", "app; hit"]
+    assert found == ["/page"]
+
+
 async def test_a_bypass_sees_no_credentials_that_are_ignored(site: Site) -> None:
     async def page(request: Request) -> dict[str, str]:
         return dict(request.headers)

@@ -18,7 +18,6 @@ LINE = b"GET / HTTP/1.1\r\nHost: test\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-
 async def body_size(scope: Any, receive: Any, send: Any) -> None:
     size = 0
     while True:

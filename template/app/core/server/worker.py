@@ -79,7 +79,9 @@ class DrainingServer(Server):
             await self._tick_until(lambda: not self.server_state.connections)
         await self._stop_listening(sockets or [])
         # Requests of connections that were accepted last.
-        await self._tick_until(lambda: all(each.cycle or each.is_served for each in self._connections(Protocol)))
+        await self._tick_until(
+            lambda: all(each.cycle or each.is_served for each in self._connections(Protocol))
+        )
         loop = asyncio.get_running_loop()
         loop.call_later(REQUEST_DRAIN_S - 1, self._refuse_waiting)
         await super().shutdown(sockets)

@@ -20,9 +20,9 @@ MAX_KEYS = 8192
 class Admission:
     """Counts the misses of this process that repeat, by route.
 
-    A miss is stored, and looked for in Valkey, which costs as much as a cheap endpoint. Where nearly
-    every request is for another key, only a key that is requested twice is worth that. A request
-    repeats if its key had a miss within two lifetimes of a response.
+    A miss is looked for in the shared cache, and stored, which costs as much as a cheap endpoint.
+    Where nearly every request is for another key, only a key that is requested twice is worth that.
+    A request repeats if its key had a miss within two lifetimes of a response.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
