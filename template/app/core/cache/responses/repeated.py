@@ -34,7 +34,7 @@ _TELEMETRY = frozenset((b"x-request-id", b"server-timing", b"x-process-time"))
 _AGES = {b"age": b"age: %d", b"cache-status": b"cache-status: app; hit; ttl=%d"}
 # Such a response ends its connection, or has a body in another form than its entry.
 _NOT_REPEATED = frozenset((b"connection", b"transfer-encoding"))
-# The items of a scope that metrics and log lines name.
+# The items of a scope that reports name.
 _REPORTED = ("type", "method", "path", "route", "fastapi")
 
 
