@@ -76,6 +76,7 @@ TESTS: dict[str, Needs] = {
     "jobs/test_worker_processes.py": Needs(interpreter=True, only=POSTGRES),
     "test_admin.py": Needs(interpreter=True),
     "test_admission.py": Needs(only=CACHED),
+    "test_balance.py": Needs(interpreter=True),
     "test_body_limit.py": Needs(),
     "test_cache.py": Needs(interpreter=True, by=("cache_backend", "read_replica"), only=CACHED),
     "test_cache_commands.py": Needs(only=VALKEY),

@@ -5,6 +5,7 @@ import faulthandler
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -29,6 +30,8 @@ from app.core.settings.server import ServerSettings
 
 T = TypeVar("T")
 
+# Time in which another worker wakes up, also where it has to wait for a core.
+PAUSE_S = 0.0002
 # Longest time that a stopping worker keeps idle connections open for a last request each.
 IDLE_DRAIN_S = 1
 # Time from then until running requests are cut off.
@@ -45,10 +48,34 @@ class DrainingServer(Server):
     """
 
     ends_at_once = False
+    # Most connections that were open at once since the last tick.
+    most_open = 0
 
-    def __init__(self, config: Config, settings: ServerSettings) -> None:
+    def __init__(
+        self, config: Config, settings: ServerSettings, *, shares_sockets: bool = False
+    ) -> None:
         super().__init__(config)
         self.settings = settings
+        self.shares_sockets = shares_sockets
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.shares_sockets:
+            accept = partial(self._accept, self.config.http_protocol_class)
+            self.config.http_protocol_class = accept  # type: ignore[assignment]
+        await super().startup(sockets)
+
+    def _accept(self, protocol: Callable[..., asyncio.Protocol], **given: Any) -> asyncio.Protocol:
+        """Make the protocol of a connection; let other workers take the next one of a burst.
+
+        uvloop accepts one in each turn. On busy cores, the worker that woke up first would still
+        take all, and clients keep their connections. Connections that replace others, as short
+        ones do, cause no pause.
+        """
+        now_open = len(self.server_state.connections) + 1
+        if now_open > self.most_open:
+            self.most_open = now_open
+            time.sleep(PAUSE_S)
+        return protocol(**given)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.ends_at_once = sig != signal.SIGTERM
@@ -57,6 +84,7 @@ class DrainingServer(Server):
     async def on_tick(self, counter: int) -> bool:
         """Do the work of each tenth of a second; return whether the worker ends."""
         ends = await super().on_tick(counter)
+        self.most_open = len(self.server_state.connections)
         # A resource failed, and closed the others: another worker takes the place of this one.
         ends = ends or self.lifespan.error_occurred
         if (ends or stopping()) and CLOSE not in self.server_state.default_headers:
@@ -159,7 +187,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no type
     async def _serve(self) -> None:
         self.config.app = self.wsgi
         self.config.ws_max_size = self.settings.max_body_bytes
-        server = DrainingServer(self.config, self.settings)
+        several = self.cfg.workers > 1
+        server = DrainingServer(self.config, self.settings, shares_sockets=several)
         # gunicorn sends it for Ctrl-C, and uvicorn does not handle it.
         quit_ = signal.SIGQUIT
         asyncio.get_running_loop().add_signal_handler(quit_, server.handle_exit, quit_, None)
