@@ -57,7 +57,7 @@ def test_hits_of_other_workers_count(admission: Admission) -> None:
     rare: Any = Route()
     flood(admission, rare)
     for _ in range(2):
-        admission.found(rare)
+        admission.note_shared_hit(rare)
     assert admission.admit(rare, A)
 
 

@@ -71,7 +71,7 @@ async def test_who_comes_while_it_is_loaded_waits_for_it(store: Cache, key: str)
     assert found == [(b"1", "miss")] + [(b"1", "collapsed")] * 49
     assert await read(store, key, load) == (b"1", "hit")
     assert load.calls == 1
-    peeked = store.local_hit(key, (key,))
+    peeked = store.local.get(key, (key,))
     assert peeked is not None
     assert peeked.body == b"1"
 

@@ -189,27 +189,30 @@ def test_wrong_usage_is_one_sentence(arguments: list[str], message: str) -> None
     assert process.stderr.splitlines()[-1] == f"Error: {message}"
 
 
-FRESH = """
+LINES = """
 
-from fastapi import Depends
-
-
-async def fresh() -> str:
-    return "fresh"
+from collections.abc import AsyncIterator
 
 
-@router.post("/fresh")
-async def make(text: str = Depends(fresh, use_cache=False)) -> str:
-    return text
+@router.get("/lines")
+async def lines() -> AsyncIterator[str]:
+    yield "a line"
 """
 
 
 def test_routes_lists_the_handlers_and_the_reasons_for_slow_ones(service: Path) -> None:
-    append(service / "app" / "api.py", FRESH)
+    append(service / "app" / "api.py", LINES)
 
     process = run_in(service, "routes", "--json")
 
     assert process.returncode == 0, process.stderr
     handlers = {each["path"]: each["handler"] for each in json.loads(process.stdout)}
     assert handlers["/livez"] == "compiled"
-    assert handlers["/fresh"] == "fresh has use_cache=False"
+    assert handlers["/lines"] == "it is a stream"
+
+
+def test_routes_says_that_no_handler_is_compiled(service: Path) -> None:
+    process = run_in(service, "routes", COMPILED_HANDLERS="false")
+
+    assert process.returncode == 0, process.stderr
+    assert "off: COMPILED_HANDLERS is false" in process.stdout

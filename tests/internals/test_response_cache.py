@@ -377,7 +377,9 @@ async def test_an_entry_of_another_worker_counts_as_repeated(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
-    monkeypatch.setattr(admission.Admission, "found", lambda _, route: found.append(route.template))
+    monkeypatch.setattr(
+        admission.Admission, "note_shared_hit", lambda _, route: found.append(route.template)
+    )
     async with opened() as store:
         other = Site(store)
         site.page(lambda: site.count())

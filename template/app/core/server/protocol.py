@@ -51,8 +51,8 @@ class Protocol(_Base):
     """A connection of a client."""
 
     received_bytes = 0
-    # Whether a request was answered without a cycle.
-    is_served = False
+    # Whether a repeated hit was answered, which has no cycle.
+    has_answered_hit = False
     # The `received_bytes` at the last part of a body or end of a request. h11 has a limit itself.
     head_start: float = inf
     is_in_head = False
@@ -157,7 +157,7 @@ class ResponseTransport:
     ) -> None:
         self._transport = transport
         self._loop = loop
-        # Called with a head that had a body at once.
+        # Called with the head when head and body were written together.
         self._written = written
         # None before it is known, and empty after it is written.
         self._head: bytes | None = None
@@ -189,7 +189,7 @@ class ResponseTransport:
 
 
 class HttpTools(Protocol):
-    """The parser httptools has no limit on the head, and accepts trailers as headers."""
+    """A connection parsed by httptools; limits its heads, and keeps trailers out of the headers."""
 
     head_start = 0
     # Answers requests without the application; None if the application has no such object.
@@ -215,7 +215,7 @@ class HttpTools(Protocol):
             self.is_answered = hits.answer(self)
             if self.is_answered:
                 return
-        # A hit may have started it, with a part of a pipeline that has this request as well.
+        # A hit earlier in the same data may have started the timer.
         self._unset_keepalive_if_required()
         super().on_headers_complete()
         # uvicorn would add the fields after the body (trailers) to the headers, past a proxy that
@@ -233,7 +233,7 @@ class HttpTools(Protocol):
 
     def on_message_complete(self) -> None:
         if self.is_answered:
-            self.is_answered, self.is_served = False, True
+            self.is_answered, self.has_answered_hit = False, True
             self.head_start = self.received_bytes
             self.on_response_complete()
             return

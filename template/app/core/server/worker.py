@@ -67,9 +67,9 @@ class DrainingServer(Server):
     def _accept(self, protocol: Callable[..., asyncio.Protocol], **given: Any) -> asyncio.Protocol:
         """Make the protocol of a connection; let other workers take the next one of a burst.
 
-        uvloop accepts one in each turn. On busy cores, the worker that woke up first would still
-        take all, and clients keep their connections. Connections that replace others, as short
-        ones do, cause no pause.
+        uvloop accepts one connection in each turn. Without the pause, one worker takes a whole
+        burst on busy cores, and clients keep their connections. Connections that replace closed
+        ones cause no pause.
         """
         now_open = len(self.server_state.connections) + 1
         if now_open > self.most_open:
@@ -108,7 +108,7 @@ class DrainingServer(Server):
         await self._stop_listening(sockets or [])
         # Requests of connections that were accepted last.
         await self._tick_until(
-            lambda: all(each.cycle or each.is_served for each in self._connections(Protocol))
+            lambda: all(each.cycle or each.has_answered_hit for each in self._connections(Protocol))
         )
         loop = asyncio.get_running_loop()
         loop.call_later(REQUEST_DRAIN_S - 1, self._refuse_waiting)

@@ -11,18 +11,19 @@ from app.core.cache.responses.rules import lifetime_of
 MIN_SHARE = 0.1
 # The share counts about this many of the last misses.
 LAST_MISSES = 128
-# One key of so many is always stored, the same ones in all workers: hits of other workers count.
+# One key of so many is always stored. All workers choose the same keys, so that they hit each
+# other's entries.
 SAMPLE = 8
-# The most keys of each of the two generations, which age instead of being dropped at once.
+# The most keys of a generation; when the young one is full, it becomes the old one.
 MAX_KEYS = 8192
 
 
 class Admission:
     """Counts the misses of this process that repeat, by route.
 
-    A miss is looked for in the shared cache, and stored, which costs as much as a cheap endpoint.
-    Where nearly every request is for another key, only a key that is requested twice is worth that.
-    A request repeats if its key had a miss within two lifetimes of a response.
+    For a miss, the caches are read and written, which costs as much as a cheap endpoint. Where
+    nearly every request is for another key, only a key that is requested twice is worth that. A
+    request repeats if its key had a miss within two lifetimes of a response.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
@@ -44,7 +45,9 @@ class Admission:
         self._shares[route] = share
         return repeats or share >= MIN_SHARE or key % SAMPLE == 0
 
-    def found(self, route: KeyedRoute) -> None:
-        """Note that another worker had stored the response."""
+    def note_shared_hit(self, route: KeyedRoute) -> None:
+        """Note that another worker had stored the response, as a miss that repeats."""
         share = self._shares.get(route, 1.0)
-        self._shares[route] = share + (1.0 - share) * SAMPLE / LAST_MISSES
+        # Below the limit, only a sample of the keys is looked for.
+        weight = 1 if share >= MIN_SHARE else SAMPLE
+        self._shares[route] = share + (1.0 - share) * weight / LAST_MISSES

@@ -212,7 +212,11 @@ class ResponseLoad:
         error = None if run.cancelled() else run.exception()
         if self._entry.done():
             if error is not None and not self._forwards.is_set():
-                logger.error("after the response: %r", error, exc_info=error)
+                logger.error(
+                    "the application failed after its response was recorded: %r",
+                    error,
+                    exc_info=error,
+                )
         elif run.cancelled():
             self._entry.cancel()
         else:

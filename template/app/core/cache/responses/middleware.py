@@ -30,7 +30,7 @@ from app.core.cache.responses.rules import (
     stored_of,
 )
 from app.core.cache.store import Cache, NotShareable, Outcome, Read, cache
-from app.core.cache.store.entry import Entry
+from app.core.cache.store.entry import Entry, Freshness
 from app.core.telemetry.activity import set_cache_result
 
 # The most variants of one path and query.
@@ -113,27 +113,27 @@ class ResponseCache:
             varying = {item: normalised(item, headers.get(item, b"")) for item in key.route.vary}
             variant = " ".join(map(quote_from_bytes, varying.values()))
             name = f"{base} {variant}"
-        entry = self._store.local_hit(name, key.tags)
-        if entry is not None and (stored := entry.parsed or stored_of(entry)):
+        entry = self._store.local.get(name, key.tags)
+        is_fresh = entry is not None and entry.freshness() is Freshness.FRESH
+        if entry is not None and is_fresh and (stored := stored_of(entry)):
+            self._store.counts["local", "hit"] += 1
             set_cache_result(Outcome.HIT)
             scope[HIT] = Hit(name, key.tags, stored, self._header_names)
             await send_stored(entry, stored, Outcome.HIT, scope, headers, send)
             return
         control = directives(headers.get(b"cache-control"))
-        if variant and not self._variants.admit(base, variant, key.route.policy):
+        # A stale entry may be shown, or refreshed.
+        is_absent = entry is None and b"only-if-cached" not in control
+        is_rare = is_absent and not self._admission.admit(key.route, name)
+        is_known = is_rare or not variant
+        if not is_known and not self._variants.admit(base, variant, key.route.policy):
             await self._bypass("variants", key, scope, receive, send)
             return
-        # A stale entry may be shown, or refreshed.
-        is_new = self._store.local.get(name, key.tags) is None
-        is_rare = (
-            is_new
-            and b"only-if-cached" not in control
-            and not self._admission.admit(key.route, name)
-        )
         client = scope, receive, send
-        # The response to a rare request goes to its client as it comes.
+        # The response to a rare request is not recorded: `load` raises NotShareable for it.
         max_bytes = -1 if is_rare else self._max_bytes
         load = ResponseLoad(self._app, key, host, varying, *client, self._state, max_bytes, control)
+        set_cache_result(Outcome.MISS)
         try:
             if is_rare:
                 read = await self._store.load(load)
@@ -147,8 +147,8 @@ class ResponseCache:
         finally:
             load.leave()
         set_cache_result(read.outcome)
-        if is_new and read.outcome is Outcome.HIT:
-            self._admission.found(key.route)
+        if is_absent and read.outcome is Outcome.HIT:
+            self._admission.note_shared_hit(key.route)
         if read.outcome is Outcome.MISS and load.response is not None:
             # The response has headers that are not stored.
             code, own = load.response
@@ -220,7 +220,7 @@ async def send_stored(
 
 
 def label(scope: Scope, route: KeyedRoute) -> None:
-    """Name the route for telemetry: the router sees another scope, or none."""
+    """Put the route into the client's scope: loads have their own, and a hit meets no router."""
     scope["route"] = route.labelled
     if _route_selected is not None:
         _route_selected(scope=scope, path=route.format)

@@ -6,6 +6,7 @@ writes. The next ones get that head again, as long as this process has the same 
 
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
+from logging import getLogger
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI
@@ -17,6 +18,8 @@ from app.core.cache.store.entry import Freshness
 from app.core.operations.admin import Admin
 from app.core.telemetry.activity import current
 from app.core.telemetry.requests import Header, MeasuredRequest
+
+logger = getLogger(__name__)
 
 # The most targets, the most different requests of each, and the most bytes that one takes.
 MAX_TARGETS = 1024
@@ -89,8 +92,9 @@ class RepeatedHits:
         if known is None:
             return False
         entry = self._store.local.get(known.hit.name, known.hit.tags)
-        is_same = entry is not None and entry.parsed is known.hit.stored
-        if entry is None or not is_same or entry.freshness() is not Freshness.FRESH:
+        if entry is None or entry.parsed is not known.hit.stored:
+            return False
+        if entry.freshness() is not Freshness.FRESH:
             return False
         self._store.counts["local", "hit"] += 1
         scope = {**known.reported, "headers": connection.headers}
@@ -104,8 +108,13 @@ class RepeatedHits:
         connection.transport.write(b"".join(parts))
         # Log lines name the current request.
         token = current.set(request)
-        request.finish(known.status)
-        current.reset(token)
+        try:
+            request.finish(known.status)
+        except Exception:
+            # The client has its response.
+            logger.exception("after the response")
+        finally:
+            current.reset(token)
         return True
 
     def learn(

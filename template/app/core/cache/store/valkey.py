@@ -48,7 +48,7 @@ class Lookup(NamedTuple):
     """An entry, perhaps too old to be shown, and what `finish` needs after a load."""
 
     entry: Entry | None = None
-    # Otherwise the caller loads.
+    # Whether the entry may be shown; otherwise, the caller loads.
     is_shown: bool = False
     # Whether this worker waited for another one.
     has_waited: bool = False
@@ -177,5 +177,5 @@ def _is_shown(entry: Entry | None, *, accept_stale: bool) -> bool:
 
 
 def new_token() -> bytes:
-    """Return a number that nobody else has."""
+    """Return random bytes, different for each caller."""
     return os.urandom(TOKEN_BYTES)

@@ -5,7 +5,7 @@ of parameters, a response that collects the headers of dependencies. None of it 
 request, so `compile_route` writes each handler once, as straight-line Python. Answers, errors and
 the order of calls are FastAPI's: its own functions make the error wherever a value is invalid, and
 its own handler answers when a test overrides a dependency. `python -m app routes` lists the path
-operations that are compiled.
+operations, and why some keep FastAPI's handler.
 """
 
 from logging import getLogger
@@ -18,7 +18,9 @@ logger = getLogger(__name__)
 
 
 def compile_path_operations(app: FastAPI) -> list[tuple[APIRoute, str | None]]:
-    """Compile the path operations of `app`, which must be complete, where that is possible.
+    """Compile each path operation of `app` that can be compiled, and add `Dispatch`.
+
+    Call it after the last route.
 
     Return each with the reason why it keeps FastAPI's handler, or None. With a FastAPI of other
     internals all keep it: the service is slower, and answers the same.

@@ -297,7 +297,7 @@ class Compiler:
             source.add(f"{before} = len(errors)")
         arguments = self._arguments(dependant)
         if is_solved:
-            # Only for dependencies of it with `use_cache=False`.
+            # Solved again because it has dependencies with `use_cache=False`.
             return self._solved[key][0]
         if failures is not None:
             source.add(f"{failures} = errors[{before}:]")

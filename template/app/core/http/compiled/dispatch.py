@@ -18,16 +18,16 @@ LAYERS = "fastapi_middleware_astack"
 class Dispatch:
     """The innermost middleware: finds the route of a request, and calls its compiled handler.
 
-    All other requests go on to FastAPI's own layers: those of routes that are not compiled, without
-    a route or with another method, and all while a dependency is overridden or FastAPI's telemetry
-    follows the request.
+    FastAPI's layers answer the rest: routes without a compiled handler or with a body limit of
+    their own, unknown paths and methods, and all requests while a dependency is overridden or
+    FastAPI's telemetry follows them.
 
     The routes are read again when their number changes.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        # In another FastAPI this may be another layer, or may have another form.
+        # Another layer if middleware was appended after this one.
         self._handlers = (
             (app._exception_handlers, app._status_handlers)
             if type(app) is ExceptionMiddleware

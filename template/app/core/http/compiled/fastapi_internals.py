@@ -15,7 +15,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import Response
 from starlette.routing import Route
 
-# What a compiled handler does in place of these.
+# Code of FastAPI and Starlette that compiled handlers replace.
 COPIED: tuple[Any, ...] = (
     routing.request_response,
     routing.get_request_handler,
@@ -47,7 +47,7 @@ COPIED: tuple[Any, ...] = (
     ExceptionMiddleware,
     wrap_app_handling_exceptions,
 )
-# Digests of all sources that FastAPI's own tests passed with: `nox -s fastapi-suite` of the
+# Digests of these sources, for which FastAPI's own tests passed: `nox -s fastapi-suite` of the
 # template.
 KNOWN = frozenset({"32d88e21baa11047"})
 

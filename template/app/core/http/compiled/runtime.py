@@ -49,14 +49,14 @@ from app.core.http.compiled.dispatch import LAYERS
 
 
 def guarded(direct: ASGIApp, stock: ASGIApp, provider: Any) -> ASGIApp:
-    """Return `direct` behind FastAPI's own handler, for overrides and for telemetry."""
+    """Return a handler that calls `direct`, or FastAPI's `stock` for overrides and telemetry."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         is_overridden = provider is not None and provider.dependency_overrides
         is_direct = not is_overridden and _get_request_telemetry() is None
         await (direct if is_direct else stock)(scope, receive, send)
 
-    # `Dispatch` has looked already.
+    # `Dispatch` checks the same conditions, and calls this.
     handler.direct = direct  # type: ignore[attr-defined]
     return handler
 
@@ -221,6 +221,7 @@ async def leave(entered: list[Any]) -> None:
         except BaseException as error:
             if not await fail(entered, error):
                 raise
+            return
 
 
 async def fail(entered: list[Any], error: BaseException) -> bool:
@@ -245,7 +246,10 @@ def cleanup_scope() -> AbstractContextManager[CancelScope | None]:
 def call_and_validate(
     endpoint: Callable[..., Any], validate: Callable[..., Any], arguments: dict[str, Any]
 ) -> tuple[Any, Any]:
-    """Return the result of a `def` endpoint and its valid form, or Undefined, in one thread."""
+    """Call a `def` endpoint and validate its result, in one thread.
+
+    Return both; the second is Undefined if the result is not valid, and None for a Response.
+    """
     # The validation does not see context variables that the endpoint sets.
     context = copy_context()
     result = endpoint(**arguments)
