@@ -99,8 +99,10 @@ class ProcessPool:
         return one
 
     def _end(self, one: "_Child") -> asyncio.Future[int]:
-        self._children.discard(one)
-        return one.end()
+        # Until then, `close` waits for it.
+        ended = one.end()
+        ended.add_done_callback(lambda _: self._children.discard(one))
+        return ended
 
 
 class _Child:
