@@ -35,6 +35,7 @@ OWN_POSTS = "SELECT id, title, created_at FROM posts WHERE author_id = $1 ORDER 
 
 ITEM_COLUMNS = "id, name, category, price, quantity, active, tags, rating_score, rating_count"
 ITEM = f"SELECT {ITEM_COLUMNS} FROM items WHERE id = $1"  # noqa: S608 - constants
+# Constants.
 ITEMS = f"SELECT {ITEM_COLUMNS} FROM items WHERE category = $1 ORDER BY id LIMIT $2 OFFSET $3"  # noqa: S608
 UPDATE_ITEM = "UPDATE items SET name = $2, price = $3, quantity = $4 WHERE id = $1 RETURNING id, name, price, quantity"
 CREATE_ITEM = """

@@ -197,6 +197,7 @@ class HttpTools(Protocol):
     # Whether `hits` have answered the request that arrives.
     is_answered = False
 
+    # uvicorn narrows the type of the transport, too.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.hits = getattr(getattr(self.app, "state", None), "repeated_hits", None)

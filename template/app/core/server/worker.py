@@ -61,6 +61,7 @@ class DrainingServer(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self.shares_sockets:
             accept = partial(self._accept, self.config.http_protocol_class)
+            # Declared as a class, but only called.
             self.config.http_protocol_class = accept  # type: ignore[assignment]
         await super().startup(sockets)
 

@@ -56,7 +56,7 @@ def guarded(direct: ASGIApp, stock: ASGIApp, provider: Any) -> ASGIApp:
         is_direct = not is_overridden and _get_request_telemetry() is None
         await (direct if is_direct else stock)(scope, receive, send)
 
-    # `Dispatch` checks the same conditions, and calls this.
+    # `Dispatch` checks the same conditions, and calls this. Functions have no declared attributes.
     handler.direct = direct  # type: ignore[attr-defined]
     return handler
 
