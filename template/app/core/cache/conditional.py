@@ -4,19 +4,19 @@ A response in one piece gets an `ETag`; a stream passes as it comes.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import NamedTuple
 
 from fastapi import FastAPI
-from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 from fastapi.security import APIKeyHeader
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.cache import headers as h
 from app.core.cache.policy import CREDENTIALS, Audience, Policy, no_store, policy_of
+from app.core.http.routing import flat
 from app.core.http.streams import is_event_stream
 
 CREDENTIAL_HEADERS = frozenset(name.encode() for name in CREDENTIALS)
@@ -207,10 +207,3 @@ async def respond(scope: Scope, send: Send, status: int, headers: h.Headers, bod
     body = b"" if scope["method"] == "HEAD" else body
     await send({"type": "http.response.start", "status": int(status), "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def flat(dependant: Dependant) -> Iterator[Dependant]:
-    """Yield an endpoint's dependant and everything that it depends on."""
-    yield dependant
-    for dependency in dependant.dependencies:
-        yield from flat(dependency)

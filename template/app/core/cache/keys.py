@@ -18,7 +18,7 @@ from starlette.convertors import Convertor
 from starlette.routing import WebSocketRoute
 from starlette.types import Scope
 
-from app.core.cache.conditional import CREDENTIAL_HEADERS, Declaration, declarations, flat
+from app.core.cache.conditional import CREDENTIAL_HEADERS, Declaration, declarations
 from app.core.cache.parameters import (
     NotCacheable,
     Parameter,
@@ -28,7 +28,7 @@ from app.core.cache.parameters import (
 )
 from app.core.cache.policy import no_store, policy_of
 from app.core.cache.tags import canonical, field_names
-from app.core.http.routing import Matcher, route_path
+from app.core.http.routing import Matcher, flat, route_path
 
 # Half of the most keys that one worker remembers, and the longest path and query among them.
 MAX_REMEMBERED = 4096

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from fastapi import APIRouter, FastAPI
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, APIWebSocketRoute, RouteContext, iter_route_contexts
 from starlette.convertors import (
     Convertor,
@@ -163,3 +164,10 @@ def route_path(scope: Scope) -> str:
     if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
         return path[len(root) :]
     return path
+
+
+def flat(dependant: Dependant) -> Iterator[Dependant]:
+    """Yield an endpoint's dependant and everything that it depends on."""
+    yield dependant
+    for dependency in dependant.dependencies:
+        yield from flat(dependency)

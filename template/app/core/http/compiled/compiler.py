@@ -29,6 +29,7 @@ from starlette.types import ASGIApp
 
 from app.core.http.compiled import runtime
 from app.core.http.compiled.source import Source
+from app.core.http.routing import flat
 
 # Defaults that need no copy for each request.
 _IMMUTABLE = (str, int, float, bool, bytes, type(None))
@@ -60,7 +61,7 @@ class Compiler:
     def __init__(self, route: Any) -> None:
         self._route = route
         self._dependant: Dependant = route.dependant
-        self._all = list(_flat(self._dependant))
+        self._all = list(flat(self._dependant))
         self._is_default_class = isinstance(route.response_class, DefaultPlaceholder)
         self._source = Source(depth=2)
         # The variable of each dependency, and that of its errors if it may have some.
@@ -284,7 +285,7 @@ class Compiler:
         source = self._source
         key = _get_cache_key(dependant=dependant)
         is_solved = dependant.use_cache and key in self._solved
-        if is_solved and all(each.use_cache for each in _flat(dependant)):
+        if is_solved and all(each.use_cache for each in flat(dependant)):
             variable, failures = self._solved[key]
             if failures is not None:
                 # FastAPI validates the parameters of a shared dependency each time.
@@ -425,13 +426,6 @@ class Compiler:
         return variable
 
 
-def _flat(dependant: Dependant) -> Iterator[Dependant]:
-    """Yield the path operation, and then all of its dependencies."""
-    yield dependant
-    for each in dependant.dependencies:
-        yield from _flat(each)
-
-
 def _may_fail(dependant: Dependant) -> bool:
     """Return whether a parameter of the dependant, or of its dependencies, may be invalid."""
     return any(
@@ -440,7 +434,7 @@ def _may_fail(dependant: Dependant) -> bool:
         or each.header_params
         or each.cookie_params
         or each.body_params
-        for each in _flat(dependant)
+        for each in flat(dependant)
     )
 
 
