@@ -78,6 +78,15 @@ async def says(expected: str) -> None:
     await until(does)
 
 
+async def is_left_out() -> None:
+    """Wait for it, whatever the reason: a server that stops refuses in several ways."""
+
+    async def does() -> bool:
+        return replica.checks() != OK
+
+    await until(does)
+
+
 @pytest.fixture(scope="module")
 def servers() -> Iterator[tuple[Server, Server]]:
     with primary_and_replica() as servers:
@@ -567,7 +576,7 @@ async def test_a_replica_that_stops_is_left_out_without_an_error_and_comes_back(
     async with readers(primary) as answers:
         await asyncio.sleep(0.1)
         async with stopped(standby):
-            await says("cannot")
+            await is_left_out()
             assert await request(look(primary)) == (False, 0)
             ready = await health.ready_details()
             await request(write(primary))
@@ -580,7 +589,7 @@ async def test_a_replica_that_stops_is_left_out_without_an_error_and_comes_back(
     assert ready.status_code == 200
     details = orjson.loads(ready.body)
     assert details["status"] == "degraded"
-    assert "cannot" in details["checks"]["replica"]
+    assert details["checks"]["replica"] != "ok"
     assert orjson.loads((await health.ready_details()).body)["checks"]["replica"] == "ok"
 
 
@@ -686,7 +695,7 @@ async def test_reads_that_fall_back_leave_the_primary_to_writes(
 ) -> None:
     slow = select(func.pg_sleep(0.4))
     async with stopped(standby):
-        await says("cannot")
+        await is_left_out()
         reads = [asyncio.create_task(request(ReadSession(primary).rows(slow))) for _ in range(40)]
         await asyncio.sleep(0.05)
         for _ in range(10):
