@@ -22,7 +22,14 @@ from tests.updates import ANSWERS_FILE, Tally, conflicts, listed, restored, upda
 from tests.variants import DEFAULTS, VARIANTS, Answers
 
 BEFORE = "c3dc916af25653fdb06fb6587fd0d06a62e986bd"
-NEW_ANSWERS: Answers = {"deployment": "compose", "static_files": True, "tracing": True}
+NEW_ANSWERS: Answers = {
+    "auth": "jwt",
+    "deployment": "compose",
+    "rate_limits": True,
+    "idempotency": True,
+    "static_files": True,
+    "tracing": True,
+}
 ANSWERS = {name: answer for name, answer in (DEFAULTS | VARIANTS["everything"]).items() if name not in NEW_ANSWERS}
 ENTRIES = yaml.safe_load(read(ROOT / "copier.yml"))["_migrations"]
 VERSION: str = ENTRIES[0]["version"]

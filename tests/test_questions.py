@@ -27,10 +27,10 @@ CONFIGURED: dict[str, dict[str, Any]] = {key: value for key, value in CONFIG.ite
 
 ASKED = [
     *("project_name", "description", "cache_backend", "background_jobs", "pagination", "cpu_cores"),
-    *("deployment", "ci", "example"),
+    *("auth", "deployment", "ci", "example"),
 ]
-EXPERT = ["project_slug", "workers_per_core", "db_max_connections", "instances", "read_replica", "static_files"]
-EXPERT += ["metrics", "tracing", "http_client", "outbox"]
+EXPERT = ["project_slug", "workers_per_core", "db_max_connections", "instances", "read_replica", "rate_limits"]
+EXPERT += ["idempotency", "static_files", "metrics", "tracing", "http_client", "outbox"]
 RECORDED = ASKED + EXPERT
 # An engine that has a question of its own.
 BROKER: Answers = {"background_jobs": "rq"}
@@ -55,6 +55,7 @@ REFUSALS: dict[str, dict[str, list[str]]] = {
         "Use 0 to detect them, or 1 to 256.": ["-1", "257"],
         "invalid literal for int() with base 10: 'two'": ["two"],
     },
+    "auth": {"Invalid choice for 'auth': 'basic' is not in": ["basic"]},
     "deployment": {"Invalid choice for 'deployment': 'heroku' is not in": ["heroku"]},
     "ci": {"Invalid choice for 'ci': 'jenkins' is not in": ["jenkins"]},
     "example": {"Invalid choice for 'example': 'maybe' is not in": ["maybe"]},
@@ -67,6 +68,8 @@ REFUSALS: dict[str, dict[str, list[str]]] = {
     "db_max_connections": {"Use 10 to 100000.": ["9", "100001"]},
     "instances": {"Use 1 to 1000.": ["0", "1001"]},
     "read_replica": {"Invalid choice for 'read_replica': 'maybe' is not in": ["maybe"]},
+    "rate_limits": {"Invalid choice for 'rate_limits': 'maybe' is not in": ["maybe"]},
+    "idempotency": {"Invalid choice for 'idempotency': 'maybe' is not in": ["maybe"]},
     "static_files": {"Invalid choice for 'static_files': 'maybe' is not in": ["maybe"]},
     "metrics": {"Invalid choice for 'metrics': 'statsd' is not in": ["statsd"]},
     "tracing": {"Invalid choice for 'tracing': 'maybe' is not in": ["maybe"]},
@@ -358,6 +361,8 @@ def test_a_person_answers_the_questionnaire(questionnaire: Questionnaire, tmp_pa
     questionnaire.presses("\r")
     questionnaire.sees("How many CPU cores has one instance?")
     questionnaire.writes("4")
+    questionnaire.sees("How does the service know its callers?")
+    questionnaire.presses("\r")
     questionnaire.sees("Where does the service run?")
     questionnaire.presses(f"{DOWN}\r")
     questionnaire.sees("Which CI runs the checks")
@@ -375,6 +380,7 @@ def test_a_person_answers_the_questionnaire(questionnaire: Questionnaire, tmp_pa
         "background_jobs": "celery",
         "pagination": "cursor",
         "cpu_cores": 4,
+        "auth": "none",
         "deployment": "compose",
         "ci": "gitlab",
         "example": False,
@@ -383,6 +389,8 @@ def test_a_person_answers_the_questionnaire(questionnaire: Questionnaire, tmp_pa
         "db_max_connections": 100,
         "instances": 1,
         "read_replica": False,
+        "rate_limits": False,
+        "idempotency": False,
         "static_files": False,
         "metrics": "prometheus",
         "tracing": False,
@@ -408,6 +416,8 @@ def test_more_cores_than_the_database_can_serve_lose_no_answer(questionnaire: Qu
     questionnaire.presses("\r")
     questionnaire.sees("How many CPU cores has one instance?")
     questionnaire.writes("128")
+    questionnaire.sees("How does the service know its callers?")
+    questionnaire.presses("\r")
     questionnaire.sees("Where does the service run?")
     questionnaire.presses("\r")
     questionnaire.sees("Which CI runs the checks")

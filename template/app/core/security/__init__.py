@@ -1,0 +1,1 @@
+"""Who calls: names for callers, and the protection of routes."""
