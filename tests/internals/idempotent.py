@@ -110,9 +110,7 @@ async def waiting(data: BookCreate, session: IdempotentSessionDep) -> BookRead:
 
 
 @router.post("/dying/{when}")
-async def dying(
-    when: str, path: Path, data: BookCreate, session: IdempotentSessionDep
-) -> BookRead:
+async def dying(when: str, path: Path, data: BookCreate, session: IdempotentSessionDep) -> BookRead:
     """Kill this process once: `before` or `after` the commit."""
 
     async def die() -> None:
