@@ -1,10 +1,14 @@
-"""The answers of requests with an Idempotency-Key."""
+"""The answers of requests with an Idempotency-Key.
+
+This is a line of its own, because the answer `idempotency` of the template decides whether it is
+there. docs/configuration.md says how to remove it.
+"""
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "core_idempotency"
-down_revision = "core_0001"
+down_revision = None
 branch_labels = None
 depends_on = None
 
