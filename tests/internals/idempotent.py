@@ -5,18 +5,20 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
-from fastapi import APIRouter, FastAPI, HTTPException, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 from sqlalchemy import bindparam, insert
 
 from app.core.application import create_app
+from app.core.cache import invalidate_after_commit
 from app.core.database import PreparedWrite, WriteSession
 from app.core.http.body_limit import Upload
 from app.core.http.idempotency import MAX_BODY_BYTES, IdempotentSessionDep, KeyedSessionDep
+from app.core.jobs import enqueue, job
 from app.settings import get_settings
 from tests.internals.tables import Book
 
@@ -41,6 +43,17 @@ class BookRead(BaseModel):
     title: str
 
 
+@job
+async def nothing() -> None:
+    pass
+
+
+async def authenticate(request: Request) -> str:
+    """Stand for an authentication, which changes the caller from an address to a subject."""
+    request.scope["client"] = (request.headers["X-User"], 1)
+    return request.headers["X-User"]
+
+
 async def add(session: WriteSession, title: str, **values: Any) -> None:
     async def note() -> None:
         committed.append(title)
@@ -60,7 +73,23 @@ async def entity(data: BookCreate, session: IdempotentSessionDep, response: Resp
 @router.post("/rows/{number}", response_model=BookRead)
 async def row(number: int, data: BookCreate, session: IdempotentSessionDep) -> Response:
     await add(session, data.title)
+    await enqueue(session, nothing)
+    invalidate_after_commit(session, "books")
     return JSONResponse({"title": data.title}, 202, {"X-Number": str(number)})
+
+
+@router.post("/owned")
+async def owned(
+    data: BookCreate, session: IdempotentSessionDep, user: Annotated[str, Depends(authenticate)]
+) -> BookRead:
+    await add(session, data.title)
+    return BookRead(title=user)
+
+
+@router.post("/late")
+async def late(data: BookCreate, session: IdempotentSessionDep, request: Request) -> BookRead:
+    await add(session, data.title)
+    return BookRead(title=await authenticate(request))
 
 
 @router.post("/single")

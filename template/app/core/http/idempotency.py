@@ -50,6 +50,7 @@ MAX_DELETED = 10
 
 _NAME = HEADER.lower().encode()
 _SCOPE = "app.idempotency"
+_METHODS = frozenset({"POST", "PATCH", "PUT", "DELETE"})
 # The length is that of the body. Cookies are secrets.
 _NOT_STORED = (b"content-length", b"set-cookie")
 
@@ -90,7 +91,7 @@ _expired = (
 _ids = sa.func.array(_expired.scalar_subquery())
 _insert = insert(answer).values(
     {name: sa.bindparam(name) for name in ("id", "fingerprint", "status", "headers", "body")}
-    | {"expires_at": sa.func.now() + sa.bindparam("ttl", type_=sa.Interval)}
+    | {"expires_at": sa.func.now() + sa.bindparam("lifetime", type_=sa.Interval)}
 )
 # Returns no row if another transaction has stored an answer in the meantime.
 STORE = PreparedWrite(
@@ -131,10 +132,10 @@ class _Failed(Exception):
 class Attempt:
     """One request with a key, and its transaction until the answer is sent."""
 
-    def __init__(self, key: str, ttl: timedelta, send: Send) -> None:
+    def __init__(self, key: str, lifetime: timedelta, send: Send) -> None:
         self.key = key
         self.error: Exception | None = None
-        self._ttl = ttl
+        self._lifetime = lifetime
         self._send = send
         self._start: Message = {}
         self._session = IdempotentSession()
@@ -212,7 +213,7 @@ class Attempt:
                     status=status,
                     headers=[part.decode("latin-1") for each in headers for part in each],
                     body=body if is_kept else None,
-                    ttl=self._ttl,
+                    lifetime=self._lifetime,
                 )
                 if not stored:
                     raise InUse(f"A request with this {HEADER} ended at the same time.")
@@ -227,17 +228,21 @@ class Attempt:
 
 
 class Idempotency:
-    """ASGI middleware: ends the transaction of a request with a key when its answer is sent."""
+    """ASGI middleware: ends the transaction of a request with a key when its answer is sent.
 
-    def __init__(self, app: ASGIApp, *, ttl_s: float) -> None:
+    Answers are stored for `lifetime_s`.
+    """
+
+    def __init__(self, app: ASGIApp, *, lifetime_s: float) -> None:
         self.app = app
-        self.ttl = timedelta(seconds=ttl_s)
+        self._lifetime = timedelta(seconds=lifetime_s)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "http":
+        # A WebSocket has no method.
+        if scope.get("method") in _METHODS:
             for name, value in scope["headers"]:
                 if name == _NAME:
-                    attempt = Attempt(value.decode("latin-1"), self.ttl, send)
+                    attempt = Attempt(value.decode("latin-1"), self._lifetime, send)
                     return self._attempt(attempt, scope, receive, send)
         return self.app(scope, receive, send)
 
