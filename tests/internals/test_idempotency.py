@@ -1,11 +1,14 @@
 """A repeated write with the same `Idempotency-Key` has one effect, and the same answer."""
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx2
 import pytest
 from fastapi import FastAPI
@@ -20,6 +23,7 @@ from app.core.http.problems import Unavailable
 from app.core.jobs.table import background_job
 from dev.processes import free_port
 from tests.core.budget import QueryBudget
+from tests.core.plugin import migrated_database
 from tests.core.serving import program
 from tests.internals import idempotent
 from tests.internals.idempotent import make_app
@@ -344,6 +348,36 @@ async def test_a_key_costs_two_statements_and_a_repetition_one(
 async def test_the_handlers_are_compiled() -> None:
     routes = [each for each in idempotent.app.routes if isinstance(each, APIRoute)]
     assert [each.path for each in routes if not hasattr(each.app, "direct")] == []
+
+
+@pytest.fixture
+def migrated() -> Iterator[str]:
+    with migrated_database() as url:
+        yield url
+
+
+async def test_a_service_that_lacks_the_table_gets_it(migrated: str) -> None:
+    """As after an update that turns the answer on; docs/configuration.md removes it like this."""
+    connection = await asyncpg.connect(migrated)
+    await connection.execute(
+        "DROP TABLE idempotent_answer;"
+        "DELETE FROM alembic_version_core WHERE version_num = 'core_idempotency'"
+    )
+    await connection.close()
+    reports = [await migrate(migrated) for _ in range(2)]
+
+    assert reports == ["Applied: core_idempotency.\n", "The database is up to date.\n"]
+
+
+async def migrate(url: str) -> str:
+    """Return the report of `python -m app migrate`."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "app", "migrate"),
+        env=os.environ | {"DATABASE_URL": url},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    report, _ = await process.communicate()
+    return report.decode()
 
 
 @pytest.fixture
