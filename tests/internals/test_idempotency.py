@@ -18,7 +18,7 @@ from sqlalchemy import func, insert, select, update
 
 from app.core.cache import cache
 from app.core.database import Database, ReadSession, WriteSession, database
-from app.core.http.idempotency import MAX_DELETED, answer
+from app.core.http.idempotency.table import MAX_DELETED, answer
 from app.core.http.problems import Unavailable
 from app.core.jobs.table import background_job
 from dev.processes import free_port

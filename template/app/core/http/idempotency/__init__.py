@@ -26,16 +26,14 @@ from hashlib import sha256
 from http import HTTPStatus
 from typing import Annotated, Any, ClassVar
 
-import sqlalchemy as sa
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
-from sqlalchemy.dialects.postgresql import insert
 from starlette._exception_handler import wrap_app_handling_exceptions
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.database import PreparedRead, PreparedWrite, Row, WriteSession
-from app.core.database.models import core_metadata
+from app.core.database import PreparedWrite, Row, WriteSession
+from app.core.http.idempotency.table import CLAIM, STORE
 from app.core.http.problems import RESPONSES, BadRequest, Conflict, Unprocessable
 from app.core.http.routing import flat
 from app.core.security.caller import caller_of
@@ -45,64 +43,12 @@ HEADER = "Idempotency-Key"
 MAX_BODY_BYTES = 64 * 1024
 # A string of RFC 9651, whose quotes many clients leave out.
 SYNTAX = r'"?[!#-\[\]-~]{1,255}"?'
-# The expired answers that one request deletes at most.
-MAX_DELETED = 10
 
 _NAME = HEADER.lower().encode()
 _SCOPE = "app.idempotency"
 _METHODS = frozenset({"POST", "PATCH", "PUT", "DELETE"})
 # The length is that of the body. Cookies are secrets.
 _NOT_STORED = (b"content-length", b"set-cookie")
-
-answer = sa.Table(
-    "idempotent_answer",
-    core_metadata,
-    # Of the caller, the route and the key.
-    sa.Column("id", sa.LargeBinary, primary_key=True),
-    # Of the path, the query and the body.
-    sa.Column("fingerprint", sa.LargeBinary, nullable=False),
-    sa.Column("status", sa.SmallInteger, nullable=False),
-    # Names and values, in turn.
-    sa.Column("headers", sa.ARRAY(sa.Text), nullable=False),
-    # NULL if it is not stored.
-    sa.Column("body", sa.LargeBinary),
-    sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
-    sa.Index("ix_idempotent_answer_expires_at", "expires_at"),
-)
-
-_id = sa.bindparam("id", type_=sa.LargeBinary)
-_lock = sa.func.pg_try_advisory_xact_lock(sa.bindparam("lock", type_=sa.BigInteger))
-_claim = sa.select(_lock.label("is_locked")).subquery("claim")
-CLAIM = PreparedRead(
-    sa.select(
-        _claim.c.is_locked, answer.c.fingerprint, answer.c.status, answer.c.headers, answer.c.body
-    ).select_from(
-        _claim.outerjoin(answer, (answer.c.id == _id) & (answer.c.expires_at > sa.func.now()))
-    )
-)
-_expired = (
-    sa.select(answer.c.id)
-    .where(answer.c.expires_at <= sa.func.now(), answer.c.id != _id)
-    .order_by(answer.c.expires_at)
-    .limit(sa.literal_column(str(MAX_DELETED)))
-    .with_for_update(skip_locked=True)
-)
-# The array is read once; a join could evaluate LIMIT again for each row.
-_ids = sa.func.array(_expired.scalar_subquery())
-_insert = insert(answer).values(
-    {name: sa.bindparam(name) for name in ("id", "fingerprint", "status", "headers", "body")}
-    | {"expires_at": sa.func.now() + sa.bindparam("lifetime", type_=sa.Interval)}
-)
-# Returns no row if another transaction has stored an answer in the meantime.
-STORE = PreparedWrite(
-    _insert.on_conflict_do_update(
-        index_elements=["id"],
-        set_={column.key: column for column in _insert.excluded if column.key != "id"},
-        where=answer.c.expires_at <= sa.func.now(),
-    )
-    .returning(answer.c.status)
-    .add_cte(sa.delete(answer).where(answer.c.id == sa.any_(_ids)).cte("expired"))
-)
 
 
 class InUse(Conflict):
@@ -142,7 +88,7 @@ class Attempt:
         # Ends the transaction.
         self._open: AsyncExitStack | None = None
         self._row: dict[str, Any] = {}
-        self._request: Request
+        self._scope: Scope = {}
         self._caller = ""
 
     @asynccontextmanager
@@ -156,12 +102,11 @@ class Attempt:
 
     async def _claim(self, request: Request, session: WriteSession) -> None:
         """Mark the key as in use; raise a `Problem`, or `Repeated` if there is an answer."""
-        key = self.key.strip('"')
         if not re.fullmatch(SYNTAX, self.key):
             raise BadRequest(f"{HEADER}: expected 1 to 255 visible characters of ASCII.")
-        scope = request.scope
-        self._request, self._caller = request, caller_of(scope)
-        operation = self._caller, scope["method"], scope["route"].path, key
+        scope = self._scope = request.scope
+        self._caller = caller_of(scope)
+        operation = self._caller, scope["method"], scope["route"].path, self.key.strip('"')
         identifier = sha256(repr(operation).encode()).digest()
         fingerprint = sha256(repr((scope["path"], scope["query_string"])).encode())
         fingerprint.update(await request.body())
@@ -197,16 +142,21 @@ class Attempt:
         """Store the answer and commit, or roll back a failed request."""
         status, body = self._start["status"], message.get("body", b"")
         is_kept = not message.get("more_body") and len(body) <= MAX_BODY_BYTES
-        headers = [each for each in self._start["headers"] if each[0].lower() not in _NOT_STORED]
+        headers = [
+            each for each in self._start.get("headers", ()) if each[0].lower() not in _NOT_STORED
+        ]
         stack, self._open = self._open, None
         assert stack is not None
         with suppress(_Failed):
             async with stack:
                 if status >= HTTPStatus.BAD_REQUEST:
                     raise _Failed
-                if caller_of(self._request.scope) != self._caller:
-                    # The answer would be that of an address, for everybody behind it.
-                    raise RuntimeError("Authenticate before the dependency that takes the session.")
+                if caller_of(self._scope) != self._caller:
+                    # All clients behind one address would share the answer.
+                    raise RuntimeError(
+                        "The session was taken before the caller was known: declare the "
+                        "authentication as a dependency of the route or of its router."
+                    )
                 stored = await self._session.write(
                     STORE,
                     **self._row,
