@@ -31,8 +31,8 @@ router = APIRouter()
 TEXT = Upload(("text/plain",), max_bytes=100)
 # The titles of the books after whose commit a callback has run.
 committed: list[str] = []
-# The tests set it to let `wait` go on.
-going_on = asyncio.Event()
+# `waiting` sets the first, and waits for the second.
+is_waiting, going_on = asyncio.Event(), asyncio.Event()
 
 
 class BookCreate(BaseModel):
@@ -134,6 +134,7 @@ async def streamed(data: BookCreate, session: IdempotentSessionDep) -> Response:
 @router.post("/waiting")
 async def waiting(data: BookCreate, session: IdempotentSessionDep) -> BookRead:
     await add(session, data.title)
+    is_waiting.set()
     await going_on.wait()
     return BookRead(title=data.title)
 

@@ -36,6 +36,7 @@ TIMEOUT_S = 40
 @pytest.fixture(autouse=True)
 async def _tables(app: FastAPI, database: None) -> AsyncIterator[None]:
     idempotent.committed.clear()
+    idempotent.is_waiting.clear()
     idempotent.going_on.clear()
     async with tables():
         yield
@@ -214,8 +215,7 @@ async def test_a_concurrent_request_is_refused_and_holds_no_connection(
 ) -> None:
     async with asyncio.timeout(TIMEOUT_S):
         first = asyncio.create_task(client.post("/waiting", json={"title": "x"}))
-        while not database.gate.in_use:
-            await asyncio.sleep(0.01)
+        await idempotent.is_waiting.wait()
         responses = [await client.post("/waiting", json={"title": "x"}) for _ in range(3)]
         assert database.gate.in_use == 1
         idempotent.going_on.set()
