@@ -2,6 +2,8 @@
 
 from collections.abc import MutableMapping
 from contextvars import ContextVar
+from math import inf
+from time import perf_counter
 from typing import Any
 
 # The longest path in a log line.
@@ -18,19 +20,36 @@ class Activity:
         pool_wait_s: the time that tasks waited for connections.
         cache: how the response cache answered: hit, stale, miss, collapsed, error or bypass; empty
             for other routes.
+        began_s: the time of `perf_counter` from which the time limit counts.
     """
 
     queries = 0
     pool_wait_s = 0.0
     cache = ""
 
-    def __init__(self, request_id: str = "", scope: MutableMapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        request_id: str = "",
+        scope: MutableMapping[str, Any] | None = None,
+        *,
+        limit_s: float = inf,
+    ) -> None:
+        self.began_s = perf_counter()
         self.outer = current.get()
+        self._limit_s = limit_s
         self.request_id = request_id
         self.scope = scope
 
     def sent(self, _sql: str) -> None:
         self.queries += 1
+
+    def limit_s(self, *, of_client: bool = True) -> float:
+        """Return the time limit; `of_client` says whether the client may have shortened it."""
+        return self._limit_s
+
+    def remaining_s(self) -> float:
+        """Return the time until the limit, which may be negative."""
+        return self.began_s + self.limit_s() - perf_counter()
 
     @property
     def route(self) -> str:
@@ -66,6 +85,13 @@ def set_cache_result(result: str) -> None:
     activity = current.get()
     if activity is not None:
         activity.cache = result
+
+
+def note_body() -> None:
+    """Let the time limit count from now on, when the client has sent the whole request."""
+    activity = current.get()
+    if activity is not None:
+        activity.began_s = perf_counter()
 
 
 def log_fields() -> dict[str, str]:
