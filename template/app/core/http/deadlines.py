@@ -18,7 +18,8 @@ from app.core.telemetry.activity import Activity, current
 HEADER = b"x-request-timeout"
 # Timers may fire so much before the time that they were set for.
 _EARLY_S = 0.01
-_ATTRIBUTE = "__deadline_s__"
+# Of the function of a route: its time limit.
+DECLARED = "__deadline_s__"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,27 +45,21 @@ def deadline(limit_s: float) -> Callable[[F], F]:
         raise ValueError(f"deadline: expected a number of seconds above 0, not {limit_s}.")
 
     def declare(function: F) -> F:
-        setattr(function, _ATTRIBUTE, limit_s)
+        setattr(function, DECLARED, limit_s)
         return function
 
     return declare
 
 
-def declared_s(endpoint: object, default_s: float) -> float:
-    """Return the time limit that the function of a route declares."""
-    limit_s: float = getattr(endpoint, _ATTRIBUTE, default_s)
-    return limit_s
-
-
 def sent_s(headers: Iterable[tuple[bytes, bytes]]) -> float:
     """Return the time limit that the client sent; infinity if there is none that is valid."""
-    for name, value in headers:
-        if name == HEADER:
-            # No sign, no exponent, no "nan".
-            number = value.strip(b" \t").replace(b".", b"", 1)
-            is_valid = number.isdigit() and len(number) < 10 and number.strip(b"0")
-            return float(value) if is_valid else inf
-    return inf
+    value = dict(headers).get(HEADER)
+    if value is None:
+        return inf
+    # No sign, no exponent, no "nan".
+    number = value.strip(b" \t").replace(b".", b"", 1)
+    is_valid = number.isdigit() and len(number) < 10 and number.strip(b"0")
+    return float(value) if is_valid else inf
 
 
 def remaining_s() -> float:

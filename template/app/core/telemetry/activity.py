@@ -21,27 +21,27 @@ class Activity:
         cache: how the response cache answered: hit, stale, miss, collapsed, error or bypass; empty
             for other routes.
         began_s: the time of `perf_counter` from which the time limit counts.
+        ends_s: the time of its end; None until it is known.
     """
 
     queries = 0
     pool_wait_s = 0.0
     cache = ""
+    began_s = 0.0
+    ends_s: float | None = None
+    _limit_s = inf
 
-    def __init__(
-        self,
-        request_id: str = "",
-        scope: MutableMapping[str, Any] | None = None,
-        *,
-        limit_s: float = inf,
-    ) -> None:
-        self.began_s = perf_counter()
+    def __init__(self, request_id: str = "", scope: MutableMapping[str, Any] | None = None) -> None:
         self.outer = current.get()
-        self._limit_s = limit_s
         self.request_id = request_id
         self.scope = scope
 
     def sent(self, _sql: str) -> None:
         self.queries += 1
+
+    def begin(self, limit_s: float) -> None:
+        """Let a time limit count from now on."""
+        self.began_s, self._limit_s = perf_counter(), limit_s
 
     def limit_s(self, *, of_client: bool = True) -> float:
         """Return the time limit; `of_client` says whether the client may have shortened it."""
@@ -91,7 +91,7 @@ def note_body() -> None:
     """Let the time limit count from now on, when the client has sent the whole request."""
     activity = current.get()
     if activity is not None:
-        activity.began_s = perf_counter()
+        activity.began_s, activity.ends_s = perf_counter(), None
 
 
 def log_fields() -> dict[str, str]:

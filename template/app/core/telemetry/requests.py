@@ -14,7 +14,7 @@ from zlib import crc32
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.http.deadlines import declared_s, sent_s
+from app.core.http.deadlines import DECLARED, sent_s
 from app.core.http.streams import is_event_stream
 from app.core.settings.telemetry import TelemetrySettings
 from app.core.telemetry import request_id
@@ -141,8 +141,20 @@ class MeasuredRequest(Activity):
         if self.status or self.scope is None:
             return inf
         endpoint = getattr(self.scope.get("route"), "endpoint", None)
-        limit_s = declared_s(endpoint, self._telemetry.timeout_s)
+        limit_s: float = getattr(endpoint, DECLARED, self._telemetry.timeout_s)
         return min(limit_s, sent_s(self.scope["headers"])) if of_client else limit_s
+
+    def remaining_s(self) -> float:
+        """Return the time until the limit, and infinity once the response has begun."""
+        if self.status or self.scope is None:
+            return inf
+        ends_s = self.ends_s
+        if ends_s is None:
+            ends_s = self.began_s + self.limit_s()
+            # Before the router, middleware may ask.
+            if "route" in self.scope:
+                self.ends_s = ends_s
+        return ends_s - perf_counter()
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
