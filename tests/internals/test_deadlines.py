@@ -39,14 +39,13 @@ LIMIT_S = 0.4
 LONG_LIMIT_S = 3.0
 LOCK = 20_2020
 
-MARK = "a_deadline"
-SLOW = select(func.pg_sleep(SLEEP_S).label(MARK))
+SLOW = select(func.pg_sleep(SLEEP_S).label("a_deadline"))
 PREPARED = PreparedRead(SLOW)
 WRITE = PreparedWrite(insert(Book).values(title=bindparam("title")).returning(Book.id))
 RENAME = PreparedWrite(update(Book).values(title=bindparam("title")))
 ACTIVE = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-    f"AND pid <> pg_backend_pid() AND state = 'active' AND query LIKE '%{MARK}%'"
+    "AND pid <> pg_backend_pid() AND state = 'active' AND query LIKE '%a_deadline%'"
 )
 WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 # The COMMIT of an insert waits while another session holds the lock.

@@ -24,7 +24,7 @@ from tests.internals.running import Service, eventually
 from tests.internals.tables import Book, tables
 
 POOL_SIZE = 4
-CLIENTS = 16
+CLIENTS = 8
 OPENED = "The database does not answer: statements are refused"
 CLOSED = "The database answers again"
 TIMED_OUT = "The database did not answer in time."
@@ -66,7 +66,8 @@ class Load:
 
     def answers(self, number: int) -> Counter[str]:
         """Return the next answers, at least so many."""
-        self.statuses = answers = Counter()
+        answers: Counter[str] = Counter()
+        self.statuses = answers
         eventually(lambda: answers.total() >= number)
         return answers
 
@@ -94,22 +95,20 @@ def test_a_hung_database_holds_few_requests_and_recovers(service: Hung) -> None:
         service.database.suspend()
         try:
             eventually(lambda: OPENED in service.web.log, service.logs)
-            whole_too = requests.answers(200)
             # The first ones wait for the time-out. The others are refused without a connection.
-            eventually(lambda: service.web.log.count(TIMED_OUT) >= POOL_SIZE, service.logs)
-            refused = requests.answers(200)
-            assert refused.keys() == {"503 1"}
+            eventually(lambda: TIMED_OUT in service.web.log, service.logs)
+            assert requests.answers(500).keys() == {"503 1"}
             ready = service.client.get("/readyz")
             stale = service.client.get("/stale")
         finally:
             service.database.resume()
         eventually(lambda: CLOSED in service.web.log, service.logs)
-        eventually(lambda: "200" in requests.answers(1), service.logs)
-        after = requests.answers(500)
+        eventually(lambda: requests.answers(50).keys() == {"200"}, service.logs)
+        assert requests.answers(500).keys() == {"200"}
 
-    assert whole.keys() | whole_too.keys() <= {"200", "503 1"}
-    assert after.keys() == {"200"}
-    assert service.web.log.count(TIMED_OUT) == POOL_SIZE
+    assert whole.keys() <= {"200", "503 1"}
+    # Those that held a connection when it began, or took one that was given back.
+    assert service.web.log.count(TIMED_OUT) <= 2 * POOL_SIZE
     assert service.web.log.count(OPENED) == service.web.log.count(CLOSED) == 1
     assert ready.status_code == 503
     assert stale.status_code == (200 if HAS_CACHE else 503)

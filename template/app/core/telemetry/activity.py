@@ -29,7 +29,6 @@ class Activity:
     cache = ""
     began_s = 0.0
     ends_s: float | None = None
-    _limit_s = inf
 
     def __init__(self, request_id: str = "", scope: MutableMapping[str, Any] | None = None) -> None:
         self.outer = current.get()
@@ -39,13 +38,9 @@ class Activity:
     def sent(self, _sql: str) -> None:
         self.queries += 1
 
-    def begin(self, limit_s: float) -> None:
-        """Let a time limit count from now on."""
-        self.began_s, self._limit_s = perf_counter(), limit_s
-
     def limit_s(self, *, of_client: bool = True) -> float:
         """Return the time limit; `of_client` says whether the client may have shortened it."""
-        return self._limit_s
+        return inf
 
     def remaining_s(self) -> float:
         """Return the time until the limit, which may be negative."""
@@ -58,6 +53,18 @@ class Activity:
         context = scope.get("fastapi", {}).get("effective_route_context")
         # The context of a WebSocket has an empty path.
         return getattr(context, "path", "") or getattr(scope.get("route"), "path", "unmatched")
+
+
+class Load(Activity):
+    """A load of the cache: its limit is that of the route while the caller has no response."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began_s = perf_counter()
+
+    def limit_s(self, *, of_client: bool = True) -> float:
+        """Return the time limit without that of the client, because other clients wait, too."""
+        return inf if self.outer is None else self.outer.limit_s(of_client=False)
 
 
 # Each request has an account of its own; tasks that it starts inherit it.
