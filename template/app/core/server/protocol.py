@@ -110,8 +110,9 @@ class Protocol(_Base):
         A read that waits for something that knows no time limit ends here: the client gets 504.
         Calls at intervals need no timer for each request; a time-out is late by one or two of them.
         """
-        if self.is_waiting and (activity := getattr(self.cycle, "activity", None)):
-            if activity.remaining_s() < -LATE_S and not self.transport.is_closing():
+        activity = getattr(self.cycle, "activity", None)
+        if activity and self.is_waiting and activity.remaining_s() < -LATE_S:
+            if not self.transport.is_closing():
                 detail = f"There was no response within {activity.limit_s():g} s."
                 self.refuse(HTTPStatus.GATEWAY_TIMEOUT, detail)
             return

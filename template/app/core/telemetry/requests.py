@@ -71,7 +71,8 @@ class Telemetry:
         open_now["requests"] += 1
         cycle = request.cycle
         # A WebSocket has no method.
-        if cycle is not None and scope.get("method") in ("GET", "HEAD"):
+        is_read = cycle is not None and scope.get("method") in ("GET", "HEAD")
+        if is_read:
             cycle.task, cycle.activity = asyncio.current_task(), request
         try:
             await self.app(scope, receive, request.send)
@@ -81,6 +82,9 @@ class Telemetry:
                 raise
         finally:
             request.finish(500)
+            if is_read:
+                # Otherwise, both refer to each other.
+                cycle.activity = None
             if request.is_stream:
                 open_now["streams"] -= 1
         current.reset(token)
