@@ -155,6 +155,7 @@ TESTS: dict[str, Needs] = {
 
 # Shared modules, with the answers under which they can be imported.
 HELPERS: dict[str, Needs] = {
+    "asking.py": Needs(),
     "__init__.py": Needs(),
     "broker/__init__.py": Needs(),
     "broker/engine.py": Needs(),
