@@ -100,6 +100,7 @@ TESTS: dict[str, Needs] = {
     "test_compiled.py": Needs(interpreter=True),
     "test_concurrency.py": Needs(interpreter=True),
     "test_database.py": Needs(interpreter=True, by=("read_replica",)),
+    "test_deadlines.py": Needs(interpreter=True, by=("cache_backend", "read_replica")),
     "test_dev.py": Needs(by=("cache_backend", "background_jobs")),
     "test_drain.py": Needs(interpreter=True),
     "test_edge.py": Needs(only=CACHED),
@@ -112,6 +113,7 @@ TESTS: dict[str, Needs] = {
     "test_health.py": Needs(interpreter=True, by=("cache_backend", "background_jobs")),
     "test_http_client.py": Needs(interpreter=True, only=HTTP_CLIENT | METRICS | TRACING),
     "test_idempotency.py": Needs(interpreter=True, only=KEYS | MEMORY | {"auth": ("none",)}),
+    "test_hung_database.py": Needs(interpreter=True, by=("cache_backend",)),
     "test_jobs_commands.py": Needs(only=POSTGRES),
     "test_jobs_metrics.py": Needs(interpreter=True, by=("background_jobs",), only=METRICS),
     "test_killed.py": Needs(interpreter=True),
@@ -155,6 +157,7 @@ TESTS: dict[str, Needs] = {
 
 # Shared modules, with the answers under which they can be imported.
 HELPERS: dict[str, Needs] = {
+    "asking.py": Needs(),
     "__init__.py": Needs(),
     "broker/__init__.py": Needs(),
     "broker/engine.py": Needs(),

@@ -4,8 +4,8 @@ import asyncio
 import gzip
 import threading
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http import HTTPStatus
@@ -16,12 +16,14 @@ import pytest
 from opentelemetry import trace
 from pydantic import BaseModel, TypeAdapter
 
+from app.core.http.deadlines import DeadlineExceeded
 from app.core.http.problems import Unavailable, Unprocessable, problem_response
 from app.core.http_client import Answer, BadAnswer, HttpClient, hosts, http, metrics, public_http
 from app.core.http_client import client as client_module
 from app.core.http_client.addresses import LOOKUPS, Resolver, is_public
 from app.core.http_client.hosts import Host, wait_before
 from app.core.telemetry import request_id
+from app.core.telemetry.activity import Load, current
 from app.settings import get_settings
 from tests.core.test_smoke import lacks_other_service
 
@@ -377,6 +379,35 @@ async def test_only_failures_of_the_host_open_the_circuit(opening: Open, peer: P
             await client.get(peer.url, into=bytes)
         host = client._host(f"127.0.0.1:{peer.port}")
         assert host._failures == 0
+
+
+async def test_a_request_without_time_left_ends_its_calls_and_opens_no_circuit(
+    opening: Open, peer: Peer
+) -> None:
+    peer.replies = [hang] * 6 + [answer()]
+    async with opening(retries=0, read_timeout_s=10.0) as client:
+        for _ in range(6):
+            with limited(0.5), pytest.raises(DeadlineExceeded, match=r"within 0\.5 s"):
+                await client.get(peer.url, into=Thing)
+        with limited(-1), pytest.raises(DeadlineExceeded):
+            await client.get(peer.url, into=Thing)
+        assert await client.get(peer.url, into=Thing) == Thing(number=7)
+    assert len(peer.requests) == 7
+    limits = [each.partition("X-Request-Timeout: ")[2].partition("\r")[0] for each in peer.requests]
+    assert all(0 < float(limit) <= 0.5 for limit in limits[:6])
+    assert 9 < float(limits[6]) <= 10
+
+
+@contextmanager
+def limited(limit_s: float) -> Iterator[None]:
+    """Run in a request with so much time left."""
+    request = Load()
+    request.limit_s = lambda **_: limit_s  # type: ignore[method-assign]
+    token = current.set(request)
+    try:
+        yield
+    finally:
+        current.reset(token)
 
 
 def test_an_open_circuit_lets_one_call_through_at_a_time() -> None:

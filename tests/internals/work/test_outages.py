@@ -124,6 +124,8 @@ def running() -> Iterator[Work]:
         )
         # The log of the next start says what a kill of this service lost, and of no other.
         own = {"TMPDIR": str(home), "HTTP_OFFLINE": "false", "JOB_QUEUE": home.name, "TICKS": "1"}
+        # Some reads wait until a test has ended something else.
+        own["REQUEST_TIMEOUT_S"] = "600"
         service = Work(home, database.url, JOB_LEASE_S="30", **own)
         service.database, service.deaf = database, deaf
         service.rows(RECORD_SLOTS)

@@ -30,6 +30,7 @@ from app.core.database.errors import (
 )
 from app.core.database.gate import Gate
 from app.core.database.prepared import Prepared, Row
+from app.core.http.deadlines import exceeded, remaining_s
 from app.core.http.problems import Problem, Unavailable
 from app.core.settings.database import DatabaseSettings
 from app.core.telemetry.activity import add_statement
@@ -60,7 +61,7 @@ class Database:
         # The variable of the address, and the options of a newer address in its file.
         self._variable = ""
         self._newer: dict[str, Any] = {}
-        self._lifetime_s = math.inf
+        self._lifetime_s = self._statement_timeout_s = math.inf
         # Connections of an earlier generation are replaced on checkout.
         self._generation = 0
         self._replaced_s = -math.inf
@@ -91,6 +92,7 @@ class Database:
         )
         self._variable, self._newer = variable, {}
         self._lifetime_s = settings.database_connection_lifetime_s
+        self._statement_timeout_s = settings.database_statement_timeout_s
         self._listen(self._engine)
         self._autocommit_engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._gate = Gate(pool_size, timeout_s=settings.database_pool_timeout_s)
@@ -123,7 +125,9 @@ class Database:
             try:
                 if around is None:
                     return await self.run(statement, connection, values)
-                return await around(partial(self.run, statement, connection, values), connection)
+                remaining_s()  # Raises before anything is sent.
+                run = partial(self.run, statement, connection, values, commits=True)
+                return await around(run, connection)
             except BaseException as error:
                 if isinstance(driver_error(error), (asyncio.CancelledError, TimeoutError)):
                     await settle(connection)
@@ -141,13 +145,25 @@ class Database:
             return (await greenlet_spawn(engine.connect)).connection
 
     async def run(
-        self, statement: Prepared, connection: PoolProxiedConnection, values: Mapping[str, Any]
+        self,
+        statement: Prepared,
+        connection: PoolProxiedConnection,
+        values: Mapping[str, Any],
+        *,
+        commits: bool = False,
     ) -> list[Row]:
-        """Run a prepared statement; raises a `Problem`, or SQLAlchemy's error."""
+        """Run a prepared statement; raises a `Problem`, or SQLAlchemy's error.
+
+        The time limit of the request does not end one that `commits`, whose outcome would be
+        unknown.
+        """
         driver: Any = connection.driver_connection
+        limit_s = self._statement_timeout_s
+        if not commits:
+            limit_s = min(limit_s, remaining_s())
         add_statement(statement.sql)
         try:
-            return await statement.fetch(driver, values)
+            return await statement.fetch(driver, values, limit_s)
         except DRIVER_ERRORS as error:
             problem = self._problem(error, connection, driver.is_closed(), statement.placeholders)
             raise problem or engine_error(self.engine.dialect, error, statement.sql) from error
@@ -156,7 +172,7 @@ class Database:
         """Run BEGIN or COMMIT; return its tag: ROLLBACK for the COMMIT of a failed transaction."""
         driver: Any = connection.driver_connection
         try:
-            tag: str = await driver.execute(sql)
+            tag: str = await driver.execute(sql, timeout=self._statement_timeout_s)
         except DRIVER_ERRORS as error:
             problem = self._problem(error, connection, driver.is_closed())
             raise problem or engine_error(self.engine.dialect, error, sql) from error
@@ -171,6 +187,8 @@ class Database:
     ) -> Problem | None:
         """Return the problem of an error; None for those that are raised as SQLAlchemy's."""
         kind = kind_of(error, is_closed=is_closed)
+        if kind is Kind.TIMEOUT and (late := exceeded()):
+            return late
         violates = isinstance(driver_error(error), asyncpg.IntegrityConstraintViolationError)
         if violates or kind is Kind.PROGRAM:
             return None
@@ -223,7 +241,12 @@ class Database:
                 raise DisconnectionError  # The pool connects anew.
 
         @event.listens_for(engine.sync_engine, "before_cursor_execute")
-        def collect(_connection: Any, _dbapi: Any, sql: str, *_: Any) -> None:
+        def collect(connection: Connection, _dbapi: Any, sql: str, *_: Any) -> None:
+            limit_s = min(remaining_s(), self._statement_timeout_s)
+            driver: Any = connection.connection.driver_connection
+            # SQLAlchemy passes no time limit to the driver, which reads it here.
+            if driver._config.command_timeout != limit_s:
+                driver._config = driver._config._replace(command_timeout=limit_s)
             add_statement(sql)
 
         @event.listens_for(engine.sync_engine, "handle_error")
@@ -251,6 +274,7 @@ class Database:
         if not in_greenlet():
             raise MissingGreenlet
         options |= self._newer
+        options = options | {"timeout": min(options["timeout"], remaining_s())}
         try:
             try:
                 return dialect.connect(*args, **options)
@@ -265,6 +289,8 @@ class Database:
             return dialect.connect(*args, **options | current)
         # The resolver raises UnicodeError for names that cannot be.
         except (dialect.loaded_dbapi.Error, OSError, UnicodeError) as error:
+            if late := exceeded():
+                raise late from error
             state = getattr(error, "sqlstate", None)
             detail = f"refuses the connection ({state})" if state else "cannot be reached"
             raise Unavailable(f"The database {detail}.") from error

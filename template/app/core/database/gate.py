@@ -10,7 +10,8 @@ from collections import deque
 from contextvars import ContextVar
 from time import perf_counter
 
-from app.core.http.problems import Busy
+from app.core.http.deadlines import exceeded, remaining_s
+from app.core.http.problems import Busy, Unavailable
 from app.core.telemetry.activity import add_pool_wait
 
 
@@ -21,6 +22,10 @@ class Gate:
         self.size = size
         self._free = size
         self._timeout_s = timeout_s
+        # How many slots were returned.
+        self.released = 0
+        # Why no slot is given out, while there is a reason.
+        self.refusal = ""
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
@@ -36,9 +41,13 @@ class Gate:
 
         Raises:
             Busy: when no slot is free in time.
+            DeadlineExceeded: when the request has no time left.
+            Unavailable: while `refusal` says why.
             RuntimeError: when this task's own transaction holds a slot.
         """
         self.refuse_holder()
+        if self.refusal:
+            raise Unavailable(self.refusal)
         # A free slot means that no task waits: `release` hands slots over.
         if self._free:
             self._free -= 1
@@ -47,7 +56,8 @@ class Gate:
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         # Not `asyncio.timeout` and `asyncio.Semaphore`, which cost three times as much.
-        timer = loop.call_later(self._timeout_s, self._time_out, turn)
+        limit_s = min(self._timeout_s, remaining_s())
+        timer = loop.call_later(limit_s, self._time_out, turn)
         self._waiting.append(turn)
         try:
             await turn
@@ -65,7 +75,7 @@ class Gate:
     def _time_out(self, turn: asyncio.Future[None]) -> None:
         if not turn.done():
             self._waiting.remove(turn)
-            turn.set_exception(Busy("All database connections are in use."))
+            turn.set_exception(exceeded() or Busy("All database connections are in use."))
 
     def refuse_holder(self) -> None:
         """Raise RuntimeError when this task's own transaction holds a slot: it may deadlock."""
@@ -78,6 +88,7 @@ class Gate:
 
     def release(self) -> None:
         """Hand the slot to the task that has waited longest, or free it."""
+        self.released += 1
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -84,20 +84,22 @@ class Prepared:
             for name in {*self.placeholders} - self.parameters
         }
 
-    async def fetch(self, driver: asyncpg.Connection, values: Mapping[str, Any]) -> list[Row]:
+    async def fetch(
+        self, driver: asyncpg.Connection, values: Mapping[str, Any], timeout_s: float | None = None
+    ) -> list[Row]:
         """Run the statement, return its rows; TypeError for a missing or unknown parameter."""
         arguments = self._arguments(values)
         records: Sequence[Sequence[Any]]
         try:
             if self._make_rows is None:
                 # The first call asks the server for the types: some processors depend on them.
-                statement = await driver.prepare(self.sql)
-                records = await statement.fetch(*arguments)
+                statement = await driver.prepare(self.sql, timeout=timeout_s)
+                records = await statement.fetch(*arguments, timeout=timeout_s)
                 kinds = zip(self._types, statement.get_attributes(), strict=True)
                 processors = [each.result_processor(DIALECT, sent.type.oid) for each, sent in kinds]
                 self._make_rows = _rows_maker(self._names, processors)
             else:
-                records = await driver.fetch(self.sql, *arguments)
+                records = await driver.fetch(self.sql, *arguments, timeout=timeout_s)
         except asyncpg.DataError as error:
             # No severity: the driver refused an argument. The server has parsed the statement by
             # then, and keeps its locks until the next one.

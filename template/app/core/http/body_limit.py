@@ -6,6 +6,8 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.core.telemetry.activity import note_body
+
 _ANNOUNCEMENTS = (b"content-length", b"transfer-encoding")
 
 
@@ -84,6 +86,8 @@ class RequestLimits:
                     if has_more_values(b"".join(json), self.max_json_values):
                         raise _refusal(413, f"The JSON has over {self.max_json_values} values.")
                     json.clear()
+            if not message.get("more_body"):
+                note_body()
             return message
 
         return limited

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 from yarl import URL
 
+from app.core.http.deadlines import exceeded, remaining_s
 from app.core.http.problems import Problem, Unavailable, Unprocessable
 from app.core.http_client.addresses import AddressRefused, Resolver, sockets_to_public
 from app.core.http_client.hosts import Host, wait_before
@@ -161,13 +162,15 @@ class HttpClient:
             json: a value or model to send as JSON.
             content: bytes to send instead, with their `Content-Type` in `headers`.
             timeout_s: limit of the whole call, with its waits and retries; above 0, and
-                `HTTP_TOTAL_TIMEOUT_S` if None.
+                `HTTP_TOTAL_TIMEOUT_S` if None. The time limit of the request may end it earlier.
+                The other service gets the time that is left as `X-Request-Timeout`.
             idempotent: whether the call may run twice; decided by the method if None. A POST with
                 an idempotency key may run twice.
             redirects: the largest number that a GET follows. A redirect to another origin drops
                 `headers` and `content`.
 
         Raises:
+            DeadlineExceeded: when the request has no time left.
             Unavailable: when the service does not answer in time, answers 429, 502, 503 or 504, has
                 too many calls of this process, or an open circuit.
             BadAnswer: when the answer has no status 2xx, is too large or not valid.
@@ -181,7 +184,7 @@ class HttpClient:
             raise ValueError(f"timeout_s: expected a number of seconds above 0, not {limit_s}.")
         if self._settings.http_offline:
             raise Unavailable(UNAVAILABLE) from CallFailed("HTTP_OFFLINE is set")
-        deadline_s = _now_s() + limit_s
+        deadline_s = _now_s() + min(limit_s, remaining_s())
         if json is not None:
             content = to_json(json)
             headers = {"Content-Type": "application/json", **(headers or {})}
@@ -194,6 +197,8 @@ class HttpClient:
         while True:
             identifier = "" if self._only_public else request_id.current()
             identity = {"X-Request-ID": identifier} if identifier else {}
+            if not self._only_public:
+                identity["X-Request-Timeout"] = f"{deadline_s - _now_s():.3f}"
             call = Call(method, target, self._only_public, {**identity, **(headers or {})})
             answer = await self._answer(call, content, deadline_s, may_retry=may_retry)
             location = answer.headers.get("Location") if answer.status in REDIRECTS else None
@@ -228,7 +233,7 @@ class HttpClient:
             if is_last or _now_s() + wait_s >= deadline_s or not host.may_retry():
                 break
             await asyncio.sleep(wait_s)
-        raise Unavailable(UNAVAILABLE) from CallFailed(f"{call}: {reason}")
+        raise exceeded() or Unavailable(UNAVAILABLE) from CallFailed(f"{call}: {reason}")
 
     async def _attempt(
         self, call: Call, content: bytes | None, host: Host, deadline_s: float
@@ -263,7 +268,8 @@ class HttpClient:
                 failed = False
                 raise Unprocessable("The URL leads to an address that is not public.") from None
             # The time-outs of aiohttp, whose settings are long enough, are of a subclass.
-            failed = None if is_short and type(error) is TimeoutError else True
+            is_own = type(error) is TimeoutError and (is_short or exceeded())
+            failed = None if is_own else True
             # Not the text of the error, which may have the URL.
             return f"{type(error).__name__} {getattr(cause, 'strerror', None) or ''}".rstrip()
         finally:
@@ -281,7 +287,7 @@ class HttpClient:
                 await host.slots.acquire()
         except TimeoutError:
             reason = CallFailed(f"{call}: HTTP_MAX_IN_FLIGHT are in flight")
-            raise Unavailable(UNAVAILABLE) from reason
+            raise exceeded() or Unavailable(UNAVAILABLE) from reason
 
     async def _body(self, call: Call, response: aiohttp.ClientResponse) -> bytes:
         parts, rest = [], self._settings.http_max_response_bytes

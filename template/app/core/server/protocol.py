@@ -28,6 +28,8 @@ PARSER = "httptools" if _Base.__name__ == "HttpToolsProtocol" else "h11"
 MAX_HEAD_BYTES = 32 * 1024
 # As in Apache's mod_reqtimeout, a body that arrives at this rate is never too late.
 MIN_BODY_BYTES_PER_S = 1024
+# Until so long after its time limit, a request may answer by itself.
+LATE_S = 0.25
 # The header of a service that stops.
 CLOSE = (b"connection", b"close")
 _CONTINUE = b"HTTP/1.1 100 "
@@ -103,10 +105,17 @@ class Protocol(_Base):
         return self.cycle is not None and not self.cycle.response_started
 
     def close_if_slow(self, now_s: float, *, head_s: float, body_s: float) -> None:
-        """Close the connection if its client sends or reads too slowly.
+        """Close the connection if its client sends or reads too slowly, or a read takes too long.
 
+        A read that waits for something that knows no time limit ends here: the client gets 504.
         Calls at intervals need no timer for each request; a time-out is late by one or two of them.
         """
+        activity = getattr(self.cycle, "activity", None)
+        if activity and self.is_waiting and activity.remaining_s() < -LATE_S:
+            if not self.transport.is_closing():
+                detail = f"There was no response within {activity.limit_s():g} s."
+                self.refuse(HTTPStatus.GATEWAY_TIMEOUT, detail)
+            return
         phase = self._phase()
         if phase != self._seen:
             self._seen, self._since, self._received_before = phase, now_s, self.received_bytes

@@ -56,6 +56,9 @@ class ServerSettings(BaseSettings):
     max_requests: Natural = Field(
         0, description="Requests, plus 0-50 %, after which a worker is replaced; 0 for no limit."
     )
+    request_timeout_s: Seconds = Field(
+        30.0, description="Longest time until a response begins, unless its route has a `deadline`."
+    )
     header_timeout_s: Seconds = Field(
         20.0, description="Longest time that a client may take to send the head of a request."
     )

@@ -2,6 +2,8 @@
 
 from collections.abc import MutableMapping
 from contextvars import ContextVar
+from math import inf
+from time import perf_counter
 from typing import Any
 
 # The longest path in a log line.
@@ -18,11 +20,15 @@ class Activity:
         pool_wait_s: the time that tasks waited for connections.
         cache: how the response cache answered: hit, stale, miss, collapsed, error or bypass; empty
             for other routes.
+        began_s: the time of `perf_counter` from which the time limit counts.
+        ends_s: the time of its end; None until it is known.
     """
 
     queries = 0
     pool_wait_s = 0.0
     cache = ""
+    began_s = 0.0
+    ends_s: float | None = None
 
     def __init__(self, request_id: str = "", scope: MutableMapping[str, Any] | None = None) -> None:
         self.outer = current.get()
@@ -32,6 +38,14 @@ class Activity:
     def sent(self, _sql: str) -> None:
         self.queries += 1
 
+    def limit_s(self, *, of_client: bool = True) -> float:
+        """Return the time limit; `of_client` says whether the client may have shortened it."""
+        return inf
+
+    def remaining_s(self) -> float:
+        """Return the time until the limit, which may be negative."""
+        return self.began_s + self.limit_s() - perf_counter()
+
     @property
     def route(self) -> str:
         """The template of the route, or `unmatched`: a label, of which there are few."""
@@ -39,6 +53,18 @@ class Activity:
         context = scope.get("fastapi", {}).get("effective_route_context")
         # The context of a WebSocket has an empty path.
         return getattr(context, "path", "") or getattr(scope.get("route"), "path", "unmatched")
+
+
+class Load(Activity):
+    """A load of the cache: its limit is that of the route while the caller has no response."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began_s = perf_counter()
+
+    def limit_s(self, *, of_client: bool = True) -> float:
+        """Return the time limit without that of the client, because other clients wait, too."""
+        return inf if self.outer is None else self.outer.limit_s(of_client=False)
 
 
 # Each request has an account of its own; tasks that it starts inherit it.
@@ -66,6 +92,13 @@ def set_cache_result(result: str) -> None:
     activity = current.get()
     if activity is not None:
         activity.cache = result
+
+
+def note_body() -> None:
+    """Let the time limit count from now on, when the client has sent the whole request."""
+    activity = current.get()
+    if activity is not None:
+        activity.began_s, activity.ends_s = perf_counter(), None
 
 
 def log_fields() -> dict[str, str]:

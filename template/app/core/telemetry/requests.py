@@ -7,12 +7,14 @@ client in `Server-Timing`.
 import asyncio
 from collections.abc import Callable
 from logging import getLogger
+from math import inf
 from time import perf_counter
 from typing import Any
 from zlib import crc32
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.core.http.deadlines import DECLARED, sent_s
 from app.core.http.streams import is_event_stream
 from app.core.settings.telemetry import TelemetrySettings
 from app.core.telemetry import request_id
@@ -46,10 +48,12 @@ class Telemetry:
         app: ASGIApp,
         *,
         settings: TelemetrySettings,
+        timeout_s: float = inf,
         observe: Callable[["MeasuredRequest"], None] | None = None,
     ) -> None:
         self.app = app
         self.observe = observe
+        self.timeout_s = timeout_s
         self.server_timing = settings.server_timing
         self._slow_s = settings.slow_request_ms / 1000 or float("inf")
         # The second of the last slow requests, and how many it had.
@@ -67,8 +71,9 @@ class Telemetry:
         open_now["requests"] += 1
         cycle = request.cycle
         # A WebSocket has no method.
-        if cycle is not None and scope.get("method") in ("GET", "HEAD"):
-            cycle.task = asyncio.current_task()
+        is_read = cycle is not None and scope.get("method") in ("GET", "HEAD")
+        if is_read:
+            cycle.task, cycle.activity = asyncio.current_task(), request
         try:
             await self.app(scope, receive, request.send)
         except asyncio.CancelledError:
@@ -77,6 +82,9 @@ class Telemetry:
                 raise
         finally:
             request.finish(500)
+            if is_read:
+                # Otherwise, both refer to each other.
+                cycle.activity = None
             if request.is_stream:
                 open_now["streams"] -= 1
         current.reset(token)
@@ -130,7 +138,27 @@ class MeasuredRequest(Activity):
         self.method = method if method in METHODS else "_OTHER"
         self._telemetry = telemetry
         self._send = send
-        self._started_s = perf_counter()
+        self._started_s = self.began_s = perf_counter()
+
+    def limit_s(self, *, of_client: bool = True) -> float:
+        """Return the time limit of the route, and no limit once the response has begun."""
+        if self.status or self.scope is None:
+            return inf
+        endpoint = getattr(self.scope.get("route"), "endpoint", None)
+        limit_s: float = getattr(endpoint, DECLARED, self._telemetry.timeout_s)
+        return min(limit_s, sent_s(self.scope["headers"])) if of_client else limit_s
+
+    def remaining_s(self) -> float:
+        """Return the time until the limit, and infinity once the response has begun."""
+        if self.status or self.scope is None:
+            return inf
+        ends_s = self.ends_s
+        if ends_s is None:
+            ends_s = self.began_s + self.limit_s()
+            # Before the router, middleware may ask.
+            if "route" in self.scope:
+                self.ends_s = ends_s
+        return ends_s - perf_counter()
 
     async def send(self, message: Message) -> None:
         kind = message["type"]

@@ -1,0 +1,77 @@
+"""A breaker over the pool: while the database hangs, statements are refused at once.
+
+Slow statements, locks and load are no hang: the database then answers a probe, which has a
+connection of its own. It runs while statements wait and no slot of the gate is returned.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from logging import getLogger
+
+from sqlalchemy import literal_column, select
+
+from app.core.database.engine import Database
+from app.core.database.errors import driver_error
+from app.core.database.prepared import PreparedRead
+from app.core.settings.database import DatabaseSettings
+
+logger = getLogger(__name__)
+
+INTERVAL_S = 0.5
+PROBE_TIMEOUT_S = 1.0
+# A single failure may be a delay of this process.
+FAILURES = 2
+
+_PROBE = PreparedRead(select(literal_column("1").label("one")))
+
+
+@asynccontextmanager
+async def watching(database: Database, settings: DatabaseSettings) -> AsyncIterator[None]:
+    """Refuse the statements of `database` while it hangs, during the block."""
+    limits = {
+        "database_connect_timeout_s": PROBE_TIMEOUT_S,
+        "database_statement_timeout_s": PROBE_TIMEOUT_S,
+    }
+    task = asyncio.create_task(_watch(database, settings.model_copy(update=limits)))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _watch(database: Database, settings: DatabaseSettings) -> None:
+    gate, released = database.gate, 0
+    while True:
+        await asyncio.sleep(INTERVAL_S)
+        if gate.in_use and gate.released == released:
+            await _probe_until_it_answers(database, settings)
+        released = gate.released
+
+
+async def _probe_until_it_answers(database: Database, settings: DatabaseSettings) -> None:
+    """Return when the database answers or refuses a probe."""
+    gate, probe, failures = database.gate, Database(), 0
+    probe.open(settings, pool_size=1)
+    try:
+        while await _hangs(probe):
+            failures += 1
+            if failures == FAILURES:
+                gate.refusal = "The database does not answer."
+                logger.error("The database does not answer: statements are refused")
+            await asyncio.sleep(INTERVAL_S)
+    finally:
+        if gate.refusal:
+            gate.refusal = ""
+            logger.info("The database answers again")
+        await probe.close()
+
+
+async def _hangs(probe: Database) -> bool:
+    try:
+        await probe.fetch(_PROBE, {})
+    except Exception as error:
+        # Statements meet every other error at once, too.
+        return isinstance(driver_error(error), TimeoutError)
+    return False
