@@ -214,7 +214,7 @@ async def test_the_quota_is_counted_after_authentication(site: Site) -> None:
     async with site.client() as client:
         found = [
             await statuses(client, "/secret", 3, headers={"Authorization": f"Bearer {name}"})
-            for name in ("ada", "grace")
+            for name in (f"ada-{uuid4().hex}", f"grace-{uuid4().hex}")
         ]
 
     # Without subjects, both have the quota of their address.
@@ -231,7 +231,8 @@ async def test_wrong_credentials_of_an_address_are_limited(app: FastAPI, databas
         wrong = [
             await client.get("/secret", headers={"Authorization": "Bearer wrong"}) for _ in range(5)
         ]
-        right = await client.get("/secret", headers={"Authorization": "Bearer ada"})
+        name = uuid4().hex
+        right = await client.get("/secret", headers={"Authorization": f"Bearer {name}"})
         others = await stranger.get("/secret", headers={"Authorization": "Bearer wrong"})
 
     assert [answer.status_code for answer in wrong] == [401, 401, 401, 429, 429]
