@@ -30,6 +30,7 @@ METRICS: dict[str, tuple[Answer, ...]] = {"metrics": ("prometheus",)}
 KEYS: dict[str, tuple[Answer, ...]] = {"idempotency": (True,)}
 HTTP_CLIENT: dict[str, tuple[Answer, ...]] = {"http_client": (True,)}
 TRACING: dict[str, tuple[Answer, ...]] = {"tracing": (True,)}
+RATE_LIMITS: dict[str, tuple[Answer, ...]] = {"rate_limits": (True,)}
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,9 @@ TESTS: dict[str, Needs] = {
     "test_processes.py": Needs(interpreter=True),
     "test_profiling.py": Needs(interpreter=True, only={"example": (True,)}),
     "test_queries.py": Needs(by=("read_replica",)),
+    "test_rate_limits.py": Needs(interpreter=True, by=("cache_backend",), only=RATE_LIMITS),
+    "test_rate_limits_cached.py": Needs(by=("cache_backend",), only=CACHED | RATE_LIMITS),
+    "test_rate_limits_server.py": Needs(interpreter=True, only=VALKEY | RATE_LIMITS),
     "test_read_back.py": Needs(),
     "test_redis_url.py": Needs(only=VALKEY),
     "test_repeated_hits.py": Needs(only=CACHED),
@@ -175,6 +179,7 @@ HELPERS: dict[str, Needs] = {
     "jobs/__init__.py": Needs(),
     "jobs/process.py": Needs(only=POSTGRES),
     "jobs/queue.py": Needs(),
+    "limited.py": Needs(only=RATE_LIMITS),
     "load.py": Needs(),
     "logged.py": Needs(),
     "postgres_server.py": Needs(),

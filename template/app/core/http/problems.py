@@ -101,7 +101,7 @@ def problem_response(
 def install(app: FastAPI) -> None:
     """Handle every kind of error with a problem document."""
     app.add_exception_handler(Problem, _problem)
-    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ClientDisconnect, _left)
     app.add_exception_handler(WebSocketDisconnect, _left_socket)
@@ -118,7 +118,7 @@ async def _problem(_: Request, error: Exception) -> Response:
     return problem_response(error.status, error.detail, headers=error.headers)
 
 
-async def _http_exception(request: Request, error: Exception) -> Response:
+async def answer_http_exception(request: Request, error: Exception) -> Response:
     """Answer an error of Starlette; a method without a route gets `Allow`, and OPTIONS a 204."""
     assert isinstance(error, HTTPException)
     status, headers = error.status_code, dict(error.headers or {})
