@@ -1,0 +1,95 @@
+"""What routes declare about their callers, as dependencies of a route or of a router."""
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Security
+from fastapi.openapi.models import HTTPBearer
+from fastapi.routing import APIRoute, APIWebSocketRoute, RouteContext, iter_route_contexts
+from fastapi.security import SecurityScopes
+from fastapi.security.base import SecurityBase
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+
+from app.core.http.routing import flat
+from app.core.security.authentication import authenticate
+from app.core.security.principal import Principal
+
+
+class _Bearer(SecurityBase):
+    """The dependency of all protected routes, and their scheme in the OpenAPI document."""
+
+    def __init__(self) -> None:
+        self.scheme_name = "Bearer"
+        self.model = HTTPBearer(
+            bearerFormat="JWT", description="An access token of the issuer, or an API key."
+        )
+
+    async def __call__(self, connection: HTTPConnection, required: SecurityScopes) -> Principal:
+        """Return the caller if it has all of the scopes.
+
+        Raises:
+            HTTPException: 401 without a valid credential, and 403 without a scope (RFC 6750).
+        """
+        principal = connection.scope.get("principal") or await authenticate(connection.scope)
+        if not principal.scopes.issuperset(required.scopes):
+            scopes = " ".join(required.scopes)
+            raise HTTPException(
+                HTTPStatus.FORBIDDEN,
+                f"This needs the scope {scopes}.",
+                {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scopes}"'},
+            )
+        return principal
+
+
+async def _anybody() -> None:
+    pass
+
+
+# Compiled handlers leave it out.
+_anybody.only_declares = True  # type: ignore[attr-defined]
+_bearer = _Bearer()
+
+# The caller, for handlers that need to know it. A route that takes it is protected.
+Caller = Annotated[Principal, Security(_bearer)]
+
+
+def requires(*scopes: str) -> Any:
+    """Declare that callers need all of these scopes; without one, any valid credential will do."""
+    return Security(_bearer, scopes=scopes)
+
+
+def public() -> Any:
+    """Declare that anybody may call, without a credential."""
+    return Depends(_anybody)
+
+
+def scopes_of(route: RouteContext | APIRoute | APIWebSocketRoute) -> frozenset[str] | None:
+    """Return the scopes that a route requires; None if it requires no credential."""
+    dependant = getattr(route, "dependant", None)
+    required = [each for each in flat(dependant) if each.call is _bearer] if dependant else []
+    if not required:
+        return None
+    return frozenset(scope for each in required for scope in _get_oauth_scopes(dependant=each))
+
+
+def check_declarations(app: FastAPI) -> None:
+    """Raise TypeError with each route that declares no scopes and is not public, or is both."""
+    wrong = []
+    for context in iter_route_contexts(app.router.routes):
+        is_public = any(each.dependency is _anybody for each in context.dependencies)
+        is_protected = scopes_of(context) is not None
+        if is_public == is_protected and not is_own(context):
+            methods = ",".join(sorted(context.methods or ()))
+            wrong.append(f"{methods} {context.path}".strip())
+    if wrong:
+        raise TypeError(
+            "These routes must declare either `dependencies=[security.requires(...)]` or "
+            f"`dependencies=[security.public()]`, or inherit one of a router: {', '.join(wrong)}"
+        )
+
+
+def is_own(context: RouteContext) -> bool:
+    """Return whether the route is of core or FastAPI: health, documentation, static files."""
+    module = getattr(context.endpoint, "__module__", "")
+    return module.startswith(("app.core.", "fastapi."))
