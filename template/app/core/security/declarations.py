@@ -4,6 +4,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Security
+from fastapi.dependencies.models import _get_oauth_scopes
 from fastapi.openapi.models import HTTPBearer
 from fastapi.routing import APIRoute, APIWebSocketRoute, RouteContext, iter_route_contexts
 from fastapi.security import SecurityScopes
@@ -11,6 +12,7 @@ from fastapi.security.base import SecurityBase
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
+from app.core.http.problems import RESPONSES
 from app.core.http.routing import flat
 from app.core.security.authentication import authenticate
 from app.core.security.principal import Principal
@@ -49,6 +51,10 @@ async def _anybody() -> None:
 # Compiled handlers leave it out.
 _anybody.only_declares = True  # type: ignore[attr-defined]
 _bearer = _Bearer()
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    401: RESPONSES["4XX"] | {"description": "No valid credential"},
+    403: RESPONSES["4XX"] | {"description": "The credential lacks a scope"},
+}
 
 # The caller, for handlers that need to know it. A route that takes it is protected.
 Caller = Annotated[Principal, Security(_bearer)]
@@ -87,6 +93,13 @@ def check_declarations(app: FastAPI) -> None:
             "These routes must declare either `dependencies=[security.requires(...)]` or "
             f"`dependencies=[security.public()]`, or inherit one of a router: {', '.join(wrong)}"
         )
+
+
+def describe(app: FastAPI) -> None:
+    """Add 401 and 403 to the documentation of protected routes."""
+    for route in app.router.routes:
+        if isinstance(route, APIRoute) and scopes_of(route) is not None:
+            route.responses = _RESPONSES | route.responses
 
 
 def is_own(context: RouteContext) -> bool:

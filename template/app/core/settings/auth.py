@@ -1,0 +1,48 @@
+"""Settings of the issuer whose access tokens the service accepts."""
+
+from ipaddress import ip_address
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings
+
+
+def is_trustworthy(url: str) -> bool:
+    """Return whether the URL is https without credentials, or http on this machine."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+        is_local = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        is_local = False
+    is_plain = url.isascii() and url.isprintable() and not any(map(url.count, " @?#\\"))
+    return is_plain and (url.startswith("https://") or (url.startswith("http://") and is_local))
+
+
+def _issuer(value: str) -> str:
+    if not is_trustworthy(value) or not urlsplit(value).hostname:
+        raise ValueError(
+            "expected `https://login.example.org/realm`, as the issuer writes it in `iss`; "
+            "http is for this machine only"
+        )
+    return value
+
+
+class AuthSettings(BaseSettings):
+    auth_issuer: Annotated[str, AfterValidator(_issuer)] = Field(
+        description="Issuer of the access tokens: the URL in their `iss`, to the letter."
+    )
+    auth_audience: str = Field(
+        min_length=1, description="Name of this service in the `aud` of access tokens."
+    )
+    auth_algorithm: Literal[
+        "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+    ] = Field("RS256", description="Algorithm of all signatures of the issuer.")
+    auth_any_token_type: bool = Field(
+        False,
+        description="Whether tokens need no `typ` of `at+jwt`, for issuers that do not send it.",
+    )
+    auth_leeway_s: float = Field(
+        10, ge=0, le=30, description="Most seconds that the clocks of issuer and service differ."
+    )
