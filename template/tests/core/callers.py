@@ -17,7 +17,8 @@ def acting_as(subject: str, scopes: Collection[str] | None = None) -> dict[str, 
 
     For example, `await client.get("/users/mine", headers=acting_as("grace"))`.
     """
-    return {"Authorization": f"Bearer {token(subject, every_scope() if scopes is None else scopes)}"}
+    chosen = every_scope() if scopes is None else scopes
+    return {"Authorization": f"Bearer {token(subject, chosen)}"}
 
 
 @cache
