@@ -26,6 +26,7 @@ BACKGROUND: dict[str, tuple[Answer, ...]] = {"background_jobs": ("background_tas
 POSTGRES: dict[str, tuple[Answer, ...]] = {"background_jobs": ("postgres",)}
 BROKER: dict[str, tuple[Answer, ...]] = {"background_jobs": WITH_BROKER}
 REPLICA: dict[str, tuple[Answer, ...]] = {"read_replica": (True,)}
+AUTH: dict[str, tuple[Answer, ...]] = {"auth": ("jwt",)}
 METRICS: dict[str, tuple[Answer, ...]] = {"metrics": ("prometheus",)}
 HTTP_CLIENT: dict[str, tuple[Answer, ...]] = {"http_client": (True,)}
 TRACING: dict[str, tuple[Answer, ...]] = {"tracing": (True,)}
@@ -143,6 +144,9 @@ TESTS: dict[str, Needs] = {
     "test_static_files.py": Needs(only={"static_files": (True,)}),
     "test_telemetry.py": Needs(interpreter=True, by=("cache_backend",)),
     "test_threads.py": Needs(interpreter=True),
+    "test_tokens.py": Needs(interpreter=True, only=AUTH),
+    "test_api_keys.py": Needs(only=AUTH),
+    "test_declarations.py": Needs(only=AUTH),
     "test_tracing.py": Needs(interpreter=True, only=TRACING | CACHED | {"example": (True,)}),
     "test_watchdog.py": Needs(interpreter=True),
     "work/test_arguments.py": Needs(),

@@ -91,4 +91,4 @@ async def _revoke(connection: AsyncConnection, id: int) -> None:
     subject = await connection.scalar(revoked)
     if subject is None:
         sys.exit(f"keys: no key {id} is valid; `python -m app keys list` shows all.")
-    print(f"Key {id} of {subject} is refused, by each worker after {KNOWN_S:g} s at most.")
+    print(f"Key {id} of {subject} is refused, after {KNOWN_S:g} s at most.")

@@ -1,5 +1,6 @@
 """What routes declare about their callers, as dependencies of a route or of a router."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -11,7 +12,9 @@ from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.core.cache.policy import Audience, policy_of
 from app.core.http.problems import RESPONSES
 from app.core.http.routing import flat
 from app.core.security.authentication import authenticate
@@ -70,6 +73,23 @@ def public() -> Any:
     return Depends(_anybody)
 
 
+class Guarded:
+    """A mounted application: `app.mount("/admin", Guarded(admin, requires("admin")))`.
+
+    Args:
+        declaration: `requires(...)` or `public()`.
+    """
+
+    def __init__(self, app: ASGIApp, declaration: Any) -> None:
+        self._app = app
+        self._scopes: Sequence[str] | None = getattr(declaration, "scopes", None)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._scopes is not None:
+            await _bearer(HTTPConnection(scope), SecurityScopes([*self._scopes]))
+        await self._app(scope, receive, send)
+
+
 def scopes_of(route: RouteContext | APIRoute | APIWebSocketRoute) -> frozenset[str] | None:
     """Return the scopes that a route requires; None if it requires no credential."""
     dependant = getattr(route, "dependant", None)
@@ -80,18 +100,25 @@ def scopes_of(route: RouteContext | APIRoute | APIWebSocketRoute) -> frozenset[s
 
 
 def check_declarations(app: FastAPI) -> None:
-    """Raise TypeError with each route that declares no scopes and is not public, or is both."""
+    """Raise TypeError with each route that declares no scopes and is not public, or is both.
+
+    The cache answers before a route checks its caller, so a route with scopes has no public policy.
+    """
     wrong = []
     for context in iter_route_contexts(app.router.routes):
-        is_public = any(each.dependency is _anybody for each in context.dependencies)
-        is_protected = scopes_of(context) is not None
-        if is_public == is_protected and not is_own(context):
+        policy = policy_of(context.endpoint)
+        if policy and policy.audience is Audience.EVERYBODY and scopes_of(context) is not None:
+            raise TypeError(f"{context.path}: requires a credential, so it cannot be @public")
+        given = getattr(context, "dependencies", ())
+        is_public = any(each.dependency is _anybody for each in given)
+        if is_public == (scopes_of(context) is not None) and not is_own(context):
             methods = ",".join(sorted(context.methods or ()))
             wrong.append(f"{methods} {context.path}".strip())
     if wrong:
         raise TypeError(
-            "These routes must declare either `dependencies=[security.requires(...)]` or "
-            f"`dependencies=[security.public()]`, or inherit one of a router: {', '.join(wrong)}"
+            f"{', '.join(wrong)}: declare either `dependencies=[security.requires(...)]` or "
+            "`dependencies=[security.public()]`, on the route or a router that includes it. For an "
+            "application that is mounted, write `security.Guarded(application, ...)`."
         )
 
 
@@ -103,6 +130,11 @@ def describe(app: FastAPI) -> None:
 
 
 def is_own(context: RouteContext) -> bool:
-    """Return whether the route is of core or FastAPI: health, documentation, static files."""
+    """Return whether anybody may see the route anyway: health, documentation, files, mounts."""
+    mounted = getattr(context.original_route, "app", None)
     module = getattr(context.endpoint, "__module__", "")
-    return module.startswith(("app.core.", "fastapi."))
+    return (
+        module.startswith(("app.core.", "fastapi."))
+        or context.path == "/static"
+        or isinstance(mounted, Guarded)
+    )

@@ -154,24 +154,26 @@ def _get(url: str) -> dict[str, Any]:
         FileNotFoundError: when the answer is 404.
         OSError, HTTPException, ValueError: when there is no such object.
     """
-    parts = urlsplit(url)
-    if not is_trustworthy(url) or not parts.hostname:
+    if not is_trustworthy(url):
         raise ValueError("a URL is not https")
-    is_secure = parts.scheme == "https"
-    connect = HTTPSConnection if is_secure else HTTPConnection
-    connection = connect(parts.hostname, parts.port, timeout=_SOCKET_TIMEOUT_S)
+    parts = urlsplit(url)
+    connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = connect(parts.hostname or "", parts.port, timeout=_SOCKET_TIMEOUT_S)
+    target = f"{parts.path or '/'}?{parts.query}".removesuffix("?")
     try:
-        connection.request("GET", parts.path or "/", headers={"Accept": "application/json"})
+        connection.request("GET", target, headers={"Accept": "application/json"})
         response = connection.getresponse()
         body, deadline = b"", monotonic() + _SOCKET_TIMEOUT_S
-        while len(body) <= _MAX_BYTES and monotonic() < deadline and (part := response.read1()):
+        while part := response.read1():
             body += part
+            if len(body) > _MAX_BYTES or monotonic() > deadline:
+                raise ValueError(f"{parts.path} is too large, or too slow")
     finally:
         connection.close()
     if response.status == HTTPStatus.NOT_FOUND:
         raise FileNotFoundError(f"{parts.path} is 404")
-    if response.status != HTTPStatus.OK or not response.isclosed():
-        raise HTTPException(f"{parts.path} is {response.status}, or too large or slow")
+    if response.status != HTTPStatus.OK:
+        raise HTTPException(f"{parts.path} is {response.status}")
     found = json.loads(body)
     if not isinstance(found, dict):
         raise ValueError(f"{parts.path} is no object")

@@ -1,5 +1,6 @@
 """Settings of the issuer whose access tokens the service accepts."""
 
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -9,19 +10,24 @@ from pydantic_settings import BaseSettings
 
 
 def is_trustworthy(url: str) -> bool:
-    """Return whether the URL is https without credentials, or http on this machine."""
+    """Return whether the URL is https without a password, or http on this machine."""
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-        is_local = host == "localhost" or ip_address(host).is_loopback
+        host, _ = parts.hostname, parts.port
     except ValueError:
-        is_local = False
-    is_plain = url.isascii() and url.isprintable() and not any(map(url.count, " @?#\\"))
-    return is_plain and (url.startswith("https://") or (url.startswith("http://") and is_local))
+        return False
+    if not host or not url.isascii() or not url.isprintable() or any(map(url.count, " @#\\")):
+        return False
+    if host == "localhost":
+        return parts.scheme in ("http", "https")
+    with suppress(ValueError):
+        if ip_address(host).is_loopback:
+            return parts.scheme in ("http", "https")
+    return parts.scheme == "https"
 
 
 def _issuer(value: str) -> str:
-    if not is_trustworthy(value) or not urlsplit(value).hostname:
+    if not is_trustworthy(value) or "?" in value:
         raise ValueError(
             "expected `https://login.example.org/realm`, as the issuer writes it in `iss`; "
             "http is for this machine only"
