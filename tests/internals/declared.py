@@ -8,3 +8,11 @@ from typing import Any
 ANYBODY: list[Any] = []
 with suppress(ImportError, AttributeError):
     ANYBODY.append(import_module("app.core.security").public())
+
+
+def somebody() -> dict[str, str]:
+    """Return the headers of a caller with every scope, in a service whose routes need scopes."""
+    headers: dict[str, str] = {}
+    with suppress(ImportError):
+        headers |= import_module("tests.core.callers").acting_as("developer")
+    return headers
