@@ -50,5 +50,5 @@ class AuthSettings(BaseSettings):
         description="Whether tokens need no `typ` of `at+jwt`, for issuers that do not send it.",
     )
     auth_leeway_s: float = Field(
-        10, ge=0, le=30, description="Most seconds that the clocks of issuer and service differ."
+        10.0, ge=0, le=30, description="Most seconds that the clocks of issuer and service differ."
     )
