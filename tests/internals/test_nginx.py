@@ -27,6 +27,7 @@ import pytest
 
 from dev.guardian import stop
 from dev.processes import free_port, log_of, serve, start, workspace
+from tests.internals.declared import somebody
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "deploy" / "nginx" / "nginx.conf.template"

@@ -58,6 +58,12 @@ def routes(app: FastAPI) -> Iterator[Route]:
     yield from sorted(found, key=lambda route: route.method == "delete")
 
 
+def without_object(every: list[Route], objects: Mapping[str, str | None]) -> list[str]:
+    """Return the protected paths with an id that `objects` do not name."""
+    paths = {route.path for route in every if route.scopes is not None and "{" in route.path}
+    return sorted(paths - objects.keys())
+
+
 async def test_every_protected_route_refuses_strangers(app: FastAPI, client: AsyncClient) -> None:
     wrong = []
     for route in routes(app):
@@ -75,15 +81,11 @@ async def test_nothing_of_one_caller_reaches_another(
     app: FastAPI, database: None, owned_objects: dict[str, str | None]
 ) -> None:
     every = [*routes(app)]
-    undeclared = [
-        str(route)
-        for route in every
-        if route.scopes is not None and "{" in route.path and route.path not in owned_objects
-    ]
-    assert undeclared == [], (
-        "The fixture `owned_objects` in tests/conftest.py names, for the path of each of these "
-        "routes, the URL of an object that it has made with the fixture `client`; or None if the "
-        "object belongs to all callers with the scopes of the route"
+    paths = ", ".join(without_object(every, owned_objects))
+    assert not paths, (
+        f"the fixture `owned_objects` of tests/conftest.py has no {paths}: give it the URL of an "
+        "object that the fixture `client` has made, or None if the object belongs to all callers "
+        "with the scopes of the route"
     )
     # A real server: a stream may never end.
     wrong = await asyncio.to_thread(_ask_as_several, every, owned_objects)
@@ -95,13 +97,13 @@ def _ask_as_several(every: list[Route], objects: Mapping[str, str | None]) -> li
     with serving() as client:
         for route in every:
             if route.method == "get":
-                wrong += [f"{route}: {each}" for each in _shared(client, route, objects)]
+                wrong += [f"{route}: {each}" for each in faults_of_get(client, route, objects)]
             if route.scopes is not None and objects.get(route.path):
-                wrong += [f"{route}: {each}" for each in _open(client, route, objects)]
+                wrong += [f"{route}: {each}" for each in faults_of_object(client, route, objects)]
     return wrong
 
 
-def _shared(client: Client, route: Route, objects: Mapping[str, str | None]) -> Iterator[str]:
+def faults_of_get(client: Client, route: Route, objects: Mapping[str, str | None]) -> Iterator[str]:
     """Yield the faults of a GET whose answers to one caller others get, or may get from a cache."""
     first, again, other, anonymous = (
         _send(client, route, objects, headers)
@@ -119,7 +121,7 @@ def _shared(client: Client, route: Route, objects: Mapping[str, str | None]) -> 
         yield "the answer of a public route depends on its caller"
 
 
-def _open(client: Client, route: Route, objects: Mapping[str, str | None]) -> Iterator[str]:
+def faults_of_object(client: Client, route: Route, objects: Mapping[str, str | None]) -> Iterator[str]:
     """Yield the faults of a route that does not refuse a stranger the object of a caller."""
     response = _send(client, route, objects, acting_as(STRANGER))
     if response.status_code == 422:
