@@ -29,7 +29,6 @@ REPLICA: dict[str, tuple[Answer, ...]] = {"read_replica": (True,)}
 AUTH: dict[str, tuple[Answer, ...]] = {"auth": ("jwt",)}
 METRICS: dict[str, tuple[Answer, ...]] = {"metrics": ("prometheus",)}
 HTTP_CLIENT: dict[str, tuple[Answer, ...]] = {"http_client": (True,)}
-JWT: dict[str, tuple[Answer, ...]] = {"auth": ("jwt",)}
 TRACING: dict[str, tuple[Answer, ...]] = {"tracing": (True,)}
 
 
@@ -94,7 +93,7 @@ TESTS: dict[str, Needs] = {
         by=("background_jobs",),
         only=HTTP_CLIENT | {"background_jobs": ("postgres", "background_tasks")},
     ),
-    "test_callers.py": Needs(only=JWT | {"example": (True,)}),
+    "test_callers.py": Needs(only=AUTH | {"example": (True,)}),
     "test_capacity.py": Needs(by=("cache_backend", "read_replica")),
     "test_check.py": Needs(interpreter=True, by=("cache_backend", "background_jobs")),
     "test_commands.py": Needs(by=("cache_backend",)),

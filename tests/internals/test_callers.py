@@ -7,12 +7,7 @@ import httpx2
 import pytest
 
 from tests.core.callers import acting_as, every_scope
-from tests.core.test_callers import (
-    Route,
-    faults_of_get,
-    faults_of_object,
-    without_object,
-)
+from tests.core.test_callers import Route, faults_of_get, faults_of_object, without_object
 
 Answer = Callable[[httpx2.Request], httpx2.Response]
 PRIVATE = {"Cache-Control": "private, no-store"}

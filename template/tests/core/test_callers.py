@@ -121,7 +121,9 @@ def faults_of_get(client: Client, route: Route, objects: Mapping[str, str | None
         yield "the answer of a public route depends on its caller"
 
 
-def faults_of_object(client: Client, route: Route, objects: Mapping[str, str | None]) -> Iterator[str]:
+def faults_of_object(
+    client: Client, route: Route, objects: Mapping[str, str | None]
+) -> Iterator[str]:
     """Yield the faults of a route that does not refuse a stranger the object of a caller."""
     response = _send(client, route, objects, acting_as(STRANGER))
     if response.status_code == 422:
