@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator
-from functools import partial
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI
@@ -16,6 +17,7 @@ from app.core.database import database as engine
 from app.core.security import authentication
 from app.core.security.api_keys import KNOWN_S, new_key
 from app.core.security.authentication import authenticating
+from app.core.security.commands import execute
 from app.settings import get_settings
 from tests.core.budget import QueryBudget
 from tests.internals.commands import run
@@ -61,16 +63,23 @@ async def client(app_of_things: FastAPI, database: None) -> AsyncIterator[AsyncC
         yield client
 
 
+Keys = Callable[..., Awaitable[str]]
+
+
 @pytest.fixture
-def key(database: None) -> str:
-    return create("--scope", "things:read", "--scope", "things:write")
+def keys(database: None, capsys: pytest.CaptureFixture[str]) -> Keys:
+    """Run an action of `python -m app keys`, and return its output."""
+
+    async def run_keys(action: str, *ids: str, **options: Any) -> str:
+        await execute(get_settings(), action, ids, **options)
+        return capsys.readouterr().out.strip()
+
+    return run_keys
 
 
-def create(*options: str) -> str:
-    made = run("keys", "create", "--subject", "robot", *options)
-    assert made.returncode == 0, made.stderr
-    assert made.stdout.startswith("sk_")
-    return made.stdout.strip()
+@pytest.fixture
+async def key(keys: Keys) -> str:
+    return await keys("create", subject="robot", scopes=["things:read", "things:write"])
 
 
 async def status(client: AsyncClient, key: str) -> int:
@@ -119,13 +128,14 @@ async def test_wrong_keys_are_refused(
     assert key not in caplog.text
 
 
-async def test_a_scope_is_required(client: AsyncClient) -> None:
-    assert await status(client, create("--scope", "things")) == 403
-    assert await status(client, create()) == 403
+async def test_a_scope_is_required(keys: Keys, client: AsyncClient) -> None:
+    for scopes in ([], ["things"]):
+        made = await keys("create", subject="robot", scopes=scopes)
+        assert await status(client, made) == 403
 
 
-async def test_a_key_expires(key: str, client: AsyncClient, clock: Clock) -> None:
-    brief = create("--scope", "things:read", "--expires-days", "1")
+async def test_a_key_expires(key: str, keys: Keys, client: AsyncClient, clock: Clock) -> None:
+    brief = await keys("create", subject="robot", scopes=["things:read"], expires_days=1)
     clock.passed_s = 24 * 3600 - 60
     assert await status(client, brief) == 200
     clock.passed_s = 24 * 3600 + 60
@@ -146,17 +156,18 @@ async def test_a_key_that_is_remembered_expires(
     assert await status(client, key) == 401
 
 
-async def test_a_key_is_revoked(key: str, client: AsyncClient, clock: Clock) -> None:
+async def test_a_key_is_revoked(key: str, keys: Keys, client: AsyncClient, clock: Clock) -> None:
     assert await status(client, key) == 200
-    (listed,) = json.loads(run("keys", "list", "--json").stdout)
+    (listed,) = json.loads(await keys("list", as_json=True))
     assert (listed["subject"], listed["scopes"]) == ("robot", ["things:read", "things:write"])
     assert "hash" not in listed
 
-    revoked = run("keys", "revoke", str(listed["id"]))
-    assert revoked.stdout == f"Key {listed['id']} of robot is refused, after 5 s at most.\n"
+    id = str(listed["id"])
+    assert await keys("revoke", id) == f"Key {id} of robot is refused, after 5 s at most."
     clock.passed_s = KNOWN_S + 1
     assert await status(client, key) == 401
-    assert run("keys", "revoke", str(listed["id"])).returncode == 1
+    with pytest.raises(SystemExit, match=f"no key {id} is valid"):
+        await keys("revoke", id)
 
 
 async def test_keys_are_unavailable_without_the_database(
@@ -175,38 +186,42 @@ async def test_keys_are_unavailable_without_the_database(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("arguments", "options", "reason"),
     [
-        ("create", "use `create --subject NAME"),
-        ("create --subject robot --scope a\u00a0b", "is no scope"),
-        ('create --subject robot --scope "', "is no scope"),
-        ("revoke 999999", "no key 999999 is valid"),
-        ("revoke 99999999999999999999", "use `create"),
-        ("revoke one", "use `create"),
-        ("list all", "use `create"),
-        ("forget", "use `create"),
-        ("create --subject robot --expires-days 0", "--expires-days"),
+        (("create",), {}, "use `create --subject NAME"),
+        (("create",), {"subject": "robot", "scopes": ["a b"]}, "'a b' is no scope"),
+        (("create",), {"subject": "robot", "scopes": ['"']}, "is no scope"),
+        (("create",), {"subject": "robot", "scopes": [""]}, "is no scope"),
+        (("revoke", "999999"), {}, "no key 999999 is valid"),
+        (("revoke", "9" * 20), {}, "use `create"),
+        (("revoke", "one"), {}, "use `create"),
+        (("revoke",), {}, "use `create"),
+        (("list", "all"), {}, "use `create"),
+        (("forget",), {}, "use `create"),
     ],
 )
-def test_wrong_commands_are_explained(database: None, arguments: str, reason: str) -> None:
-    refused = run("keys", *arguments.split(" "))
+async def test_wrong_commands_are_explained(
+    keys: Keys, arguments: tuple[str, ...], options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(SystemExit, match=reason):
+        await keys(*arguments, **options)
 
-    assert refused.returncode != 0
-    assert reason in refused.stderr
 
-
-def test_the_list_is_for_people(key: str) -> None:
-    listed = run("keys", "list").stdout
+async def test_the_list_is_for_people(key: str, keys: Keys) -> None:
+    listed = await keys("list")
     assert "robot  things:read things:write" in listed
     assert key not in listed
 
 
-def test_without_a_table() -> None:
-    refused = partial(run, "keys", "list")(DATABASE_URL=database_without_tables())
+def test_the_command() -> None:
+    made = run("keys", "create", "--subject", "robot", "--scope", "a", "--expires-days", "1")
+    assert (made.returncode, made.stdout[:3], len(made.stdout)) == (0, "sk_", 68)
+    assert made.stderr.startswith("Key ")
+    assert run("keys", "create", "--subject", "robot", "--expires-days", "0").returncode == 2
+
+
+def test_a_database_without_the_table_is_explained() -> None:
+    other = os.environ["DATABASE_URL"].rpartition("/")[0] + "/postgres"
+    refused = run("keys", "list", DATABASE_URL=other)
     assert refused.returncode == 1
-
-
-def database_without_tables() -> str:
-    import os
-
-    return os.environ["DATABASE_URL"].rpartition("/")[0] + "/postgres"
+    assert "`python -m app migrate` makes the table." in refused.stderr

@@ -1,6 +1,5 @@
 """`python -m app keys`: makes, lists and revokes API keys."""
 
-import asyncio
 import json
 import re
 import sys
@@ -21,40 +20,36 @@ USAGE = "use `create --subject NAME --scope SCOPE`, `list` or `revoke ID`."
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 
-def run(
+async def execute(
     settings: DatabaseSettings,
     action: str,
-    ids: Sequence[str],
+    ids: Sequence[str] = (),
     *,
-    subject: str,
-    scopes: Sequence[str],
-    expires_days: int,
-    as_json: bool,
+    subject: str = "",
+    scopes: Sequence[str] = (),
+    expires_days: int = 90,
+    as_json: bool = False,
 ) -> None:
-    """Run one action; a failure exits with a line that names the reason."""
-
-    async def execute() -> None:
-        source = Database()
-        source.open(settings, pool_size=1)
-        try:
-            async with source.autocommit_engine.connect() as connection:
-                match action, ids:
-                    case "create", [] if subject:
-                        await _create(connection, subject, scopes, expires_days)
-                    case "list", []:
-                        await _list(connection, as_json=as_json)
-                    case "revoke", [id] if id.isdecimal():
-                        await _revoke(connection, int(id))
-                    case _:
-                        sys.exit(f"keys: {USAGE}")
-        except Problem as error:
-            sys.exit(f"keys: {error.detail}")
-        except ProgrammingError as error:
-            sys.exit(f"keys: {error.orig}; `python -m app migrate` makes the table.")
-        finally:
-            await source.close()
-
-    asyncio.run(execute())
+    """Run one action; a failure raises SystemExit with a line that names the reason."""
+    source = Database()
+    source.open(settings, pool_size=1)
+    try:
+        async with source.autocommit_engine.connect() as connection:
+            match action, ids:
+                case "create", [] if subject:
+                    await _create(connection, subject, scopes, expires_days)
+                case "list", []:
+                    await _list(connection, as_json=as_json)
+                case "revoke", [id] if id.isdecimal() and len(id) < 10:
+                    await _revoke(connection, int(id))
+                case _:
+                    sys.exit(f"keys: {USAGE}")
+    except Problem as error:
+        sys.exit(f"keys: {error.detail}")
+    except ProgrammingError as error:
+        sys.exit(f"keys: {error.orig}; `python -m app migrate` makes the table.")
+    finally:
+        await source.close()
 
 
 async def _create(
