@@ -103,12 +103,17 @@ class KeyedRoute:
                 self._secrets.add(owner.call.model.name)
         self._names = {name for parameter in self._in_query for name in parameter.names}
         self._defaults = self._check_tags()
+        self._tags = [(template, set(field_names(template))) for template in self.policy.tags]
 
     def key(self, path: str, query: bytes) -> ResponseKey:
         """Return the key of a GET, or raise NotCacheable when the application has to answer."""
         found = self._matched.regex.match(path) if self._matched.regex else None
         sent = found.groupdict() if found else {}
         values = {name: self._in_path[name].canonical(value) for name, value in sent.items()}
+        if values != sent:
+            path = self.format.format_map(
+                {name: _as_sent(self._in_path[name], value) for name, value in sent.items()}
+            )
         text = " ".join([self.template, *values.values()])
         pairs = []
         if query:
@@ -129,16 +134,14 @@ class KeyedRoute:
         canonical_query = urlencode(pairs)
         if pairs:
             text = f"{text}?{canonical_query}"
-        if sent:
-            path = self.format.format_map(
-                {name: _as_sent(self._in_path[name], value) for name, value in sent.items()}
-            )
         values = self._defaults | values
         # A tag without a value for each of its names is left out.
         tags = tuple(
-            template.format_map(values)
-            for template in self.policy.tags
-            if values.keys() >= set(field_names(template))
+            [
+                template.format_map(values)
+                for template, names in self._tags
+                if names <= values.keys()
+            ]
         )
         return ResponseKey(self, text, tags, path, canonical_query.encode())
 

@@ -12,7 +12,12 @@ from pydantic.fields import FieldInfo
 
 from app.core.cache.tags import canonical
 
-_CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+# Texts that are canonical, by type: they need neither validation nor quotes.
+_CANONICAL: dict[Any, Callable[[str], object]] = {
+    int: re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII).fullmatch,
+    str: re.compile(r"[A-Za-z0-9_.~-]*").fullmatch,
+    UUID: re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch,
+}
 
 
 class NotCacheable(Exception):
@@ -35,7 +40,8 @@ class Parameter:
         self.repeats = get_origin(annotation) in (list, tuple, set, frozenset)
         self.taggable = _is_taggable(annotation)
         self.default = info.get_default(call_default_factory=False)
-        self._is_uuid = annotation is UUID and not info.metadata
+        is_plain = self.taggable and not info.metadata
+        self._is_canonical = _CANONICAL.get(annotation) if is_plain else None
         # None where every text is valid.
         self.validate: Callable[[Any], Any] | None = None
         if self.taggable and (annotation is not str or info.metadata):
@@ -45,10 +51,10 @@ class Parameter:
 
     def canonical(self, value: str) -> str:
         """Return the quoted form for keys and tags; NotCacheable if the value is not valid."""
+        if self._is_canonical and self._is_canonical(value):
+            return value
         if self.validate is None:
             return quote(value, safe="")
-        if self._is_uuid and _CANONICAL_UUID(value):
-            return value
         try:
             return canonical(self.validate(value))
         except (ValidationError, TypeError):

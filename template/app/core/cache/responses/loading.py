@@ -117,31 +117,8 @@ class ResponseLoad:
         self._has_client = self._forwards.is_set()
 
     async def _application(self) -> None:
-        await self._app(self._scope(), self._receive, self._send)
-
-    def _scope(self) -> Scope:
-        """Return the scope of the load, which has nothing of the client but the key."""
-        scope = self._client[0]
-        path = scope["path"][: len(scope["path"]) - len(route_path(scope))] + self._key.path
-        return {
-            **{name: scope[name] for name in _IN_KEY if name in scope},
-            "http_version": "1.1",
-            "state": dict(self._state),
-            "method": "GET",
-            "headers": [
-                (b"host", self._host.encode("latin-1")),
-                *((name, value) for name, value in self._varying.items() if value),
-            ],
-            "path": path,
-            "raw_path": quote_from_bytes(path.encode()).encode(),
-            "query_string": self._key.query,
-            "client": None,
-            "server": None,
-            # The middleware has named the route; a refresh outlives the request that telemetry
-            # measures.
-            "fastapi.telemetry": None,
-            "extensions": {},
-        }
+        scope = scope_of_load(self._key, self._host, self._varying, self._client[0], self._state)
+        await self._app(scope, self._receive, self._send)
 
     async def _receive(self) -> Message:
         if not self._has_sent_request:
@@ -201,9 +178,7 @@ class ResponseLoad:
             self._run.cancel()
             return
         scope, _, send = self._client
-        send = adding(send, self._key, (b"cache-status", b"app; fwd=miss"))
-        complete = partial(declared, self._key.route.declaration)
-        self._to_client = Responder(scope, send, complete).send
+        self._to_client = unrecorded(self._key, scope, send)
         self._forwards.set()
         for message in messages:
             await self._to_client(message)
@@ -226,6 +201,42 @@ class ResponseLoad:
     def _may_stop(self, entry: "asyncio.Future[Entry]") -> None:
         if entry.cancelled() and self._run is not None:
             self._run.cancel()
+
+
+def scope_of_load(
+    key: ResponseKey,
+    host: str,
+    varying: Mapping[bytes, bytes],
+    client: Scope,
+    state: Mapping[str, Any],
+) -> Scope:
+    """Return the scope of a load, which has nothing of the client's but the key."""
+    path = client["path"][: len(client["path"]) - len(route_path(client))] + key.path
+    return {
+        **{name: client[name] for name in _IN_KEY if name in client},
+        "http_version": "1.1",
+        "state": dict(state),
+        "method": "GET",
+        "headers": [
+            (b"host", host.encode("latin-1")),
+            *((name, value) for name, value in varying.items() if value),
+        ],
+        "path": path,
+        "raw_path": quote_from_bytes(path.encode()).encode(),
+        "query_string": key.query,
+        "client": None,
+        "server": None,
+        # The middleware has named the route; a refresh outlives the request that telemetry
+        # measures.
+        "fastapi.telemetry": None,
+        "extensions": {},
+    }
+
+
+def unrecorded(key: ResponseKey, scope: Scope, send: Send) -> Send:
+    """Return the `send` of a load whose response goes to the client, and is not stored."""
+    send = adding(send, key, (b"cache-status", b"app; fwd=miss"))
+    return Responder(scope, send, partial(declared, key.route.declaration)).send
 
 
 def adding(send: Send, key: ResponseKey | None, *more: tuple[bytes, bytes]) -> Send:

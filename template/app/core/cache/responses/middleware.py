@@ -20,7 +20,13 @@ from app.core.cache.conditional import CacheHeaders, respond
 from app.core.cache.keys import KeyedRoute, ResponseKey, RouteTable
 from app.core.cache.policy import Policy
 from app.core.cache.responses.admission import Admission
-from app.core.cache.responses.loading import FailedResponse, ResponseLoad, adding
+from app.core.cache.responses.loading import (
+    FailedResponse,
+    ResponseLoad,
+    adding,
+    scope_of_load,
+    unrecorded,
+)
 from app.core.cache.responses.repeated import HIT, Hit
 from app.core.cache.responses.rules import (
     Stored,
@@ -129,16 +135,19 @@ class ResponseCache:
         if not is_known and not self._variants.admit(base, variant, key.route.policy):
             await self._bypass("variants", key, scope, receive, send)
             return
-        client = scope, receive, send
-        # The response to a rare request is not recorded: `load` raises NotShareable for it.
-        max_bytes = -1 if is_rare else self._max_bytes
-        load = ResponseLoad(self._app, key, host, varying, *client, self._state, max_bytes, control)
         set_cache_result(Outcome.MISS)
+        if is_rare:
+            # Isolated like any load, because caches outside of the service may store it.
+            load_scope = scope_of_load(key, host, varying, scope, self._state)
+            to_client = unrecorded(key, scope, send)
+            await self._store.start(lambda: self._app(load_scope, receive, to_client))
+            return
+        client = scope, receive, send
+        load = ResponseLoad(
+            self._app, key, host, varying, *client, self._state, self._max_bytes, control
+        )
         try:
-            if is_rare:
-                read = await self._store.load(load)
-            else:
-                read = await self._store.read(name, key.tags, load)
+            read = await self._store.read(name, key.tags, load)
         except NotShareable:
             await load.finish()
             return
