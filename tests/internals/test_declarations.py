@@ -230,3 +230,36 @@ def test_declared_routes_are_compiled(known: Known) -> None:
 
     for path in ("/public", "/caller", "/a", "/any", "/both", "/within"):
         assert reasons[path] is None
+
+
+async def test_a_socket_is_refused_before_it_opens(app_of_routes: FastAPI) -> None:
+    async def dial(*headers: tuple[bytes, bytes]) -> list[dict[str, Any]]:
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "websocket",
+            "path": "/socket",
+            "raw_path": b"/socket",
+            "query_string": b"",
+            "headers": [(b"host", b"test"), *headers],
+            "scheme": "ws",
+            "client": ("127.0.0.1", 1),
+            "server": ("test", 80),
+            "extensions": {"websocket.http.response": {}},
+            "subprotocols": [],
+        }
+        await app_of_routes(scope, receive, send)
+        return sent
+
+    for status, *headers in ((401,), (403, (b"authorization", b"Bearer b"))):
+        refused = (await dial(*headers))[0]
+        assert (refused["type"], refused["status"]) == ("websocket.http.response.start", status)
+        assert [value for name, value in refused["headers"] if name == b"www-authenticate"]
+    accepted = await dial((b"authorization", b"Bearer a"))
+    assert [message["type"] for message in accepted] == ["websocket.accept", "websocket.close"]

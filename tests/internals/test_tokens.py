@@ -3,6 +3,9 @@
 import asyncio
 import json
 import logging
+import stat
+import subprocess
+import sys
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -27,6 +30,7 @@ from app.core.security import issuer as issuer_module
 from app.core.security.authentication import MAX_BYTES, authenticating
 from app.core.security.issuer import REFRESH_S, RETRY_S, STALE_S, Issuer, fetch_keys
 from app.settings import Settings, get_settings
+from tests.core.serving import ROOT
 
 AUDIENCE = "things"
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -710,6 +714,23 @@ def test_the_fetch_is_what_the_settings_say(issuer: FakeIssuer) -> None:
     assert list(partial(fetch_keys, settings_for(issuer))()) == ["one"]
     with pytest.raises(ValueError, match="AUTH_ALGORITHM ES256"):
         fetch_keys(settings_for(issuer, auth_algorithm="ES256"))
+
+
+async def test_a_token_for_development(app_of_things: FastAPI) -> None:
+    """`python -m dev token` signs for the issuer of these tests, with the key of this checkout."""
+    command = [sys.executable, "-m", "dev", "token", "--subject", "ann", "--scope", "things:read"]
+    made = await asyncio.to_thread(
+        subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    key = await asyncio.to_thread((ROOT / ".dev" / "key.pem").stat)
+    assert stat.S_IMODE(key.st_mode) == 0o600
+    async with client_of(app_of_things, get_settings()) as client:
+        response = await get(client, made.stdout.strip())
+    assert response.json() == {
+        "subject": "ann",
+        "client": "development",
+        "scopes": ["things:read"],
+    }
 
 
 def test_jwt_is_the_library_that_signs() -> None:
