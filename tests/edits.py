@@ -157,9 +157,14 @@ def add_resource(service: Path, domain: Domain) -> None:
 
 
 def add_router(service: Path, domain: Domain) -> None:
+    """Include the routers; if routes must declare their callers, as public ones."""
+    declared = ""
+    if (service / "app/core/security/declarations.py").exists():
+        declared = ", dependencies=[security.public()]"
+        add_import(service / "app/api.py", "from app.core import security")
     for module, name in (("router", domain.name), *((block, f"{domain.name}_{block}") for block in domain.blocks)):
         add_import(service / "app/api.py", f"from app.{domain.name}.{module} import router as {name}")
-        append(service / "app/api.py", f"router.include_router({name})\n")
+        append(service / "app/api.py", f"router.include_router({name}{declared})\n")
 
 
 def add_middleware(service: Path, domain: Domain) -> None:
@@ -186,7 +191,8 @@ def add_session(service: Path, domain: Domain) -> None:
 
 
 def add_fixture(service: Path, domain: Domain) -> None:
-    substitute(service / "tests/conftest.py", r"(?<=\n)(?=pytest_plugins)", "import pytest\n\n")
+    if "import pytest\n" not in read(service / "tests/conftest.py"):
+        substitute(service / "tests/conftest.py", r"(?<=\n)(?=pytest_plugins)", "import pytest\n\n")
     append(service / "tests/conftest.py", domain.fill(_FIXTURE))
 
 
@@ -586,7 +592,7 @@ router = APIRouter(prefix="/$name-shelf", tags=["$name"])
 
 
 @router.get("")
-@public(s_maxage_s=30)
+@public(s_maxage_s=30, ignore_credentials=True)
 async def shelf(session: ReadSessionDep) -> Annotated[list[str], Field(max_length=5)]:
     """The titles of the first few."""
     first = select($Noun.title).order_by($Noun.created_at, $Noun.id).limit(5)

@@ -26,6 +26,7 @@ BACKGROUND: dict[str, tuple[Answer, ...]] = {"background_jobs": ("background_tas
 POSTGRES: dict[str, tuple[Answer, ...]] = {"background_jobs": ("postgres",)}
 BROKER: dict[str, tuple[Answer, ...]] = {"background_jobs": WITH_BROKER}
 REPLICA: dict[str, tuple[Answer, ...]] = {"read_replica": (True,)}
+AUTH: dict[str, tuple[Answer, ...]] = {"auth": ("jwt",)}
 METRICS: dict[str, tuple[Answer, ...]] = {"metrics": ("prometheus",)}
 KEYS: dict[str, tuple[Answer, ...]] = {"idempotency": (True,)}
 HTTP_CLIENT: dict[str, tuple[Answer, ...]] = {"http_client": (True,)}
@@ -94,6 +95,7 @@ TESTS: dict[str, Needs] = {
         by=("background_jobs",),
         only=HTTP_CLIENT | {"background_jobs": ("postgres", "background_tasks")},
     ),
+    "test_callers.py": Needs(only=AUTH | {"example": (True,)}),
     "test_capacity.py": Needs(by=("cache_backend", "read_replica")),
     "test_check.py": Needs(interpreter=True, by=("cache_backend", "background_jobs")),
     "test_commands.py": Needs(by=("cache_backend",)),
@@ -151,6 +153,9 @@ TESTS: dict[str, Needs] = {
     "test_static_files.py": Needs(only={"static_files": (True,)}),
     "test_telemetry.py": Needs(interpreter=True, by=("cache_backend",)),
     "test_threads.py": Needs(interpreter=True),
+    "test_tokens.py": Needs(interpreter=True, only=AUTH),
+    "test_api_keys.py": Needs(only=AUTH),
+    "test_declarations.py": Needs(only=AUTH),
     "test_tracing.py": Needs(interpreter=True, only=TRACING | CACHED | {"example": (True,)}),
     "test_watchdog.py": Needs(interpreter=True),
     "work/test_arguments.py": Needs(),
@@ -173,6 +178,7 @@ HELPERS: dict[str, Needs] = {
     "broker_server.py": Needs(only=BROKER),
     "calling.py": Needs(only=HTTP_CLIENT),
     "commands.py": Needs(),
+    "declared.py": Needs(),
     "computing.py": Needs(),
     "fault_proxy.py": Needs(),
     "idempotent.py": Needs(only=KEYS),

@@ -12,9 +12,10 @@ from app.core.jobs import enqueue, job
 from app.core.operations.resource import Resource
 from app.core.settings import CoreSettings
 from app.settings import get_settings
+from tests.internals.declared import ANYBODY
 
 UPSTREAM = os.environ.get("UPSTREAM", "")
-router = APIRouter()
+router = APIRouter(dependencies=ANYBODY)
 
 
 @Resource

@@ -10,8 +10,9 @@ from fastapi.responses import StreamingResponse
 from app.core.application import create_app
 from app.core.http.problems import Unavailable
 from app.settings import get_settings
+from tests.internals.declared import ANYBODY
 
-router = APIRouter()
+router = APIRouter(dependencies=ANYBODY)
 
 
 @router.get("/say/{text}")

@@ -41,6 +41,7 @@ SETTINGS: dict[str, Any] = dict.fromkeys(CoreSettings.model_fields) | {
     "static_directory": "/srv/static",
     "database_replica_url": SECRET,
     "cursor_secret": SECRET,
+    "auth_issuer": "https://login.example.org",
     "database_url": SecretStr("postgresql://orders:x7Bq-random@db/orders"),
 }
 POSTGRES: dict[str, Any] = {
@@ -92,6 +93,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("settings.file", environment(PORT="1", PORT_FILE="/x"), "PORT_FILE"),
     ("settings.server_timing", settings(server_timing=True), "SERVER_TIMING"),
     ("settings.static_directory", settings(static_directory=None), "STATIC_DIRECTORY"),
+    ("settings.auth_issuer", settings(auth_issuer="http://[::1]:9000"), "http://[::1]:9000"),
     ("settings.secrets", settings(cursor_secret=SecretStr("development" * 3)), "CURSOR_SECRET"),
     ("settings.secrets", settings(token=SecretStr("please-changeme-" + "x7" * 9)), "TOKEN"),
     ("settings.secrets", settings(a_url=SecretStr("redis://:password@host/0")), "A_URL"),

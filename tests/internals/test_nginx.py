@@ -27,6 +27,7 @@ import pytest
 
 from dev.guardian import stop
 from dev.processes import free_port, log_of, serve, start, workspace
+from tests.internals.declared import somebody
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "deploy" / "nginx" / "nginx.conf.template"
@@ -343,6 +344,7 @@ class Load:
 
     def __init__(self, port: int) -> None:
         self._port = port
+        self._headers = HEADERS | somebody()
         self._ended = threading.Event()
         self._pause_s = PAUSE_S
         self._lock = threading.Lock()
@@ -390,7 +392,7 @@ class Load:
         if method == "GET":
             path, body = f"/users?limit={1 + number % 100}", ""
         try:
-            connection.request(method, path, body or None, HEADERS)
+            connection.request(method, path, body or None, self._headers)
             response = connection.getresponse()
             content = response.read()
             problem = "" if response.status in (200, 201) else f"{response.status} {content!r}"
@@ -439,12 +441,13 @@ def _write_and_read(port: int) -> None:
 
     def call(method: str, path: str, **body: str) -> dict[str, Any]:
         with closing(HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)) as connection:
-            connection.request(method, path, json.dumps(body) if body else None, HEADERS)
+            connection.request(method, path, json.dumps(body) if body else None, headers)
             response = connection.getresponse()
             assert response.status in (200, 201)
             answer: dict[str, Any] = json.loads(response.read())
             return answer
 
+    headers = HEADERS | somebody()
     user = call("POST", "/users", email="ada@example.com", name="Ada")
     for name in ("Grace", "Alan"):
         # Both have it in their memory.

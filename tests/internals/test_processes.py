@@ -232,16 +232,17 @@ import os
 from app.core.concurrency import run_in_process
 from app.main import app
 from tests.internals.computing import forever, forever_in_c
+from tests.internals.declared import ANYBODY
 
-@app.get("/pid")
+@app.get("/pid", dependencies=ANYBODY)
 async def pid() -> int:
     return await run_in_process(os.getpid)
 
-@app.get("/stuck")
+@app.get("/stuck", dependencies=ANYBODY)
 async def stuck() -> None:
     await run_in_process(forever, deadline_s=60)
 
-@app.get("/stuck/c")
+@app.get("/stuck/c", dependencies=ANYBODY)
 async def stuck_in_c() -> None:
     await run_in_process(forever_in_c, deadline_s=60)
 """

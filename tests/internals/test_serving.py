@@ -116,11 +116,12 @@ def test_the_service_works_without_uvloop_and_httptools(tmp_path: Path) -> None:
 BLOCKING = """
 import time
 from app.main import app
+from tests.internals.declared import ANYBODY
 
 def block_here():
     time.sleep(60)
 
-@app.get("/block")
+@app.get("/block", dependencies=ANYBODY)
 async def block() -> None:
     block_here()
 """

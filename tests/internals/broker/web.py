@@ -11,8 +11,9 @@ from app.core.database import WriteSessionDep
 from app.core.jobs import enqueue
 from app.settings import get_settings
 from tests.internals.broker.jobs import JOBS, effect, thing
+from tests.internals.declared import ANYBODY
 
-router = APIRouter()
+router = APIRouter(dependencies=ANYBODY)
 
 
 @router.post("/{name}/{label}", status_code=202)

@@ -18,6 +18,7 @@ from app.core.http.streams import until_stop
 from tests.internals.broker.jobs import collector, effect
 from tests.internals.broker.web import app
 from tests.internals.computing import die, sleep
+from tests.internals.declared import ANYBODY
 
 __all__ = ["app"]
 
@@ -25,17 +26,17 @@ LONG_S = 60
 begun: set[str] = set()
 
 
-@app.get("/collector")
+@app.get("/collector", dependencies=ANYBODY)
 async def collector_of_web() -> str:
     return collector()
 
 
-@app.get("/begun")
+@app.get("/begun", dependencies=ANYBODY)
 async def all_begun() -> list[str]:
     return sorted(begun)
 
 
-@app.get("/write")
+@app.get("/write", dependencies=ANYBODY)
 async def write(session: WriteSessionDep, waits: bool = False) -> None:
     await session.execute(insert(effect).values(label="write", step=f"{waits}"))
     if waits:
@@ -43,7 +44,7 @@ async def write(session: WriteSessionDep, waits: bool = False) -> None:
         await asyncio.sleep(LONG_S)
 
 
-@app.get("/parts")
+@app.get("/parts", dependencies=ANYBODY)
 async def parts(waits: bool = False) -> None:
     await gather(Part("part", read(waits)), timeout_s=LONG_S)
 
@@ -55,18 +56,18 @@ async def read(waits: bool) -> None:
         await asyncio.sleep(LONG_S)
 
 
-@app.get("/computation")
+@app.get("/computation", dependencies=ANYBODY)
 async def computation(waits: bool = False) -> None:
     begun.add("computation")
     await run_in_process(sleep, LONG_S if waits else 0, deadline_s=LONG_S)
 
 
-@app.get("/death")
+@app.get("/death", dependencies=ANYBODY)
 async def death() -> None:
     await run_in_process(die)
 
 
-@app.get("/thread")
+@app.get("/thread", dependencies=ANYBODY)
 async def thread(waits: bool = False) -> None:
     begun.add("thread")
     await run_in_thread(time.sleep, LONG_S if waits else 0, deadline_s=LONG_S)
@@ -79,7 +80,7 @@ async def reads(session: ReadSession) -> AsyncIterator[str]:
         await asyncio.sleep(0.02)
 
 
-@app.get("/stream", response_class=EventSourceResponse)
+@app.get("/stream", response_class=EventSourceResponse, dependencies=ANYBODY)
 async def stream(session: ReadSessionDep, waits: bool = False) -> AsyncIterator[ServerSentEvent]:
     if waits:
         async for now in until_stop(reads(session)):
@@ -91,7 +92,7 @@ async def stream(session: ReadSessionDep, waits: bool = False) -> AsyncIterator[
 if find_spec("app.core.http_client"):
     http = import_module("app.core.http_client").http
 
-    @app.get("/call")
+    @app.get("/call", dependencies=ANYBODY)
     async def call(url: str) -> None:
         begun.add("call")
         await http.get(url, into=dict, timeout_s=LONG_S)

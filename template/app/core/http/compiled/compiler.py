@@ -254,6 +254,8 @@ class Compiler:
         """Solve what a function takes, in FastAPI's order, and return its keyword arguments."""
         solved = {}
         for each in dependant.dependencies:
+            if getattr(each.call, "only_declares", False):
+                continue
             variable = self._dependency(each)
             if each.name is not None:
                 solved[each.name] = variable

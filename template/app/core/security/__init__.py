@@ -1,1 +1,0 @@
-"""Who calls: names for callers, and the protection of routes."""
