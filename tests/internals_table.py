@@ -168,6 +168,7 @@ HELPERS: dict[str, Needs] = {
     "broker_server.py": Needs(only=BROKER),
     "calling.py": Needs(only=HTTP_CLIENT),
     "commands.py": Needs(),
+    "declared.py": Needs(),
     "computing.py": Needs(),
     "fault_proxy.py": Needs(),
     "jobs/__init__.py": Needs(),
