@@ -28,6 +28,7 @@ BROKER: dict[str, tuple[Answer, ...]] = {"background_jobs": WITH_BROKER}
 REPLICA: dict[str, tuple[Answer, ...]] = {"read_replica": (True,)}
 AUTH: dict[str, tuple[Answer, ...]] = {"auth": ("jwt",)}
 METRICS: dict[str, tuple[Answer, ...]] = {"metrics": ("prometheus",)}
+KEYS: dict[str, tuple[Answer, ...]] = {"idempotency": (True,)}
 HTTP_CLIENT: dict[str, tuple[Answer, ...]] = {"http_client": (True,)}
 TRACING: dict[str, tuple[Answer, ...]] = {"tracing": (True,)}
 
@@ -111,6 +112,7 @@ TESTS: dict[str, Needs] = {
     "test_guards.py": Needs(interpreter=True, by=("cache_backend",)),
     "test_health.py": Needs(interpreter=True, by=("cache_backend", "background_jobs")),
     "test_http_client.py": Needs(interpreter=True, only=HTTP_CLIENT | METRICS | TRACING),
+    "test_idempotency.py": Needs(interpreter=True, only=KEYS | MEMORY | {"auth": ("none",)}),
     "test_jobs_commands.py": Needs(only=POSTGRES),
     "test_jobs_metrics.py": Needs(interpreter=True, by=("background_jobs",), only=METRICS),
     "test_killed.py": Needs(interpreter=True),
@@ -171,6 +173,7 @@ HELPERS: dict[str, Needs] = {
     "declared.py": Needs(),
     "computing.py": Needs(),
     "fault_proxy.py": Needs(),
+    "idempotent.py": Needs(only=KEYS),
     "jobs/__init__.py": Needs(),
     "jobs/process.py": Needs(only=POSTGRES),
     "jobs/queue.py": Needs(),

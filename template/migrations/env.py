@@ -16,10 +16,9 @@ from sqlalchemy import Connection, event, func, pool, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-# The routers import every model, for `--autogenerate`; the others every table of core.
+# They import every model and every table of core, for `--autogenerate`.
 import app.api
-import app.core.application
-import app.core.jobs.table  # noqa: F401
+import app.core.application  # noqa: F401
 from app.core.database.address import asyncpg_url
 from app.core.database.models import Base, core_metadata
 from app.settings import get_settings

@@ -1,0 +1,163 @@
+"""An application whose writes may be repeated, in this process and for gunicorn."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import uuid4
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel
+from sqlalchemy import bindparam, insert
+
+from app.core.application import create_app
+from app.core.cache import invalidate_after_commit
+from app.core.database import PreparedWrite, WriteSession
+from app.core.http.body_limit import Upload
+from app.core.http.idempotency import MAX_BODY_BYTES, IdempotentSessionDep, KeyedSessionDep
+from app.core.jobs import enqueue, job
+from app.settings import get_settings
+from tests.internals.tables import Book
+
+ADD = PreparedWrite(
+    insert(Book)
+    .values(title=bindparam("title"), shelf_id=bindparam("shelf_id"))
+    .returning(Book.title)
+)
+router = APIRouter()
+TEXT = Upload(("text/plain",), max_bytes=100)
+# The titles of the books after whose commit a callback has run.
+committed: list[str] = []
+# `waiting` sets the first, and waits for the second.
+is_waiting, going_on = asyncio.Event(), asyncio.Event()
+
+
+class BookCreate(BaseModel):
+    title: str
+
+
+class BookRead(BaseModel):
+    title: str
+
+
+@job
+async def nothing() -> None:
+    pass
+
+
+async def authenticate(request: Request) -> str:
+    """Stand for an authentication, which changes the caller from an address to a subject."""
+    request.scope["client"] = (request.headers["X-User"], 1)
+    return request.headers["X-User"]
+
+
+async def add(session: WriteSession, title: str, **values: Any) -> None:
+    async def note() -> None:
+        committed.append(title)
+
+    session.after_commit(note)
+    await session.write(ADD, title=title, **{"shelf_id": None, **values})
+
+
+@router.post("/entities", status_code=201)
+async def entity(data: BookCreate, session: IdempotentSessionDep, response: Response) -> BookRead:
+    response.headers["Location"] = f"/books/{data.title}"
+    response.set_cookie("secret", "value")
+    session.add(Book(title=data.title))
+    return BookRead(title=data.title)
+
+
+@router.post("/rows/{number}", response_model=BookRead)
+async def row(number: int, data: BookCreate, session: IdempotentSessionDep) -> Response:
+    await add(session, data.title)
+    await enqueue(session, nothing)
+    invalidate_after_commit(session, "books")
+    return JSONResponse({"title": data.title}, 202, {"X-Number": str(number)})
+
+
+@router.post("/owned")
+async def owned(
+    data: BookCreate, session: IdempotentSessionDep, user: Annotated[str, Depends(authenticate)]
+) -> BookRead:
+    await add(session, data.title)
+    return BookRead(title=user)
+
+
+@router.post("/late")
+async def late(data: BookCreate, session: IdempotentSessionDep, request: Request) -> BookRead:
+    await add(session, data.title)
+    return BookRead(title=await authenticate(request))
+
+
+@router.post("/single")
+async def single(data: BookCreate, session: IdempotentSessionDep) -> BookRead:
+    await session.autocommit(ADD, title=data.title, shelf_id=None)
+    return BookRead(title=data.title)
+
+
+@router.post("/texts", openapi_extra=TEXT, status_code=204)
+async def text(session: KeyedSessionDep) -> None:
+    await add(session, "text")
+
+
+@router.post("/failing/{kind}")
+async def failing(kind: str, data: BookCreate, session: IdempotentSessionDep) -> BookRead:
+    await add(session, data.title, **({"shelf_id": uuid4()} if kind == "commit" else {}))
+    if kind == "raised":
+        raise HTTPException(418)
+    if kind == "unexpected":
+        raise ZeroDivisionError
+    result: Any = Response(status_code=400) if kind == "returned" else {"no": "title"}
+    return BookRead(title="x") if kind == "commit" else result
+
+
+@router.post("/large")
+async def large(data: BookCreate, session: IdempotentSessionDep) -> str:
+    await add(session, data.title)
+    return "x" * MAX_BODY_BYTES
+
+
+@router.post("/streamed")
+async def streamed(data: BookCreate, session: IdempotentSessionDep) -> Response:
+    await add(session, data.title)
+
+    async def parts() -> AsyncIterator[str]:
+        yield "a"
+        yield "b"
+
+    return StreamingResponse(parts())
+
+
+@router.post("/waiting")
+async def waiting(data: BookCreate, session: IdempotentSessionDep) -> BookRead:
+    await add(session, data.title)
+    is_waiting.set()
+    await going_on.wait()
+    return BookRead(title=data.title)
+
+
+@router.post("/dying/{when}")
+async def dying(when: str, path: Path, data: BookCreate, session: IdempotentSessionDep) -> BookRead:
+    """Kill this process once: `before` or `after` the commit."""
+
+    async def die() -> None:
+        if not path.exists():
+            path.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    await add(session, data.title)
+    if when == "before":
+        await die()
+    session.after_commit(die)
+    return BookRead(title=data.title)
+
+
+def make_app(**settings: object) -> FastAPI:
+    changed = get_settings().model_copy(update=settings)
+    return create_app(changed, router, title="books", description="for tests")
+
+
+app = make_app()
