@@ -1,0 +1,155 @@
+"""Run faults under load: `python -m tests.internals.chaos OUTPUT [--short] [FAULT ...]`.
+
+Each FAULT is a part of a name: `killed`, `valkey`, `PostgreSQL hung`. Writes one JSON document, and
+ends with exit code 1 if a verdict is not as promised.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from itertools import count, groupby
+from pathlib import Path
+
+from dev.processes import log_of
+from tests.internals.chaos.bounds import CACHED_S, HAS_BROKER, HAS_CACHE_SERVER, HAS_REPLICA, READ_S
+from tests.internals.chaos.faults import FAULTS, Fault
+from tests.internals.chaos.judge import LATE_S, Event, Verdict, Window, judge
+from tests.internals.chaos.world import World, versions, world
+
+WARM_S = 2.0
+# The load goes on at least this long after a fault, and until no error has come for `LATE_S`.
+AFTER_S = 4.0
+# Generous: these only tell a service that recovers from one that does not.
+RECOVERED_S = 30.0
+JOBS_S = 60.0
+# For CI: the most telling faults, in one world.
+SHORT = (
+    "PostgreSQL killed",
+    "PostgreSQL hung",
+    "PostgreSQL read-only",
+    "Valkey killed",
+    "Valkey old snapshot",
+)
+_names = count()
+
+
+async def strike(made: World, fault: Fault) -> tuple[Verdict, list[Event]]:
+    """Run the load, the fault within it, and compare."""
+    before = await made.stored()
+    name = f"client-{next(_names)}"
+    client = made.start(name, "tests.internals.chaos.client", made.url)
+    try:
+        while not _events(made, name):
+            assert client.poll() is None, made.log(name)
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(WARM_S)
+        began = time.monotonic()
+        async with fault.apply(made):
+            await asyncio.sleep(fault.held_s)
+            ended = time.monotonic() if not fault.held_s else 0.0
+        ended = ended or time.monotonic()
+        give_up_at = ended + RECOVERED_S
+        while time.monotonic() < give_up_at:
+            await asyncio.sleep(0.5)
+            errors = [event.ended for event in _events(made, name) if event.is_error]
+            if time.monotonic() > max([ended + AFTER_S, *(last + LATE_S for last in errors)]):
+                break
+        client.terminate()
+        await asyncio.to_thread(client.wait, 60)
+    finally:
+        if client.poll() is None:
+            client.kill()
+    events = _events(made, name)
+    accepted = {event.key for event in events if event.kind == "entry" and not event.is_error}
+    after = await made.stored()
+    give_up_at = time.monotonic() + JOBS_S
+    while accepted - after.effects.keys() and time.monotonic() < give_up_at:
+        await asyncio.sleep(0.5)
+        after = await made.stored()
+    window = Window(began, ended)
+    return judge(events, before, after, window, read_s=READ_S, cached_s=CACHED_S), events
+
+
+def _events(made: World, name: str) -> list[Event]:
+    """Return what the client has recorded so far; its other lines are errors."""
+    lines = log_of(made.home / name).read_text(errors="replace").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    assert all(line.startswith("[") for line in whole), "".join(whole[-20:])
+    return [Event(*json.loads(line)) for line in whole]
+
+
+def breaches(fault: Fault, verdict: Verdict) -> list[str]:
+    """Return the promises that do not hold; none depends on the speed of the machine."""
+    found = {
+        "wrong answers": verdict.wrong,
+        "lost writes": verdict.lost_writes,
+        "lost jobs": verdict.lost_jobs,
+        "stale answers": verdict.stale,
+    }
+    said = [f"{number} {what}" for what, number in found.items() if number]
+    outcomes = verdict.errors.keys() | verdict.late_errors.keys()
+    said += [f"an answer {outcome}" for outcome in sorted(outcomes - fault.allowed)]
+    if verdict.recovered_s > RECOVERED_S - LATE_S:
+        said.append(f"no recovery within {RECOVERED_S:g} s")
+    return said
+
+
+async def run(faults: list[Fault], keep: Path | None) -> tuple[dict[str, object], bool]:
+    rows: dict[str, dict[str, object]] = {}
+    found: dict[str, str] = {}
+    for needs, group in groupby(sorted(faults, key=lambda fault: fault.world), lambda f: f.world):
+        async with world(tls=needs == "tls", failover=needs == "failover") as made:
+            found |= versions(made)
+            (postgres,) = await made.sql("SHOW server_version")
+            found["PostgreSQL"] = postgres[0].split()[0]
+            for fault in group:
+                verdict, events = await strike(made, fault)
+                said = breaches(fault, verdict)
+                rows[fault.name] = vars(verdict) | {"breaches": said}
+                print(f"{fault.name}: {'; '.join(said) or 'as promised'} {verdict}", flush=True)
+                if said and keep:
+                    keep.mkdir(exist_ok=True)
+                    stem = fault.name.replace(" ", "-")
+                    (keep / f"{stem}.json").write_text(json.dumps(events))
+                    for name in made.processes:
+                        (keep / f"{stem}-{name}.log").write_text(made.log(name))
+    # In the order of the list.
+    rows = {name: rows[name] for name in FAULTS if name in rows}
+    document = {
+        "versions": found,
+        "bounds": {"cached": CACHED_S, "replica": READ_S if HAS_REPLICA else None},
+        "faults": rows,
+    }
+    return document, not any(row["breaches"] for row in rows.values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("faults", nargs="*")
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--keep", type=Path, help="directory for records of broken promises")
+    arguments = parser.parse_intermixed_args()
+    has = {"postgres": True, "valkey": HAS_CACHE_SERVER, "broker": HAS_BROKER}
+    running = {server for server, is_there in has.items() if is_there}
+    chosen = [
+        fault
+        for fault in FAULTS.values()
+        if fault.servers <= running
+        and (not arguments.short or fault.name in SHORT)
+        and (
+            not arguments.faults
+            or any(part.lower() in fault.name.lower() for part in arguments.faults)
+        )
+    ]
+    if not chosen:
+        parser.error(f"no such fault; there are: {', '.join(FAULTS)}")
+    document, as_promised = asyncio.run(run(chosen, arguments.keep))
+    arguments.output.write_text(json.dumps(document, indent=1))
+    return not as_promised
+
+
+if __name__ == "__main__":
+    sys.exit(main())
