@@ -198,7 +198,6 @@ async def both(world: World, *faults: Apply) -> AsyncIterator[None]:
         yield
 
 
-
 def _faults() -> list[Fault]:
     title = {"postgres": "PostgreSQL", "valkey": "Valkey", "broker": "broker"}
     allowed = {

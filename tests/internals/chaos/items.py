@@ -3,6 +3,7 @@
 It uses what a team's domain uses; `app/api.py` includes its router for the run.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -37,9 +38,10 @@ entry_table = Table("chaos_entry", _tables, Column("token", Uuid, primary_key=Tr
 effect_table = Table("chaos_effect", _tables, Column("token", Uuid))
 
 router = APIRouter(prefix="/chaos", tags=["chaos"])
+Read = Callable[[int, ReadSessionDep], Awaitable["Item"]]
 # A service without a cache has neither.
 _invalidate: Any = getattr(caching, "invalidate_after_commit", None)
-_cached: Any = (
+_cached: Callable[[Read], Read] = (
     caching.public(ttl_s=TTL_S, tags=("item:{item_id}",)) if _invalidate is not None else no_store
 )
 

@@ -124,10 +124,14 @@ class World:
             assert time.monotonic() < deadline, self.log("serve")
             await asyncio.sleep(0.1)
 
+    def stop(self) -> None:
+        for process in self.processes.values():
+            stop(process)
+
     async def _is_ready(self) -> bool:
         async with httpx2.AsyncClient(base_url=self.url, timeout=5) as client:
             try:
-                return (await client.get("/readyz")).json() == {"status": "ok"}
+                return bool((await client.get("/readyz")).json() == {"status": "ok"})
             except httpx2.TransportError:
                 return False
 
@@ -189,7 +193,7 @@ async def world(*, tls: bool = False, failover: bool = False) -> AsyncIterator[W
             proxy.is_postgres = name in ("postgres", "replica")
             made.proxies[name] = proxy
         _configure(made)
-        stack.callback(lambda: [stop(process) for process in made.processes.values()])
+        stack.callback(made.stop)
         await made.serve()
         yield made
 
