@@ -13,7 +13,8 @@ from typing import Any
 
 from tests.internals_table import HELPERS, SOURCE
 from tests.rendering import ROOT
-from tests.variants import DEFAULTS, VARIANTS as EVERY
+from tests.variants import DEFAULTS
+from tests.variants import VARIANTS as EVERY
 
 PAGE = ROOT / "docs/chaos.md"
 # Together they have every kind of cache and of engine for jobs.
@@ -23,27 +24,29 @@ Document = dict[str, Any]
 HEAD = """\
 # Faults under load
 
-`nox -s chaos` writes this page. It renders a service, runs it as production does (gunicorn with two workers, a worker for jobs), and
-breaks each of its servers under load: a proxy in front of PostgreSQL, Valkey and the broker makes the network slow, silent or reset,
-and the servers themselves are killed, stopped, filled, emptied, restored or failed over. `nox -s chaos -- memory-background killed` runs
-the faults of one variant with this word in their names; CI runs the most telling ones (`chaos-short`).
+`nox -s chaos` writes this page. It renders a service, runs it as production does (gunicorn with two workers, a worker
+for jobs), and breaks each of its servers under load: a proxy in front of PostgreSQL, Valkey and the broker makes the
+network slow, silent or reset, and the servers themselves are killed, stopped, filled, emptied, restored or failed over.
+`nox -s chaos -- memory-background killed` runs the faults of one variant with this word in their names. CI runs the
+most telling ones (`chaos-short`), `nox -s thorough` all.
 
-Twelve clients read, read through the cache, write and enqueue jobs, together 120 times a second. They record each answer, and
-compare afterwards:
+Twelve clients read, read through the cache, write and enqueue jobs, together up to 120 times a second. They record each
+answer, and the run compares afterwards:
 
 | column | meaning |
 | --- | --- |
 | errors | responses that are no success, by status, until 2 s after the end of the fault |
 | later | the same, more than 2 s after its end |
-| wrong | a value that nobody wrote, or a body of another item |
-| lost | acknowledged writes that the database does not have, and jobs that were accepted and have not run |
-| stale | a value that is older than the declared bound allows; the bounds are named below each table |
+| wrong | a value that no client has written, or the body of another item |
+| lost | acknowledged writes that the database does not have, and accepted jobs that have not run |
+| stale | a value that is older than its bound allows; the bounds are named below each table |
 | recovered | seconds from the end of the fault, when the server accepts again, to the last error |
 | jobs | seconds from the end of the fault until all jobs that were accepted before have run |
 | p50, p99 | response times during the fault in ms, errors included |
 
-The run fails if an answer is wrong or stale, if a write or job is lost, or if clients see another error than 503, or any
-error while only the cache or the broker is broken. Times depend on the machine, and the run does not judge them.
+The run fails if an answer is wrong or stale, if a write or a job is lost, if clients see another error than 503, or if
+they see any error while only the cache or the broker is broken. Times depend on the machine: the run fails only if a
+service does not recover at all.
 """
 
 
@@ -98,10 +101,9 @@ def part(name: str, document: Document) -> str:
     columns = ("fault", "requests", "errors", "later", "wrong", "lost", "stale", "recovered", "jobs", "p50", "p99")
     rows = [columns, ("---",) * len(columns), *(_row(fault, row) for fault, row in document["faults"].items())]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return (
-        f"{name}\n\n{answers or 'All answers are the defaults'}. {versions}, {document['versions']['cores']} cores.\n\n{table}\n\n"
-        f"Bounds of staleness: {named}; other answers show the last value.\n"
-    )
+    facts = f"{answers or 'All answers are the defaults'}. {versions}, {document['versions']['cores']} cores."
+    bounded = f"Bounds of staleness: {named}; other answers show the last value."
+    return "\n\n".join((name, facts, table, bounded))
 
 
 def _row(fault: str, row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.internals.chaos import __main__ as program
-from tests.internals.chaos import client
+from tests.internals.chaos.__main__ import SHORT, breaches
+from tests.internals.chaos.client import MIX
 from tests.internals.chaos.faults import FAULTS
 from tests.internals.chaos.items import router
 from tests.internals.chaos.judge import ITEMS, USERS, Event, Stored, Verdict, Window, judge
@@ -126,8 +126,8 @@ def test_each_breach_is_named() -> None:
     broken = Verdict(wrong=1, lost_writes=2, lost_jobs=3, stale=4, recovered_s=60)
     broken.errors["503"] = broken.late_errors["500"] = 1
 
-    assert program.breaches(fault, Verdict()) == []
-    assert program.breaches(fault, broken) == [
+    assert breaches(fault, Verdict()) == []
+    assert breaches(fault, broken) == [
         "1 wrong answers",
         "2 lost writes",
         "3 lost jobs",
@@ -139,9 +139,9 @@ def test_each_breach_is_named() -> None:
 
 
 def test_the_short_run_has_faults_of_the_list() -> None:
-    assert set(program.SHORT) <= FAULTS.keys()
+    assert set(SHORT) <= FAULTS.keys()
 
 
 def test_the_clients_write_every_item_and_use_every_route() -> None:
     assert ITEMS % USERS == 0
-    assert len(client.MIX) == len(router.routes)
+    assert len(MIX) == len(router.routes)
