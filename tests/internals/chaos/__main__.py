@@ -13,7 +13,14 @@ from itertools import count, groupby
 from pathlib import Path
 
 from dev.processes import log_of
-from tests.internals.chaos.bounds import CACHED_S, HAS_BROKER, HAS_CACHE_SERVER, HAS_REPLICA, READ_S
+from tests.internals.chaos.bounds import (
+    CACHED_S,
+    HAS_BROKER,
+    HAS_CACHE_SERVER,
+    HAS_REPLICA,
+    HAS_WORKER,
+    READ_S,
+)
 from tests.internals.chaos.faults import FAULTS, Fault
 from tests.internals.chaos.judge import LATE_S, Event, Verdict, Window, judge
 from tests.internals.chaos.world import World, versions, world
@@ -85,7 +92,7 @@ def breaches(fault: Fault, verdict: Verdict) -> list[str]:
     found = {
         "wrong answers": verdict.wrong,
         "lost writes": verdict.lost_writes,
-        "lost jobs": verdict.lost_jobs,
+        "lost jobs": 0 if fault.loses_jobs else verdict.lost_jobs,
         "stale answers": verdict.stale,
     }
     said = [f"{number} {what}" for what, number in found.items() if number]
@@ -132,7 +139,8 @@ def main() -> int:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--keep", type=Path, help="directory for records of broken promises")
     arguments = parser.parse_intermixed_args()
-    has = {"postgres": True, "valkey": HAS_CACHE_SERVER, "broker": HAS_BROKER}
+    has = {"valkey": HAS_CACHE_SERVER, "broker": HAS_BROKER, "jobs": HAS_WORKER}
+    has |= {"postgres": True, "web": True}
     running = {server for server, is_there in has.items() if is_there}
     chosen = [
         fault

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tests.internals.chaos.bounds import HAS_OUTBOX
+from tests.internals.chaos.bounds import HAS_OUTBOX, HAS_WORKER
 from tests.internals.chaos.world import World
 
 HELD_S = 4.0
@@ -32,6 +32,8 @@ class Fault:
     apply: Apply
     allowed: frozenset[str]
     held_s: float = HELD_S
+    # Whether the service declares that it may lose jobs.
+    loses_jobs: bool = False
     # What the world needs: tls, failover.
     world: str = ""
 
@@ -191,6 +193,21 @@ async def failover(world: World, name: str) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def worker_killed(world: World, name: str) -> AsyncIterator[None]:
+    """Kill a process of the service: one of gunicorn's workers, or the worker of jobs with all."""
+    process = world.processes["serve" if name == "web" else "worker"]
+    if name == "web":
+        process.children()[0].kill()
+        yield
+        return
+    for each in [process, *process.children(recursive=True)]:
+        each.kill()
+    process.wait()
+    yield
+    world.start("worker", "app", "worker")
+
+
+@asynccontextmanager
 async def both(world: World, *faults: Apply) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         for apply in faults:
@@ -199,11 +216,20 @@ async def both(world: World, *faults: Apply) -> AsyncIterator[None]:
 
 
 def _faults() -> list[Fault]:
-    title = {"postgres": "PostgreSQL", "valkey": "Valkey", "broker": "broker"}
+    title = {
+        "postgres": "PostgreSQL",
+        "valkey": "Valkey",
+        "broker": "broker",
+        "web": "web worker",
+        "jobs": "job worker",
+    }
     allowed = {
         "postgres": frozenset({"503"}),
         "valkey": frozenset[str](),
         "broker": frozenset[str]() if HAS_OUTBOX else frozenset({"503"}),
+        # Requests that it had, and connections that it had accepted.
+        "web": frozenset({"ReadError", "RemoteProtocolError", "ConnectError"}),
+        "jobs": frozenset[str](),
     }
     every: list[tuple[str, Any, tuple[str, ...], dict[str, Any]]] = [
         ("killed", killed, ("postgres", "valkey", "broker"), {}),
@@ -218,6 +244,8 @@ def _faults() -> list[Fault]:
         ("password rotated", rotated, ("postgres", "valkey", "broker"), {}),
         ("read-only", read_only, ("postgres", "valkey", "broker"), {}),
         ("certificate expired", expired, ("postgres", "valkey", "broker"), {"world": "tls"}),
+        ("killed", worker_killed, ("web",), {"held_s": 0.0}),
+        ("killed", worker_killed, ("jobs",), {}),
         ("failover", failover, ("postgres",), {"held_s": 0.0, "world": "failover"}),
     ]
     found = [
@@ -226,6 +254,7 @@ def _faults() -> list[Fault]:
             frozenset({server}),
             partial(apply, name=server),
             allowed[server],
+            loses_jobs=server == "web" and not HAS_WORKER or server == "broker" and not HAS_OUTBOX,
             **options,
         )
         for name, apply, servers, options in every
