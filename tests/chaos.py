@@ -39,10 +39,12 @@ answer, and the run compares afterwards:
 | later | the same, more than 2 s after its end |
 | wrong | a value that no client has written, or the body of another item |
 | lost | acknowledged writes that the database does not have, and accepted jobs that have not run |
-| stale | a value that is older than its bound allows; the bounds are named below each table |
+| stale | answers that did not show a known write for longer than the bound, which is named below each table |
+| oldest | the longest time in s for which an answer did not show a known write: acknowledged, or shown to a client |
 | recovered | seconds from the end of the fault, when the server accepts again, to the last error |
 | jobs | seconds from the end of the fault until all jobs that were accepted before have run |
 | p50, p99 | response times during the fault in ms, errors included |
+| checks | the dependencies of which `/readyz` on the admin port complains in the middle of the fault |
 
 The run fails if an answer is wrong or stale, if a write or a job is lost, if clients see another error than 503, or if
 they see any error while only the cache or the broker is broken. Times depend on the machine: the run fails only if a
@@ -98,7 +100,21 @@ def part(name: str, document: Document) -> str:
         f"an answer of the replica {replica:g} s" if replica else "",
     ]
     named = " and ".join(filter(None, bounds)) or "none"
-    columns = ("fault", "requests", "errors", "later", "wrong", "lost", "stale", "recovered", "jobs", "p50", "p99")
+    columns = (
+        "fault",
+        "requests",
+        "errors",
+        "later",
+        "wrong",
+        "lost",
+        "stale",
+        "oldest",
+        "recovered",
+        "jobs",
+        "p50",
+        "p99",
+        "checks",
+    )
     rows = [columns, ("---",) * len(columns), *(_row(fault, row) for fault, row in document["faults"].items())]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     facts = f"{answers or 'All answers are the defaults'}. {versions}, {document['versions']['cores']} cores."
@@ -116,10 +132,12 @@ def _row(fault: str, row: Mapping[str, Any]) -> tuple[str, ...]:
         str(row["wrong"]),
         ", ".join(lost) or "0",
         str(row["stale"]),
+        f"{row['oldest_s']:.2f}",
         f"{max(0.0, row['recovered_s']):.1f}",
         f"{row['jobs_s']:.1f}",
         f"{row['p50_ms']:.0f}",
         f"{row['p99_ms']:.0f}",
+        ", ".join(row["checks"]),
     )
 
 

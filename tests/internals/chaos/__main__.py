@@ -42,8 +42,8 @@ SHORT = (
 _names = count()
 
 
-async def strike(made: World, fault: Fault) -> tuple[Verdict, list[Event]]:
-    """Run the load, the fault within it, and compare."""
+async def strike(made: World, fault: Fault) -> tuple[Verdict, dict[str, str], list[Event]]:
+    """Run the load, the fault within it, and compare; the second are checks that failed in it."""
     before = await made.stored()
     name = f"client-{next(_names)}"
     client = made.start(name, "tests.internals.chaos.client", made.url)
@@ -54,7 +54,9 @@ async def strike(made: World, fault: Fault) -> tuple[Verdict, list[Event]]:
         await asyncio.sleep(WARM_S)
         began = time.monotonic()
         async with fault.apply(made):
-            await asyncio.sleep(fault.held_s)
+            await asyncio.sleep(fault.held_s / 2)
+            checks = await made.checks() if fault.held_s else {}
+            await asyncio.sleep(max(0.0, began + fault.held_s - time.monotonic()))
             ended = time.monotonic() if not fault.held_s else 0.0
         ended = ended or time.monotonic()
         give_up_at = ended + RECOVERED_S
@@ -76,7 +78,8 @@ async def strike(made: World, fault: Fault) -> tuple[Verdict, list[Event]]:
         await asyncio.sleep(0.5)
         after = await made.stored()
     window = Window(began, ended)
-    return judge(events, before, after, window, read_s=READ_S, cached_s=CACHED_S), events
+    verdict = judge(events, before, after, window, read_s=READ_S, cached_s=CACHED_S)
+    return verdict, checks, events
 
 
 def _events(made: World, name: str) -> list[Event]:
@@ -112,10 +115,13 @@ async def run(faults: list[Fault], keep: Path | None) -> tuple[dict[str, object]
             (postgres,) = await made.sql("SHOW server_version")
             found["PostgreSQL"] = postgres[0].split()[0]
             for fault in group:
-                verdict, events = await strike(made, fault)
+                verdict, checks, events = await strike(made, fault)
                 said = breaches(fault, verdict)
-                rows[fault.name] = vars(verdict) | {"breaches": said}
-                print(f"{fault.name}: {'; '.join(said) or 'as promised'} {verdict}", flush=True)
+                rows[fault.name] = vars(verdict) | {"checks": checks, "breaches": said}
+                print(
+                    f"{fault.name}: {'; '.join(said) or 'as promised'} {verdict} {checks}",
+                    flush=True,
+                )
                 if said and keep:
                     keep.mkdir(exist_ok=True)
                     stem = fault.name.replace(" ", "-")

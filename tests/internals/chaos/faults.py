@@ -254,7 +254,7 @@ def _faults() -> list[Fault]:
             frozenset({server}),
             partial(apply, name=server),
             allowed[server],
-            loses_jobs=server == "web" and not HAS_WORKER or server == "broker" and not HAS_OUTBOX,
+            loses_jobs=not {"web": HAS_WORKER, "broker": HAS_OUTBOX}.get(server, True),
             **options,
         )
         for name, apply, servers, options in every

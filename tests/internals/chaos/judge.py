@@ -68,6 +68,8 @@ class Verdict:
     lost_writes: int = 0
     lost_jobs: int = 0
     stale: int = 0
+    # The longest time for which an answer did not show a version that was known.
+    oldest_s: float = 0.0
     # From the end of the fault to the last error.
     recovered_s: float = 0.0
     # From the end of the fault until all jobs that were accepted before have run.
@@ -101,7 +103,8 @@ def judge(
             is_late = event.ended > window.ended + LATE_S
             (verdict.late_errors if is_late else verdict.errors)[event.outcome] += 1
             verdict.recovered_s = max(verdict.recovered_s, event.ended - window.ended)
-    verdict.wrong, verdict.stale = _shown(events, before, read_s=read_s, cached_s=cached_s)
+    shown = _shown(events, before, read_s=read_s, cached_s=cached_s)
+    verdict.wrong, verdict.stale, verdict.oldest_s = shown
     sent = _sent(events)
     verdict.wrong += sum(
         version not in sent[key] and version != before.versions[key]
@@ -149,11 +152,11 @@ def _sent(events: Sequence[Event]) -> dict[str, dict[int, float]]:
 
 def _shown(
     events: Sequence[Event], before: Stored, *, read_s: float, cached_s: float
-) -> tuple[int, int]:
-    """Return how many answers were wrong, and how many stale."""
+) -> tuple[int, int, float]:
+    """Return how many answers were wrong, how many stale, and the age of the oldest."""
     sent = _sent(events)
     times, highest = _known(events, before)
-    wrong = stale = 0
+    wrong, stale, oldest_s = 0, 0, 0.0
     for event in events:
         if event.outcome.endswith("wrong body"):
             wrong += 1
@@ -163,11 +166,14 @@ def _shown(
         if event.shown > before.versions[event.key] and began > event.ended:
             wrong += 1
             continue
+        later = bisect_right(highest[event.key], event.shown)
+        if later == len(highest[event.key]):
+            continue
+        age_s = event.began - times[event.key][later]
         is_own = int(event.key) % USERS == event.user
-        bound_s = cached_s if event.kind == "cached" else 0.0 if is_own else read_s
-        known = bisect_right(times[event.key], event.began - bound_s)
-        stale += event.shown < (highest[event.key][known - 1] if known else 0)
-    return wrong, stale
+        stale += age_s > (cached_s if event.kind == "cached" else 0.0 if is_own else read_s)
+        oldest_s = max(oldest_s, age_s)
+    return wrong, stale, oldest_s
 
 
 def _known(

@@ -47,6 +47,7 @@ def test_right_answers_break_no_promise() -> None:
     )
 
     assert (found.wrong, found.stale, found.lost_writes, found.lost_jobs) == (0, 0, 0, 0)
+    assert found.oldest_s == pytest.approx(1.9)
     assert (found.errors.total(), found.recovered_s, found.jobs_s) == (0, 0, 0)
 
 
@@ -66,6 +67,7 @@ def test_a_version_from_before_an_acknowledged_write_is_stale(answer: Event, sta
     found = verdict([event("write", 2, 5), answer], after(5), read_s=4.0)
 
     assert found.stale == stale
+    assert found.oldest_s == pytest.approx(answer.began - 2.1) or answer.began < 2.1
 
 
 def test_a_write_of_unknown_outcome_is_known_when_an_answer_has_shown_it() -> None:

@@ -56,6 +56,7 @@ class World:
     processes: dict[str, psutil.Popen] = field(default_factory=dict)
     authority: trustme.CA | None = None
     port: int = field(default_factory=free_port)
+    admin_port: int = field(default_factory=free_port)
 
     @property
     def url(self) -> str:
@@ -82,6 +83,13 @@ class World:
             return [*await connection.fetch(sql, *values)]
         finally:
             await connection.close()
+
+    async def checks(self) -> dict[str, str]:
+        """Return the dependencies that a worker of the service finds not to be in order."""
+        url = f"http://127.0.0.1:{self.admin_port}/readyz"
+        async with httpx2.AsyncClient(timeout=10) as client:
+            checks: dict[str, str] = (await client.get(url)).json()["checks"]
+        return {name: state for name, state in checks.items() if state != "ok"}
 
     async def stored(self) -> Stored:
         """Return the contents of the database; times are of the monotonic clock."""
@@ -208,7 +216,7 @@ def _configure(made: World) -> None:
     made.write_address()
     made.variables = VARIABLES | {
         "PORT": str(made.port),
-        "ADMIN_PORT": str(free_port()),
+        "ADMIN_PORT": str(made.admin_port),
         "DATABASE_URL_FILE": str(made.address_file),
     }
     scheme, options = "redis", ""
