@@ -7,6 +7,7 @@ ends with exit code 1 if a verdict is not as promised.
 import argparse
 import asyncio
 import json
+import logging
 import sys
 import time
 from dataclasses import replace
@@ -147,6 +148,8 @@ def main() -> int:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--keep", type=Path, help="directory for records of broken promises")
     arguments = parser.parse_intermixed_args()
+    # asyncio warns of each TLS connection that ends.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     has = {"valkey": HAS_CACHE_SERVER, "broker": HAS_BROKER, "jobs": HAS_WORKER}
     has |= {"postgres": True, "web": True}
     running = {server for server, is_there in has.items() if is_there}
