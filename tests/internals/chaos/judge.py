@@ -68,6 +68,8 @@ class Verdict:
     lost_writes: int = 0
     lost_jobs: int = 0
     stale: int = 0
+    # Of them, those after the last write of all, when every client had to see it.
+    stale_at_end: int = 0
     # The longest time for which an answer did not show a version that was known.
     oldest_s: float = 0.0
     # From the end of the fault to the last error.
@@ -105,6 +107,10 @@ def judge(
             verdict.recovered_s = max(verdict.recovered_s, event.ended - window.ended)
     shown = _shown(events, before, read_s=read_s, cached_s=cached_s)
     verdict.wrong, verdict.stale, verdict.oldest_s = shown
+    written = max((event.ended for event in events if event.kind == "write"), default=0.0)
+    at_end = [event for event in events if event.began > written + max(read_s, cached_s)]
+    last = before._replace(versions=after.versions)
+    verdict.stale_at_end = _shown(at_end, last, read_s=0.0, cached_s=0.0)[1]
     sent = _sent(events)
     verdict.wrong += sum(
         version not in sent[key] and version != before.versions[key]

@@ -140,6 +140,17 @@ def test_each_breach_is_named() -> None:
     ]
 
 
+def test_the_short_run_judges_the_answers_at_the_end() -> None:
+    fault = FAULTS["Valkey killed"]
+    late = [event("write", 2, 5), event("cached", 5.2, 1), event("write", 6, 7)]
+    seen = verdict([*late, event("cached", 9.2, 7)], after(7))
+    unseen = verdict([*late, event("cached", 9.2, 5)], after(7))
+
+    assert (seen.stale, seen.stale_at_end, unseen.stale_at_end) == (1, 0, 1)
+    assert breaches(fault, seen, is_short=True) == []
+    assert breaches(fault, unseen, is_short=True) == ["1 stale answers"]
+
+
 def test_the_short_run_has_faults_of_the_list() -> None:
     assert set(SHORT) <= FAULTS.keys()
 

@@ -6,7 +6,7 @@ import secrets
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -168,7 +168,9 @@ def _postgres(*, has_standby: bool, is_synchronous: bool) -> Iterator[tuple[Serv
 
 
 @asynccontextmanager
-async def world(*, tls: bool = False, failover: bool = False) -> AsyncIterator[World]:
+async def world(
+    *, tls: bool = False, failover: bool = False, variables: Mapping[str, str]
+) -> AsyncIterator[World]:
     """Run everything until the block ends; `failover` adds a synchronous standby."""
     async with AsyncExitStack() as stack:
         home = stack.enter_context(workspace())
@@ -201,6 +203,7 @@ async def world(*, tls: bool = False, failover: bool = False) -> AsyncIterator[W
             proxy.is_postgres = name in ("postgres", "replica")
             made.proxies[name] = proxy
         _configure(made)
+        made.variables |= variables if HAS_CACHE_SERVER else {}
         stack.callback(made.stop)
         await made.serve()
         yield made
