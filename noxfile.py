@@ -23,6 +23,7 @@ import nox
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from tests import chaos as chaos_suite
 from tests import demo as demonstration
 from tests import figures, internals_table, interpreters, ownership, rendering
 from tests.environments import uv_environment, uv_program
@@ -36,7 +37,9 @@ logging.getLogger("plumbum").setLevel(logging.WARNING)
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "tests", "updated", "variant", "newest", "demo-once", "bench-tests", "fastapi-suite"]
+nox.options.sessions = [
+    *("lint", "tests", "updated", "variant", "newest", "demo-once", "chaos-short", "bench-tests", "fastapi-suite")
+]
 # Read by `print_seconds`. Each session of `-j` is a process of its own that loads this file, and reports elsewhere.
 REPORT = Path(tempfile.gettempdir(), f"nox-{os.getpid()}.json")
 nox.options.report = str(REPORT)
@@ -74,6 +77,7 @@ def thorough(session: nox.Session) -> None:
     run_tests(session, "-m", "")
     run_fleet(session)
     session.notify("fastapi-suite", ["--whole"])
+    session.notify("chaos", ["--no-page"])
     for name in VARIANTS:
         session.notify(f"internals({name})")
     for name in internals_table.ON_NEWEST:
@@ -165,6 +169,29 @@ def demo(session: nox.Session) -> None:
 def demo_once(session: nox.Session) -> None:
     """The demo for CI: it fails at the first wrong response."""
     run_demo(session, once=True)
+
+
+@nox.session(venv_backend="none")
+def chaos(session: nox.Session) -> None:
+    """Break the servers of a service under load, judge each answer, and write docs/chaos.md.
+
+    `-- defaults` runs one variant, `-- memory-background killed` the faults with this word, which write no page;
+    `--no-page` writes none either.
+    """
+    names = [argument for argument in session.posargs if argument in VARIANTS]
+    faults = [argument for argument in session.posargs if argument not in (*VARIANTS, "--no-page")]
+    documents = {name: run_chaos(session, name, *faults) for name in names or chaos_suite.VARIANTS}
+    if not faults and "--no-page" not in session.posargs:
+        chaos_suite.write(documents)
+    if broken := chaos_suite.breaches(documents):
+        session.error("; ".join(broken))
+
+
+@nox.session(name="chaos-short", venv_backend="none")
+def chaos_short(session: nox.Session) -> None:
+    """The chaos suite for CI: the most telling faults of one variant."""
+    if broken := chaos_suite.breaches({"defaults": run_chaos(session, "defaults", "--short")}):
+        session.error("; ".join(broken))
 
 
 @nox.session(venv_backend="none")
@@ -298,6 +325,21 @@ def render(session: nox.Session, name: str) -> Path:
         shutil.rmtree(home / leftover, ignore_errors=True)
     template = rendering.snapshot(home / "template")
     return rendering.render(template, home / "service", DEFAULTS | VARIANTS[name])
+
+
+def run_chaos(session: nox.Session, name: str, *arguments: str) -> chaos_suite.Document:
+    """Run faults in a rendered variant; returns the document with the verdicts."""
+    service, environment = prepare(session, name, interpreters.oldest())
+    chaos_suite.lay_over(service)
+    output = Path(session.create_tmp(), f"{name}.json").absolute()
+    records = output.with_suffix("")
+    packages = [f"--with={package}" for package in internals_table.PACKAGES]
+    program = ["python", "-m", "tests.internals.chaos", str(output), "--keep", str(records), *arguments]
+    # Exit code 1 is a broken promise, of which the page tells as well.
+    with session.chdir(service):
+        command = [uv_program(), "run", "--quiet", *packages, *program]
+        session.run(*command, env=environment, external=True, success_codes=[0, 1])
+    return chaos_suite.load(output)
 
 
 def run_demo(session: nox.Session, *, once: bool) -> None:

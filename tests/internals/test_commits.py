@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from anyio import CancelScope
@@ -303,6 +304,21 @@ async def test_a_stream_cannot_use_the_session_of_its_request(books: FastAPI) ->
     async with AsyncClient(transport=ASGITransport(books), base_url="http://test") as client:
         with pytest.raises(RuntimeError, match="is not open"):
             await client.post("/stream")
+
+
+async def test_a_connection_that_the_driver_has_aborted_hides_no_error() -> None:
+    """asyncpg does so if a statement takes too long, and its cancellation fails."""
+    single = Database()
+    single.open(get_settings(), pool_size=1)
+    with pytest.raises(Unavailable):
+        async with WriteSession(single) as session:
+            await session.execute(insert(Book).values(title="x"))
+            assert session._begun
+            driver: Any = session._begun.driver_connection
+            driver.terminate()
+
+    assert await ReadSession(single).scalars(select(Book.title)) == []
+    await single.close()
 
 
 async def test_tasks_that_share_a_session_take_one_connection() -> None:

@@ -11,8 +11,8 @@ from tests.internals.postgres_server import PASSWORD, Server
 
 
 @contextmanager
-def primary_and_replica() -> Iterator[tuple[Server, Server]]:
-    """Both run when the block starts, and neither when it has ended."""
+def primary_and_replica(**settings: str) -> Iterator[tuple[Server, Server]]:
+    """Both run when the block starts, and neither when it has ended; `settings` of the primary."""
     with workspace() as directory, ExitStack() as stack:
         homes = [directory / "primary", directory / "replica"]
         for home in homes:
@@ -24,7 +24,7 @@ def primary_and_replica() -> Iterator[tuple[Server, Server]]:
         if account:
             for path in [homes[1], *homes[1].rglob("*")]:
                 os.chown(path, account.pw_uid, account.pw_gid)
-        primary = Server(initdb, account, homes[0], {})
+        primary = Server(initdb, account, homes[0], settings)
         source = f"host=127.0.0.1 port={primary.port} user=postgres password={PASSWORD}"
         replica = Server(
             initdb,
