@@ -27,6 +27,13 @@ def profile(session: nox.Session) -> None:
     session.run(*command, "python", "-m", "dev.profiling", *session.posargs)
 
 
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Random requests to each route for 30 s: `nox -s fuzz -- --max-time=600` for longer."""
+    command = ("uv", "run", "--group=fuzz", "python", "-m", "dev", "run")
+    session.run(*command, "python", "-m", "tests.core.fuzz", *session.posargs)
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """Tests on real servers, which they start; arguments after `--` replace those for pytest."""
