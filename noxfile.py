@@ -76,6 +76,7 @@ def thorough(session: nox.Session) -> None:
     session.notify("fastapi-suite", ["--whole"])
     for name in VARIANTS:
         session.notify(f"internals({name})")
+        session.notify(f"fuzz({name})")
     for name in internals_table.ON_NEWEST:
         session.notify(f"newest-internals({name})")
 
@@ -141,6 +142,14 @@ def newest_internals(session: nox.Session, name: str) -> None:
     """All tests of internals that make sense in this variant, on the newest Python of this machine."""
     service, environment = prepare(session, name, interpreters.newest())
     test_internals(session, service, name, internals_table.sensible(name), environment=environment)
+
+
+@nox.session(venv_backend="none", allow_parallel=True)
+@nox.parametrize("name", NAMES)
+def fuzz(session: nox.Session, name: str) -> None:
+    """Random requests to one variant for five minutes; `variant` makes the same few requests each time."""
+    service, environment = prepare(session, name, interpreters.oldest())
+    run_fuzz(session, service, "--max-time=300", environment=environment)
 
 
 @nox.session
@@ -240,6 +249,8 @@ def check(session: nox.Session, name: str, python: str, names: list[str]) -> Non
         return
     output = uv(session, service, "run", "nox", environment=environment)
     session.log(f"{name}: {passed(output)} on {python}; {time.monotonic() - started:.0f} s in all")
+    if name != GROWN:  # Its routes differ from the OpenAPI document: a team may write such ones.
+        run_fuzz(session, service, "--max-examples=30", "--generation-deterministic", environment=environment)
     if names:
         test_internals(session, service, name, names, environment=environment)
 
@@ -270,6 +281,15 @@ def test_internals(
     spread = ("--numprocesses=auto", "--dist=loadfile")
     output = run_internals(session, service, "pytest", *spread, *paths, environment=environment)
     session.log(f"{name}: {passed(output)} of the internals; {time.monotonic() - started:.0f} s")
+
+
+def run_fuzz(session: nox.Session, service: Path, *options: str, environment: dict[str, str | None]) -> None:
+    """Run the fuzz session of a service with these options of Schemathesis; show its output only if it fails."""
+    # The session calls uv.
+    path = os.pathsep.join([str(Path(uv_program()).parent), os.environ["PATH"]])
+    environment = environment | {"PATH": path}
+    output = uv(session, service, "run", "nox", "-s", "fuzz", "--", *options, environment=environment)
+    session.log(f"random requests: {', '.join(re.findall('[0-9]+ generated, .*', output))}")
 
 
 def run_internals(
