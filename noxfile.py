@@ -24,7 +24,7 @@ import nox
 sys.path.insert(0, str(Path(__file__).parent))
 
 from tests import demo as demonstration
-from tests import figures, internals_table, interpreters, ownership, rendering
+from tests import figures, internals_table, interpreters, ownership, promises, rendering
 from tests.environments import uv_environment, uv_program
 from tests.quick_copier import quicken
 from tests.updates import table
@@ -178,11 +178,13 @@ def demo_once(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
-    """Write the trees of docs/ownership.md from the present template, and the figures of README.md from results.md."""
+    """Write docs/promises.md, the trees of docs/ownership.md, and the figures of README.md from results.md."""
     ownership.main()
     session.log(f"{ownership.PAGE.relative_to(rendering.ROOT)} shows the template as it is")
     figures.main()
     session.log(f"README.md has the figures of {figures.RESULTS.relative_to(rendering.ROOT)}")
+    promises.main()
+    session.log(f"{promises.PAGE.relative_to(rendering.ROOT)} shows {promises.DATA.relative_to(rendering.ROOT)}")
 
 
 @nox.session(python=interpreters.newest())
