@@ -17,9 +17,9 @@ DIRECTORIES = {"service/": ROOT / "template/tests/core", "template/": ROOT / "te
 HEAD = """\
 # What a service promises
 
-Each row is one promise, with the tests that prove it. The letter is its kind: resilience (R), security (S) or operation (O). A figure
-names the command that measures it, or the test that insists on it. `nox -s docs` writes this page from
-[tests/promises.toml](../tests/promises.toml).
+Each row is one promise, with the tests that prove it. The letter is its kind: resilience (R), security (S) or
+operation (O). A figure names the command that measures it, or the test that insists on it. The last column has the
+answers with which the tests run. `nox -s docs` writes this page from [tests/promises.toml](../tests/promises.toml).
 
 | id | promise | proved by | figure | with |
 | --- | --- | --- | --- | --- |
