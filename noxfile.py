@@ -74,6 +74,7 @@ def thorough(session: nox.Session) -> None:
     run_tests(session, "-m", "")
     run_fleet(session)
     session.notify("fastapi-suite", ["--whole"])
+    session.notify("soak")
     for name in VARIANTS:
         session.notify(f"internals({name})")
         session.notify(f"fuzz({name})")
@@ -150,6 +151,16 @@ def fuzz(session: nox.Session, name: str) -> None:
     """Random requests to one variant for five minutes; `variant` makes the same few requests each time."""
     service, environment = prepare(session, name, interpreters.oldest())
     run_fuzz(session, service, "--max-time=300", environment=environment)
+
+
+@nox.session(venv_backend="none", allow_parallel=True)
+def soak(session: nox.Session) -> None:
+    """An hour of load on one worker, whose memory, descriptors, connections and tasks stay; `-- 1` for a minute."""
+    service, environment = prepare(session, "defaults", interpreters.oldest())
+    environment["SOAK_MINUTES"] = session.posargs[0] if session.posargs else "60"
+    internals_table.lay_over(service, "defaults")
+    test = ("pytest", "-q", "tests/internals/test_soak.py")
+    run_internals(session, service, *test, environment=environment, silent=False)
 
 
 @nox.session
