@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tests import chaos as chaos_suite
 from tests import demo as demonstration
-from tests import figures, internals_table, interpreters, ownership, rendering
+from tests import figures, internals_table, interpreters, ownership, promises, rendering
 from tests.environments import uv_environment, uv_program
 from tests.quick_copier import quicken
 from tests.updates import table
@@ -78,8 +78,10 @@ def thorough(session: nox.Session) -> None:
     run_fleet(session)
     session.notify("fastapi-suite", ["--whole"])
     session.notify("chaos", ["--no-page"])
+    session.notify("soak")
     for name in VARIANTS:
         session.notify(f"internals({name})")
+        session.notify(f"fuzz({name})")
     for name in internals_table.ON_NEWEST:
         session.notify(f"newest-internals({name})")
 
@@ -147,6 +149,24 @@ def newest_internals(session: nox.Session, name: str) -> None:
     test_internals(session, service, name, internals_table.sensible(name), environment=environment)
 
 
+@nox.session(venv_backend="none", allow_parallel=True)
+@nox.parametrize("name", NAMES)
+def fuzz(session: nox.Session, name: str) -> None:
+    """Random requests to one variant for five minutes; `variant` makes the same few requests each time."""
+    service, environment = prepare(session, name, interpreters.oldest())
+    run_fuzz(session, service, "--max-time=300", environment=environment)
+
+
+@nox.session(venv_backend="none", allow_parallel=True)
+def soak(session: nox.Session) -> None:
+    """An hour of load on one worker, whose memory, descriptors, connections and tasks stay; `-- 1` for a minute."""
+    service, environment = prepare(session, "defaults", interpreters.oldest())
+    environment["SOAK_MINUTES"] = session.posargs[0] if session.posargs else "60"
+    internals_table.lay_over(service, "defaults")
+    test = ("pytest", "-q", "tests/internals/test_soak.py")
+    run_internals(session, service, *test, environment=environment, silent=False)
+
+
 @nox.session
 def fleet(session: nox.Session) -> None:
     """Services with work of their own, updated in parallel, and their suites; `-- --help` for how many and which."""
@@ -196,11 +216,13 @@ def chaos_short(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
-    """Write the trees of docs/ownership.md from the present template, and the figures of README.md from results.md."""
+    """Write docs/promises.md, the trees of docs/ownership.md, and the figures of README.md from results.md."""
     ownership.main()
     session.log(f"{ownership.PAGE.relative_to(rendering.ROOT)} shows the template as it is")
     figures.main()
     session.log(f"README.md has the figures of {figures.RESULTS.relative_to(rendering.ROOT)}")
+    promises.main()
+    session.log(f"{promises.PAGE.relative_to(rendering.ROOT)} shows {promises.DATA.relative_to(rendering.ROOT)}")
 
 
 @nox.session(python=interpreters.newest())
@@ -267,6 +289,8 @@ def check(session: nox.Session, name: str, python: str, names: list[str]) -> Non
         return
     output = uv(session, service, "run", "nox", environment=environment)
     session.log(f"{name}: {passed(output)} on {python}; {time.monotonic() - started:.0f} s in all")
+    if name != GROWN:  # Its routes differ from the OpenAPI document: a team may write such ones.
+        run_fuzz(session, service, "--max-examples=30", "--generation-deterministic", environment=environment)
     if names:
         test_internals(session, service, name, names, environment=environment)
 
@@ -297,6 +321,15 @@ def test_internals(
     spread = ("--numprocesses=auto", "--dist=loadfile")
     output = run_internals(session, service, "pytest", *spread, *paths, environment=environment)
     session.log(f"{name}: {passed(output)} of the internals; {time.monotonic() - started:.0f} s")
+
+
+def run_fuzz(session: nox.Session, service: Path, *options: str, environment: dict[str, str | None]) -> None:
+    """Run the fuzz session of a service with these options of Schemathesis; show its output only if it fails."""
+    # The session calls uv.
+    path = os.pathsep.join([str(Path(uv_program()).parent), os.environ["PATH"]])
+    environment = environment | {"PATH": path}
+    output = uv(session, service, "run", "nox", "-s", "fuzz", "--", *options, environment=environment)
+    session.log(f"random requests: {', '.join(re.findall('[0-9]+ generated, .*', output))}")
 
 
 def run_internals(

@@ -27,6 +27,31 @@ def profile(session: nox.Session) -> None:
     session.run(*command, "python", "-m", "dev.profiling", *session.posargs)
 
 
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Random requests to each route for 30 s: `nox -s fuzz -- --max-time=600` for longer."""
+    command = ("uv", "run", "--group=fuzz", "python", "-m", "dev", "run")
+    session.run(*command, "python", "-m", "tests.core.fuzz", *session.posargs)
+
+
+@nox.session(default=False)
+def audit(session: nox.Session) -> None:
+    """Known vulnerabilities of the packages in uv.lock, by pip-audit."""
+    packages = f"{session.create_tmp()}/packages.txt"
+    export = ("uv", "export", "--quiet", "--locked", "--all-groups", "--no-emit-project")
+    session.run(*export, f"--output-file={packages}")
+    # Without --strict, a package that cannot be looked up counts as safe.
+    options = ("--disable-pip", "--require-hashes", "--strict", f"--requirement={packages}")
+    session.run("uv", "run", "--group=audit", "pip-audit", *options)
+
+
+@nox.session(default=False)
+def sbom(session: nox.Session) -> None:
+    """The packages that the service runs with, as a CycloneDX document: sbom.json."""
+    export = ("uv", "export", "--quiet", "--locked", "--no-dev", "--preview-features=sbom-export")
+    session.run(*export, "--format=cyclonedx1.5", "--output-file=sbom.json")
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """Tests on real servers, which they start; arguments after `--` replace those for pytest."""

@@ -79,7 +79,7 @@ def test_the_workflows_have_no_known_weakness(services: dict[str, Path]) -> None
 
 def test_actions_are_pinned_to_commits_and_the_pull_request_checks_may_only_read(workflows: list[Path]) -> None:
     used = [line.split("uses: ")[1] for path in workflows for line in path.read_text().splitlines() if "uses: " in line]
-    assert len(used) == 4
+    assert len(used) == 6
     assert [action for action in used if not SHA.fullmatch(action)] == []
     assert load(workflows[0])["permissions"] == {"contents": "read"}
     assert load(workflows[1])["permissions"] == {}

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from enum import Enum
+from random import Random
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
 import pytest
@@ -141,6 +143,23 @@ def test_what_means_something_else_has_another_key(
     assert one is not None
     assert other is not None
     assert one.text != other.text
+
+
+def test_random_queries_have_the_same_key_only_if_they_mean_the_same(routes: RouteTable) -> None:
+    chosen = Random(20)  # noqa: S311
+    texts = ["", "a", "A", "a b", "&", "=", "label=a", "%", "%61", "+", "ä", "/", "?", '"', "\\"]
+    keys: dict[str, tuple[Any, ...]] = {}
+    for _ in range(2000):
+        labels = chosen.choices(texts, k=chosen.randrange(4))
+        limit = chosen.choice([None, 1, 20])
+        parameters = [("label", label) for label in labels]
+        at = chosen.randrange(len(parameters) + 1)
+        parameters[at:at] = [] if limit is None else [("limit", str(limit))]
+        key = key_of(routes, "/books", urlencode(parameters).encode())
+        assert key is not None
+        meaning = (limit, *labels)
+        assert keys.setdefault(key.text, meaning) == meaning
+    assert len(set(keys.values())) == len(keys)
 
 
 @pytest.mark.parametrize(

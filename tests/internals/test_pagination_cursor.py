@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from itertools import product
 from typing import Any
 from uuid import UUID
 
@@ -273,6 +274,24 @@ async def test_cursors_that_are_not_ours_are_refused() -> None:
             await newest.page(cursor, 7)
     with pytest.raises(BadRequest, match="cursor is not valid"):
         await oldest.page(mine, 7)
+
+
+async def test_a_cursor_with_any_bit_changed_is_refused() -> None:
+    books = Books(NEWEST_FIRST, None)
+    mine = (await books.page(None, 7)).next
+    assert mine is not None
+    raw = base64.urlsafe_b64decode(mine + "=" * (-len(mine) % 4))
+    changed = [
+        raw[:at] + bytes([raw[at] ^ 1 << bit]) + raw[at + 1 :]
+        for at, bit in product(range(len(raw)), range(8))
+    ]
+    shortened = [raw[:end] for end in range(len(raw))]
+    lengthened = [raw + bytes([byte]) for byte in range(256)]
+
+    for other in (*changed, *shortened, *lengthened):
+        cursor = base64.urlsafe_b64encode(other).decode().rstrip("=")
+        with pytest.raises(BadRequest, match="cursor is not valid"):
+            await books.page(cursor, 7)
 
 
 async def test_cursors_of_an_older_version_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,14 @@
 """Every error that a client sees is a problem document."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from datetime import date
+from typing import Annotated, Any, Literal
 
 import pytest
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from httpx2 import ASGITransport, AsyncClient, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.middleware.cors import CORSMiddleware
 
 from app.core.application import create_app
@@ -34,6 +35,31 @@ async def make_thing(thing: Thing, limit: int = 1) -> Thing:
 @router.patch("/things/{number}")
 async def one_thing(number: int) -> int:
     return number
+
+
+class Circle(BaseModel):
+    kind: Literal["circle"]
+
+
+class Square(BaseModel):
+    kind: Literal["square"]
+
+
+class Drawing(BaseModel):
+    shape: Annotated[Circle | Square, Field(discriminator="kind")]
+    size: Literal[1, 2] = 1
+    at: date | None = None
+    name: Annotated[str, Field(max_length=9, pattern="^[a-z]*$")] = ""
+
+    @field_validator("name")
+    @classmethod
+    def known(cls, name: str) -> str:
+        raise ValueError(f"no such name: {name}, " + "which is not in the list, " * 100)
+
+
+@router.post("/drawings")
+async def draw(drawing: Drawing) -> None:
+    pass
 
 
 class StrictThing(BaseModel):
@@ -156,6 +182,63 @@ async def test_an_error_of_the_middleware_of_the_team_is_a_problem_too(
     things.add_middleware(Failing)
 
     assert "secret" not in problem(await client.get("/livez"), 500)["detail"]
+
+
+SECRET = "s3cret" * 100
+
+
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [
+        (f'{{"shape": {{"kind": "{SECRET}"}}}}', "body.shape"),
+        (f'{{"shape": {{"kind": "circle"}}, "size": "{SECRET}"}}', "body.size"),
+        (f'{{"shape": {{"kind": "circle"}}, "at": "{SECRET}"}}', "body.at"),
+        (f'{{"shape": {{"kind": "circle"}}, "name": "{SECRET}"}}', "body.name"),
+        (f'{{"shape": {{"kind": "circle"}}, "name": "{"a" * 9}"}}', "body.name"),
+        (f'{{"shape": "{SECRET}"}}', "body.shape"),
+        (f'"{SECRET}"', "body"),
+        (f'{{"shape": "{SECRET}', "body"),
+    ],
+)
+async def test_an_error_does_not_show_the_value_and_is_short(
+    client: AsyncClient, content: str, field: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    response = await client.post("/drawings", content=content, headers=headers)
+
+    (error,) = problem(response, 422)["errors"]
+    assert error["field"].startswith(field)
+    assert len(error["message"]) <= 200
+    assert "s3cret" not in response.text
+
+
+HALF = 250_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * HALF + b"]" * HALF,
+        b'{"a":' * (HALF // 2) + b"1" + b"}" * (HALF // 2),
+        b'{"size":' + b"[" * 190 + b"]" * 190 + b"}",
+        b"[" * HALF,
+        b'{"size":' + b"1" * HALF + b"}",
+        b'{"size":1e' + b"1" * HALF + b"}",
+        b'{"size":1,"' + b"k" * HALF + b'":1}',
+        b'{"size":"' + b"\\u00e9" * (HALF // 6) + b'"}',
+        b'"' + b"\xff" * HALF + b'"',
+        b"\0" * HALF,
+        b" " * HALF,
+    ],
+    ids=range(11),
+)
+async def test_json_of_any_form_gets_a_short_answer(client: AsyncClient, content: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    response = await client.post("/strict", content=content, headers=headers)
+
+    assert response.status_code in (400, 422)
+    assert problem(response, response.status_code)
+    assert len(response.content) < 1000
 
 
 async def test_the_errors_that_are_built_and_answered_have_a_bound(

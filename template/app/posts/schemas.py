@@ -7,9 +7,10 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, with_config
 from typing_extensions import TypedDict  # Pydantic needs this one below Python 3.12.
 
+# One line without blanks at its ends: stripped, it would differ from the schema in OpenAPI.
 Title = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
+    StringConstraints(max_length=200, pattern=r"^[^\x00- ]([^\n]*[^\x00- ])?$"),
     Field(examples=["Notes on the Analytical Engine"]),
 ]
 Body = Annotated[
@@ -17,9 +18,7 @@ Body = Annotated[
     StringConstraints(min_length=1, max_length=10_000),
     Field(examples=["It weaves algebraic patterns."]),
 ]
-Tag = Annotated[
-    str, StringConstraints(strip_whitespace=True, to_lower=True, pattern=r"^[A-Za-z0-9-]{1,30}$")
-]
+Tag = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[A-Za-z0-9-]{1,30}$")]
 
 
 class PostCreate(BaseModel):

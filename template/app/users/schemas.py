@@ -11,17 +11,13 @@ from typing_extensions import TypedDict  # Pydantic needs this one below Python 
 # so that lower case has the same length.
 Email = Annotated[
     str,
-    StringConstraints(
-        strip_whitespace=True,
-        to_lower=True,
-        max_length=254,
-        pattern=r"^[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+$",
-    ),
+    StringConstraints(to_lower=True, max_length=254, pattern=r"^[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+$"),
     Field(examples=["ada@example.com"]),
 ]
+# One line without blanks at its ends: stripped, it would differ from the schema in OpenAPI.
 Name = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=100),
+    StringConstraints(max_length=100, pattern=r"^[^\x00- ]([^\n]*[^\x00- ])?$"),
     Field(examples=["Ada Lovelace"]),
 ]
 Bio = Annotated[str, StringConstraints(max_length=500), Field(examples=["Wrote a program."])]

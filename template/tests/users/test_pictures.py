@@ -33,7 +33,7 @@ async def test_a_picture_becomes_small_and_upright_and_keeps_nothing_else(
 ) -> None:
     sent = picture(kind, mode) + SCRIPT
     response = await client.post(
-        "/users/thumbnails", content=sent, headers={"Content-Type": "image/png"}
+        "/users/pictures/thumbnail", content=sent, headers={"Content-Type": "image/png"}
     )
 
     assert (response.status_code, response.headers["content-type"]) == (200, "image/webp")
@@ -61,7 +61,7 @@ async def test_what_is_no_whole_picture_is_refused(
     client: AsyncClient, content: bytes, kind: str, status: int
 ) -> None:
     response = await client.post(
-        "/users/thumbnails", content=content, headers={"Content-Type": kind}
+        "/users/pictures/thumbnail", content=content, headers={"Content-Type": kind}
     )
 
     assert response.status_code == status

@@ -17,8 +17,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.core.telemetry import request_id
 
-# Without a limit, a request of many unknown fields gets a larger response.
+# Without limits, a request of many unknown fields gets a larger response.
 MAX_FIELDS = 20
+MAX_CHARACTERS = 100
 
 logger = getLogger(__name__)
 
@@ -144,11 +145,18 @@ async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     # The location ("body", "email") is the field `body.email`; a name may be as long as the body.
     fields = [
-        {"field": ".".join(map(str, item["loc"]))[:100], "message": item["msg"]}
+        {"field": ".".join(map(str, item["loc"]))[:MAX_CHARACTERS], "message": _message(item)}
         for item in error.errors()[:MAX_FIELDS]
     ]
     names = ", ".join(dict.fromkeys(item["field"] for item in fields))
     return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, f"Not valid: {names}.", errors=fields)
+
+
+def _message(item: dict[str, Any]) -> str:
+    """Return the message of an error, cut, and without the value that the client sent."""
+    # The tag of a union is the only value that a message of Pydantic quotes.
+    quoted = f"'{item.get('ctx', {}).get('tag')}' "
+    return str(item["msg"]).replace(quoted, "", 1)[: 2 * MAX_CHARACTERS]
 
 
 async def _left(_: Request, _error: Exception) -> Response:
