@@ -22,6 +22,8 @@ class Gate:
         self._free = size
         self._timeout_s = timeout_s
         self._waiting: deque[asyncio.Future[None]] = deque()
+        # Of the last task that waited.
+        self.last_wait_s = 0.0
 
     @property
     def in_use(self) -> int:
@@ -60,7 +62,8 @@ class Gate:
             raise
         finally:
             timer.cancel()
-            add_pool_wait(perf_counter() - started_s)
+            self.last_wait_s = perf_counter() - started_s
+            add_pool_wait(self.last_wait_s)
 
     def _time_out(self, turn: asyncio.Future[None]) -> None:
         if not turn.done():
