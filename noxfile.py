@@ -253,6 +253,13 @@ def bench_jobs(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.jobs", env=SERVICES)
 
 
+@nox.session(name="bench-overload", python=interpreters.newest())
+def bench_overload(session: nox.Session) -> None:
+    """Measure 2x to 100x of the load of one service, without and with its limiter, in one table; four minutes."""
+    install_benchmark(session)
+    session.run("python", "-m", "benchmarks.overload", env=SERVICES)
+
+
 @nox.session(name="bench-tests", python=interpreters.newest())
 def bench_tests(session: nox.Session) -> None:
     """The tests of the benchmark, on real servers and with few rows. Arguments after `--` go to pytest."""

@@ -127,6 +127,7 @@ TESTS: dict[str, Needs] = {
     "test_metrics.py": Needs(interpreter=True, by=("background_jobs",), only=METRICS),
     "test_migrations.py": Needs(),
     "test_nginx.py": Needs(only=VALKEY | {"example": (True,), "deployment": ("compose",)}),
+    "test_overload.py": Needs(),
     "test_pagination_cursor.py": Needs(by=("read_replica",), only={"pagination": ("cursor",)}),
     "test_pagination_offset.py": Needs(by=("read_replica",), only={"pagination": ("offset",)}),
     "test_pgbouncer.py": Needs(by=("read_replica",)),

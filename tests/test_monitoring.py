@@ -67,6 +67,11 @@ SITUATIONS: dict[str, tuple[Series, str, set[str]]] = {
     "no instance for long": ({"up{instance='a'}": "0x9"}, "7m", {"ServiceDown", "InstanceDown"}),
     "one of two instances": (UP | {"up{instance='b'}": "0x9"}, "7m", {"InstanceDown"}),
     "a restart": (UP | {"up{instance='b'}": "1 1 0 0 1x9"}, "7m", set()),
+    "requests that are refused": (
+        UP | gauge("http_server_refused_requests_total", "0+60x20"),
+        "12m",
+        {"RequestsRefused"},
+    ),
     "a pool that is full": (UP | gauge("db_pool_waiting", "1x9"), "7m", {"PoolExhausted"}),
     "a pool that is full at times": (UP | gauge("db_pool_waiting", "1 1 0 1 1 1 0 1"), "7m", set()),
     "a pool that is full in the first sample": (UP | gauge("db_pool_waiting", "_ _ _ 1"), "3m", set()),

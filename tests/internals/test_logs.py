@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from typing import Any
 from uuid import UUID
 
@@ -201,3 +202,47 @@ def test_an_uncaught_error_at_the_start_is_a_line() -> None:
     fields = json.loads(process.stdout)
     assert fields["level"] == "CRITICAL"
     assert fields["exception"].endswith("LookupError: gone")
+
+
+LOGGING = """
+import logging, sys
+from app.core.telemetry.logs import configure_logging
+configure_logging("INFO", "json")
+logger = logging.getLogger("app.x")
+for number in range(5000):
+    logger.info("x" * 1000, extra={"number": number})
+print("written", file=sys.stderr, flush=True)
+sys.stdin.readline()
+logger.info("last")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux opens a pipe again")
+@pytest.mark.timeout(90)
+def test_a_pipe_that_nothing_reads_blocks_no_process() -> None:
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOGGING], stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    )
+    assert process.stdin
+    assert process.stderr
+    with process:
+        # It is there although nothing has read the five megabytes.
+        assert process.stderr.readline() == "written\n"
+        read: list[str] = []
+        reader = threading.Thread(target=lambda: read.extend(process.stdout or ()))
+        reader.start()
+        # A byte of the pipe is free when the first line is there.
+        until(lambda: bool(read))
+        process.stdin.write("\n")
+        process.stdin.close()
+        reader.join()
+    # A line that was cut is no JSON.
+    lines = [json.loads(line) for line in read if line.startswith("{") and line.endswith("}\n")]
+    numbers = [line["number"] for line in lines if "number" in line]
+    (dropped,) = [line["message"] for line in lines if "dropped" in line["message"]]
+
+    assert numbers == list(range(len(numbers)))
+    assert int(dropped.split()[0]) == 5000 - len(numbers)
+    assert lines[-1]["message"] == "last"
+    assert process.returncode == 0

@@ -27,6 +27,8 @@ class Gate:
         # Why no slot is given out, while there is a reason.
         self.refusal = ""
         self._waiting: deque[asyncio.Future[None]] = deque()
+        # Of the last task that waited.
+        self.last_wait_s = 0.0
 
     @property
     def in_use(self) -> int:
@@ -70,7 +72,8 @@ class Gate:
             raise
         finally:
             timer.cancel()
-            add_pool_wait(perf_counter() - started_s)
+            self.last_wait_s = perf_counter() - started_s
+            add_pool_wait(self.last_wait_s)
 
     def _time_out(self, turn: asyncio.Future[None]) -> None:
         if not turn.done():

@@ -12,10 +12,12 @@ from http import HTTPStatus
 from math import inf
 from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.core.http.problems import problem_response
+from app.core.telemetry.requests import open_now
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _Base
@@ -203,13 +205,20 @@ class HttpTools(Protocol):
     head_start = 0
     # Answers requests without the application; None if the application has no such object.
     hits: Any = None
-    # Whether `hits` have answered the request that arrives.
+    # Refuses requests, except those of the admin port.
+    limiter: Any = None
+    # Whether the request that arrives is answered, and how long to read no other one after it.
     is_answered = False
+    pause_s = 0.0
 
     # uvicorn narrows the type of the transport, too.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.hits = getattr(getattr(self.app, "state", None), "repeated_hits", None)
+        state = getattr(self.app, "state", None)
+        self.hits = getattr(state, "repeated_hits", None)
+        self.limiter = getattr(state, "limiter", None)
+        if self.limiter is not None and self.limiter.is_admin(self.server):
+            self.limiter = None
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -225,6 +234,9 @@ class HttpTools(Protocol):
             self.is_answered = hits.answer(self)
             if self.is_answered:
                 return
+        limiter = self.limiter
+        if limiter is not None and len(self.tasks) >= limiter.lowest and self._is_refused():
+            return
         # A hit earlier in the same data may have started the timer.
         self._unset_keepalive_if_required()
         super().on_headers_complete()
@@ -239,24 +251,51 @@ class HttpTools(Protocol):
 
     def on_body(self, body: bytes) -> None:
         self.head_start = self.received_bytes
-        super().on_body(body)
+        if not self.is_answered:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self.is_answered:
             self.is_answered, self.has_answered_hit = False, True
             self.head_start = self.received_bytes
             self.on_response_complete()
+            if self.pause_s and not self.transport.is_closing():
+                self.flow.pause_reading()
+                self.loop.call_later(self.pause_s, self._read_again)
+            self.pause_s = 0
             return
         if self.headers != self.scope["headers"] and self._has_refused_fields():
             return
         self.head_start = self.received_bytes
         super().on_message_complete()
 
-    def _is_simple(self) -> bool:
+    def _read_again(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def _is_refused(self) -> bool:
+        """Refuse a request that needs no cycle if the worker has too many."""
+        limiter = self.limiter
+        # The tasks of this turn of the event loop have not begun.
+        in_flight = open_now["requests"] + len(self.tasks) - open_now["tasks"]
+        if in_flight < limiter.lowest:
+            return False
+        method = self.parser.get_method()
+        path = unquote(self.url.partition(b"?")[0].decode("latin-1")).removeprefix(self.root_path)
+        if not self._is_simple(method) or not limiter.refuses(path, in_flight):
+            return False
+        self._unset_keepalive_if_required()
+        dates = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        body = b"" if method == b"HEAD" else limiter.response.body
+        self.transport.write(b"".join([limiter.head, *dates, b"\r\n", body]))
+        self.is_answered, self.pause_s = True, limiter.pause_s()
+        return True
+
+    def _is_simple(self, method: bytes = b"GET") -> bool:
         """Return whether a request needs no cycle: it waits for none, and ends no connection."""
         return (
             (self.cycle is None or self.cycle.response_complete)
-            and self.parser.get_method() == b"GET"
+            and self.parser.get_method() == method
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()
             and not self.parser.should_upgrade()

@@ -59,6 +59,16 @@ class ServerSettings(BaseSettings):
     request_timeout_s: Seconds = Field(
         30.0, description="Longest time until a response begins, unless its route has a `deadline`."
     )
+    max_queue_ms: int = Field(
+        50,
+        ge=0,
+        le=60_000,
+        description="Requests are refused while others wait longer for a connection or the event "
+        "loop; 0 refuses none for it.",
+    )
+    max_in_flight: Natural = Field(
+        0, description="Most requests of one worker at once; 0 allows 50 for each connection."
+    )
     header_timeout_s: Seconds = Field(
         20.0, description="Longest time that a client may take to send the head of a request."
     )

@@ -3,11 +3,15 @@
 A line names the request that it belongs to, without its query string, headers and body.
 """
 
+import fcntl
 import logging
+import os
 import sys
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from json import dumps
+from stat import S_ISFIFO
 from typing import Any
 
 import orjson
@@ -21,6 +25,10 @@ MAX_LINE_BYTES = 64 * 1024
 # When a line is longer, or a value of `extra` has no JSON form.
 MAX_VALUE_CHARS = 256
 
+# The largest size of a pipe that Linux allows everybody; 64 KiB is its default.
+PIPE_BYTES = 1024**2
+_DROPPED = "%d lines were dropped, because nothing read the log"
+
 # Attributes of every record, and uvicorn's; all others are fields of `extra`.
 _STANDARD = {*vars(logging.makeLogRecord({})), "asctime", "color_message", "message", "taskName"}
 
@@ -30,9 +38,11 @@ def configure_logging(level: str, form: LogFormat) -> None:
 
     Uncaught errors are logged too. A root logger that has handlers keeps them, and gets no other.
     """
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    logging.basicConfig(handlers=[handler])
+    root = logging.getLogger()
+    if not root.handlers:
+        handler = _handler()
+        handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+        root.addHandler(handler)
     for name in ("app", "uvicorn"):
         logging.getLogger(name).setLevel(level)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
@@ -44,6 +54,49 @@ def configure_logging(level: str, form: LogFormat) -> None:
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda args: _log_uncaught(*args[:3])
+
+
+def _handler() -> logging.Handler:
+    # A test may have replaced it by an object without a descriptor; only Linux opens pipes again.
+    with suppress(OSError, AttributeError):
+        if S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
+            return PipeHandler(sys.stdout.fileno())
+    return logging.StreamHandler(sys.stdout)
+
+
+class PipeHandler(logging.Handler):
+    """Writes to a pipe, and drops the records for which it has no room: a write would block.
+
+    A collector that hangs would otherwise stop the event loops of all workers.
+    """
+
+    def __init__(self, pipe: int) -> None:
+        """Raise OSError if the pipe cannot be opened again."""
+        super().__init__()
+        # Opened again, because other users of the descriptor expect writes that block.
+        self._pipe = os.open(f"/proc/self/fd/{pipe}", os.O_WRONLY | os.O_NONBLOCK)
+        with suppress(OSError):
+            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._dropped = 0
+        # A line of which the pipe had room for the beginning only.
+        self._is_cut = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+            if self._dropped:
+                lost = {"name": __name__, "levelname": "WARNING", "msg": _DROPPED % self._dropped}
+                text = f"{self.format(logging.makeLogRecord(lost))}\n{text}"
+            data = f"{text}\n".encode(errors="backslashreplace")
+            if self._is_cut:
+                data = b"\n" + data
+            try:
+                self._is_cut = os.write(self._pipe, data) < len(data)
+                self._dropped = int(self._is_cut)
+            except BlockingIOError:
+                self._dropped += 1
+        except Exception:
+            self.handleError(record)
 
 
 def _is_no_socket(record: logging.LogRecord) -> bool:

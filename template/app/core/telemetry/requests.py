@@ -33,8 +33,9 @@ MAX_SLOW_LINES = 10
 access_log = getLogger("app.access")
 slow_log = getLogger("app.slow")
 
-# The `requests` of this process that are not reported yet, and its open `streams`.
-open_now = {"requests": 0, "streams": 0}
+# The `requests` of this process that are not reported yet, its open `streams`, and the `tasks` of
+# requests, which may run on after the response.
+open_now = {"requests": 0, "streams": 0, "tasks": 0}
 
 
 class Telemetry:
@@ -69,6 +70,7 @@ class Telemetry:
         # After an error the context keeps the request, for the log of the server.
         token = current.set(request)
         open_now["requests"] += 1
+        open_now["tasks"] += 1
         cycle = request.cycle
         # A WebSocket has no method.
         is_read = cycle is not None and scope.get("method") in ("GET", "HEAD")
@@ -81,6 +83,7 @@ class Telemetry:
             if not getattr(cycle, "disconnected", False):
                 raise
         finally:
+            open_now["tasks"] -= 1
             request.finish(500)
             if is_read:
                 # Otherwise, both refer to each other.
