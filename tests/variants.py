@@ -247,7 +247,9 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     r"\bjwt\b|\bprincipal\b|security/(tokens|api_keys)": lambda answers: answers["auth"] == "jwt",
     r"rate_?limits?\b": lambda answers: bool(answers["rate_limits"]),
     # Not the keys of jobs and of outgoing calls.
-    r"idempotency-key|idempotency_lifetime|http/idempotency|idempotent(_answer|session)": lambda answers: bool(answers["idempotency"]),
+    r"idempotency-key|idempotency_lifetime|http/idempotency|idempotent(_answer|session)": lambda answers: bool(
+        answers["idempotency"]
+    ),
     r"dockerfile|dockerignore|docker build": lambda answers: answers["deployment"] != "none",
     r"compose\.yaml|docker compose|deploy/nginx": lambda answers: answers["deployment"] == "compose",
     r"deploy/kubernetes|kustomiz|kubectl": lambda answers: answers["deployment"] == "kubernetes",

@@ -29,7 +29,7 @@ from app.core.security.tokens import InvalidToken
 
 # Scanners of repositories find keys by `sk_[0-9a-f]{64}`.
 PREFIX = "sk_"
-_FORM = re.compile(f"{PREFIX}[0-9a-f]{{64}}")
+_FORM = re.compile(PREFIX + "[0-9a-f]{64}")
 # A worker accepts a key for this time without a look into the table.
 KNOWN_S = 5.0
 

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings
 
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 24 * 3600}
-_RATE = re.compile(rf"([1-9]\d{{0,5}})/({'|'.join(_SECONDS)})", re.ASCII)
+_RATE = re.compile(r"([1-9]\d{0,5})/(second|minute|hour|day)", re.ASCII)
 
 
 def parse_rate(text: str) -> tuple[int, int]:
@@ -24,7 +24,7 @@ def _rate(value: str) -> str:
     return value
 
 
-class RateLimitSettings(BaseSettings):
+class RateLimitsSettings(BaseSettings):
     rate_limit: Annotated[str, AfterValidator(_rate)] = Field(
         "",
         description="Requests of one caller to all routes that declare no limit: `600/minute`; "
