@@ -1,10 +1,13 @@
 """An application with limited routes, for tests in this process and for gunicorn."""
 
+import asyncio
 import os
 from typing import Annotated, Any
+from uuid import uuid4
 
-from fastapi import APIRouter, Depends, HTTPException, Response, Security, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response, Security, WebSocket
 from fastapi.security import HTTPBearer
+from httpx2 import ASGITransport, AsyncClient
 from starlette.requests import HTTPConnection
 
 from app.core import security
@@ -19,6 +22,24 @@ public_to_all = getattr(security, "public", None)
 declared = [public_to_all()] if public_to_all is not None else []
 router = APIRouter(dependencies=declared)
 called: list[str] = []
+
+
+class Site:
+    """An application with limits, and clients of it with addresses that no other test has."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+
+    def client(self, address: str = "", **headers: str) -> AsyncClient:
+        client = (address or f"test-{uuid4().hex}", 1)
+        transport = ASGITransport(self.app, raise_app_exceptions=False, client=client)
+        return AsyncClient(transport=transport, base_url="http://test", headers=headers)
+
+
+async def statuses(client: AsyncClient, path: str, times: int, **options: Any) -> list[int]:
+    """Return the statuses of requests that are all on their way at once, in order."""
+    answers = await asyncio.gather(*(client.get(path, **options) for _ in range(times)))
+    return sorted(answer.status_code for answer in answers)
 
 
 class Bearer(HTTPBearer):

@@ -10,7 +10,6 @@ from uuid import uuid4
 import httpx2
 import pytest
 from fastapi import FastAPI
-from httpx2 import ASGITransport, AsyncClient
 
 from app.core.http.compiled import compile_path_operations
 from app.core.security import rate_limits
@@ -21,33 +20,16 @@ from app.settings import get_settings
 from dev.processes import free_port
 from tests.core.serving import program
 from tests.internals import limited
+from tests.internals.limited import Site, statuses
 
 IS_SHARED = "cache_url" in CoreSettings.model_fields
 HAS_SUBJECTS = "subject" in caller_of({"principal": type("Principal", (), {"subject": "ada"})()})
 MINUTE_US = 60 * 10**6
 
 
-class Site:
-    """An application with limits, and clients of it with addresses that no other test has."""
-
-    def __init__(self, app: FastAPI) -> None:
-        self.app = app
-
-    def client(self, address: str = "", **headers: str) -> AsyncClient:
-        client = (address or f"test-{uuid4().hex}", 1)
-        transport = ASGITransport(self.app, raise_app_exceptions=False, client=client)
-        return AsyncClient(transport=transport, base_url="http://test", headers=headers)
-
-
 @pytest.fixture
 async def site(app: FastAPI, database: None) -> Site:
     return Site(await asyncio.to_thread(limited.make))
-
-
-async def statuses(client: AsyncClient, path: str, times: int, **options: Any) -> list[int]:
-    """Return the statuses of requests that are all on their way at once, in order."""
-    answers = await asyncio.gather(*(client.get(path, **options) for _ in range(times)))
-    return sorted(answer.status_code for answer in answers)
 
 
 def test_a_quota_is_used_at_once_and_refilled_one_by_one() -> None:

@@ -18,7 +18,7 @@ from app.core.security.rate_limits import MAX_COUNTED, TAKE, Counts, Limit
 from app.settings import get_settings
 from tests.internals import limited
 from tests.internals.fault_proxy import FaultProxy, fault_proxy
-from tests.internals.test_rate_limits import Site, statuses
+from tests.internals.limited import Site, statuses
 from tests.internals.valkey_server import own_server, trusted
 
 SECOND_US = 10**6

@@ -3,8 +3,9 @@
 from datetime import datetime
 from uuid import UUID
 
-from app.posts.schemas import PostRead
 from pydantic import BaseModel, ConfigDict
+
+from app.posts.schemas import PostRead
 
 POSTS = 20
 # One more tells a page whether there is another, so that is what other services read.

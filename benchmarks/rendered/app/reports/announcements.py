@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import ClientSession
-from app.core.settings import load
 from fastapi import FastAPI
 from pydantic import BaseModel, Field, HttpUrl
 from pydantic_settings import BaseSettings
+
+from app.core.settings import load
 
 
 class AnnouncementSettings(BaseSettings):

@@ -1,6 +1,7 @@
 """No routes: the import declares the job for the worker."""
 
-from app.work import jobs as jobs
 from fastapi import APIRouter
+
+from app.work import jobs as jobs
 
 router = APIRouter()
