@@ -19,7 +19,7 @@ async def author(client: AsyncClient) -> dict[str, str]:
 
 
 async def test_publish_and_read(client: AsyncClient, author: dict[str, str]) -> None:
-    tags = {"author_id": author["id"], "tags": [" Machines", "algebra", "machines"]}
+    tags = {"author_id": author["id"], "tags": ["Machines", "algebra", "machines"]}
     response = await client.post("/posts", json=POST | tags)
 
     assert response.status_code == 201

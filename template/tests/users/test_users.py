@@ -23,7 +23,7 @@ async def register(client: AsyncClient, **changes: str) -> str:
 
 
 async def test_register_and_read(client: AsyncClient) -> None:
-    response = await client.post("/users", json={"email": " Ada@Example.COM ", "name": "Ada"})
+    response = await client.post("/users", json={"email": "Ada@Example.COM", "name": "Ada"})
 
     assert response.status_code == 201
     user = response.json()
