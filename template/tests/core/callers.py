@@ -15,7 +15,7 @@ CALLER = "developer"
 def acting_as(subject: str, scopes: Collection[str] | None = None) -> dict[str, str]:
     """Return the headers of requests of this subject; without `scopes`, it has all of them.
 
-    For example, `await client.get("/users/mine", headers=acting_as("grace"))`.
+    For example, `await client.get("/users/owner/me", headers=acting_as("grace"))`.
     """
     chosen = every_scope() if scopes is None else scopes
     return {"Authorization": f"Bearer {token(subject, chosen)}"}

@@ -36,8 +36,8 @@ async def test_what_belongs_to_others_is_not_found_by_a_change(client: AsyncClie
 async def test_each_caller_lists_its_own_users(client: AsyncClient) -> None:
     user = (await client.post("/users", json=ADA)).json()
 
-    own = await client.get("/users/mine")
-    other = await client.get("/users/mine", headers=acting_as(GRACE))
+    own = await client.get("/users/owner/me")
+    other = await client.get("/users/owner/me", headers=acting_as(GRACE))
 
     assert (own.json()["items"], other.json()["items"]) == ([user], [])
     assert own.headers["cache-control"].startswith("private")
@@ -46,7 +46,7 @@ async def test_each_caller_lists_its_own_users(client: AsyncClient) -> None:
 async def test_a_read_alone_allows_no_write(client: AsyncClient) -> None:
     reader = acting_as(GRACE, ["users:read"])
 
-    assert (await client.get("/users/mine", headers=reader)).status_code == 200
+    assert (await client.get("/users/owner/me", headers=reader)).status_code == 200
     refused = await client.post("/users", json=ADA, headers=reader)
     assert refused.status_code == 403
     assert 'scope="users:write"' in refused.headers["WWW-Authenticate"]
