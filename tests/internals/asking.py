@@ -10,12 +10,13 @@ from app.core.application import create_app
 from app.core.cache import public
 from app.core.database import PreparedRead, ReadSessionDep
 from app.settings import get_settings
+from tests.internals.declared import ANYBODY
 
 HAS_CACHE = find_spec("app.core.cache.store") is not None
 ONE = PreparedRead(select(literal_column("1").label("one")))
 STALE: dict[str, Any] = {"ttl_s": 0.01, "stale_if_error_s": 3600} if HAS_CACHE else {}
 
-router = APIRouter()
+router = APIRouter(dependencies=ANYBODY)
 
 
 @router.get("/read")

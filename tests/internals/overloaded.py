@@ -8,8 +8,9 @@ from app.core.database import ReadSessionDep
 from app.core.database.engine import gates
 from app.core.server.overload import shed_never
 from app.settings import get_settings
+from tests.internals.declared import ANYBODY
 
-router = APIRouter()
+router = APIRouter(dependencies=ANYBODY)
 now = {"requests": 0}
 most = {"requests": 0, "connections": 0, "limit": 0}
 
