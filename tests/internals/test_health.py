@@ -107,6 +107,24 @@ async def test_a_migration_that_only_alembic_can_read_is_said(
     assert (await checks())["migrations"] == "unknown: cannot read odd.py"
 
 
+@pytest.mark.parametrize(
+    ("applied", "missing"),
+    [
+        ({"core_0001", "core_answer", "a"}, set()),
+        ({"core_removed", "a"}, {"core_0001", "core_answer"}),
+        ({"core_0002", "core_answer_2", "newer"}, set()),
+        ({"core_0002", "newer"}, {"core_answer"}),
+        (set(), {"core_0001", "core_answer", "a"}),
+    ],
+)
+def test_only_a_line_in_which_the_database_is_newer_is_not_compared(
+    applied: set[str], missing: set[str]
+) -> None:
+    every = frozenset({"core_0001", "core_answer", "a"})
+
+    assert Revisions(every, every).missing(applied) == missing
+
+
 async def test_a_database_without_the_migrations_of_this_release_is_not_ready(
     app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,6 +196,36 @@ def test_a_database_of_an_older_release_gets_the_tables_of_core(project: Path) -
     assert [row["version_num"] for row in left] == ["core_0001"]
 
 
+def test_core_ignores_the_revision_of_an_answer_that_is_off_now(project: Path) -> None:
+    applied = "alembic_version_core"
+    core = project / "migrations" / "core"
+    core.unlink()
+    core.mkdir()
+    (core / "first.py").symlink_to(ROOT / "migrations" / "core" / "0001_background_jobs.py")
+    new = MIGRATION.format(revision="core_new", follows=None, upgrade="pass")
+
+    with new_to_migrations() as url, session(url) as sql:
+        ended(migrate(project, url))
+        sql(f"INSERT INTO {applied} VALUES ('core_removed')")
+        ends = [ended(migrate(project, url))]
+        (core / "new.py").write_text(new)
+        ends.append(ended(migrate(project, url)))
+        # As after a roll back from a release whose revision follows `core_0001`.
+        sql(f"UPDATE {applied} SET version_num = 'core_0099' WHERE version_num = 'core_0001'")
+        sql(f"DELETE FROM {applied} WHERE version_num = 'core_new'")
+        ends.append(ended(migrate(project, url)))
+        ends.append(ended(migrate(project, url)))
+        found = sql(f"SELECT version_num FROM {applied} ORDER BY 1")
+
+    assert ends == [
+        (0, "The database is up to date.\n"),
+        (0, "Applied: core_new.\n"),
+        (0, "Applied: core_new.\n"),
+        (0, "The database is up to date.\n"),
+    ]
+    assert {"core_0099", "core_new", "core_removed"} <= {row["version_num"] for row in found}
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """This project without its migrations."""

@@ -1,11 +1,13 @@
-"""The API keys of machines."""
+"""The API keys of machines.
+
+This is a line of its own, because the answer `auth` of the template decides whether it is there.
+"""
 
 import sqlalchemy as sa
 from alembic import op
 
-# A head of its own, because other options add revisions as well.
-revision = "core_0002_api_keys"
-down_revision = "core_0001"
+revision = "core_api_keys"
+down_revision = None
 branch_labels = None
 depends_on = None
 
