@@ -224,6 +224,12 @@ async def test_a_route_admits_whom_it_declares(
         assert await status("a,b,c") == 200
 
 
+@pytest.mark.parametrize("wrong", [Depends(endpoint), security.public, "a", ["a"], None])
+def test_a_guard_accepts_declarations_only(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"expected `security.requires"):
+        security.Guarded(PlainTextResponse("mounted"), wrong)
+
+
 def test_declared_routes_are_compiled(known: Known) -> None:
     app = app_of(declared())
     reasons = {route.path: reason for route, reason in compile_path_operations(app)}

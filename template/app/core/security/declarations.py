@@ -78,9 +78,17 @@ class Guarded:
 
     Args:
         declaration: `requires(...)` or `public()`.
+
+    Raises:
+        TypeError: when the declaration is anything else.
     """
 
     def __init__(self, app: ASGIApp, declaration: Any) -> None:
+        called = getattr(declaration, "dependency", None)
+        if called is not _bearer and called is not _anybody:
+            raise TypeError(
+                f"{declaration!r}: expected `security.requires(...)` or `security.public()`"
+            )
         self._app = app
         self._scopes: Sequence[str] | None = getattr(declaration, "scopes", None)
 
