@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
@@ -12,6 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Respons
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 from sqlalchemy import bindparam, insert
+from starlette.datastructures import FormData, UploadFile
 
 from app.core.application import create_app
 from app.core.cache import invalidate_after_commit
@@ -54,6 +56,12 @@ async def authenticate(request: Request) -> str:
     return request.headers["X-User"]
 
 
+async def read_form(request: Request) -> None:
+    """Stand for FastAPI, which reads a form before all dependencies (with python-multipart)."""
+    file = BytesIO(b"".join([part async for part in request.stream()]))
+    request._form = FormData([("name", "x"), ("file", UploadFile(file))])
+
+
 async def add(session: WriteSession, title: str, **values: Any) -> None:
     async def note() -> None:
         committed.append(title)
@@ -90,6 +98,14 @@ async def owned(
 async def late(data: BookCreate, session: IdempotentSessionDep, request: Request) -> BookRead:
     await add(session, data.title)
     return BookRead(title=await authenticate(request))
+
+
+@router.post("/form", dependencies=[Depends(read_form)])
+async def form(request: Request, session: IdempotentSessionDep) -> BookRead:
+    file = (await request.form())["file"]
+    assert isinstance(file, UploadFile)
+    await add(session, (await file.read()).decode())
+    return BookRead(title="form")
 
 
 @router.post("/single")

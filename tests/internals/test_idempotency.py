@@ -99,6 +99,14 @@ async def test_a_repetition_gets_the_same_answer(client: AsyncClient, path: str)
     assert await answers() == 1
 
 
+async def test_a_form_may_be_repeated(client: AsyncClient) -> None:
+    found = [await client.post("/form", content=each) for each in (b"a", b"a", b"b")]
+
+    assert [response.status_code for response in found] == [200, 200, 422]
+    assert found[1].headers["Idempotent-Replayed"] == "true"
+    assert await titles() == ["a"]
+
+
 async def test_without_a_key_nothing_is_stored(client: AsyncClient) -> None:
     del client.headers["Idempotency-Key"]
     for _ in range(2):

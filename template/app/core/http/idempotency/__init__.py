@@ -109,7 +109,8 @@ class Attempt:
         operation = self._caller, scope["method"], scope["route"].path, self.key.strip('"')
         identifier = sha256(repr(operation).encode()).digest()
         fingerprint = sha256(repr((scope["path"], scope["query_string"])).encode())
-        fingerprint.update(await request.body())
+        async for part in _contents(request):
+            fingerprint.update(part)
         self._row = {"id": identifier, "fingerprint": fingerprint.digest()}
         lock = int.from_bytes(identifier[:8], signed=True)
         (found,) = await session.fetch(CLAIM, id=identifier, lock=lock)
@@ -212,6 +213,22 @@ class Idempotency:
             await wrap_app_handling_exceptions(fail, Request(scope))(scope, receive, send)
         finally:
             await attempt.roll_back()
+
+
+async def _contents(request: Request) -> AsyncIterator[bytes]:
+    """Yield the body, or the fields and files of a form, which FastAPI has read before."""
+    if request._form is None:
+        yield await request.body()
+        return
+    # Without the boundary between them, which a repetition may choose again.
+    for name, value in request._form.multi_items():
+        if isinstance(value, str):
+            yield repr((name, value)).encode()
+            continue
+        yield repr((name, value.filename, value.content_type, value.size)).encode()
+        while part := await value.read(MAX_BODY_BYTES):
+            yield part
+        await value.seek(0)
 
 
 async def _idempotent_session(request: Request) -> AsyncIterator[WriteSession]:
