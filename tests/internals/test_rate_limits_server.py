@@ -69,6 +69,16 @@ async def test_the_server_decides_as_a_worker_does() -> None:
 
 
 @pytest.mark.usefixtures("database")
+async def test_the_quota_of_a_longer_window_refuses_nothing() -> None:
+    """As after a change of RATE_LIMIT, or of the clock of the server."""
+    key = cache.server.name("limit", uuid4().hex)
+    day_us, minute_us = 24 * 3600 * SECOND_US, 60 * SECOND_US
+    _, used_us = await sent(command(key, day_us, day_us), command(key, SECOND_US, minute_us))
+
+    assert used_us == SECOND_US
+
+
+@pytest.mark.usefixtures("database")
 async def test_a_key_is_in_the_prefix_and_ends_with_its_quota() -> None:
     key = cache.server.name("limit", uuid4().hex)
     _, left_ms = await sent(command(key, SECOND_US, 10 * SECOND_US), ("PTTL", key))
