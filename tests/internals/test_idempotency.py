@@ -311,6 +311,15 @@ async def test_another_syntax_is_refused(client: AsyncClient, key: str) -> None:
     assert await titles() == []
 
 
+async def test_several_keys_are_refused(client: AsyncClient) -> None:
+    del client.headers["Idempotency-Key"]
+    keys = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    response = await client.post("/rows/1", json={"title": "x"}, headers=keys)
+
+    assert response.status_code == 400
+    assert await titles() == []
+
+
 async def test_quotes_do_not_belong_to_the_key(client: AsyncClient) -> None:
     for key in ("k-1", '"k-1"'):
         given = {"Idempotency-Key": key}

@@ -190,11 +190,11 @@ class Idempotency:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # A WebSocket has no method.
-        if scope.get("method") in _METHODS:
-            for name, value in scope["headers"]:
-                if name == _NAME:
-                    attempt = Attempt(value.decode("latin-1"), self._lifetime, send)
-                    return self._attempt(attempt, scope, receive, send)
+        sent = scope["headers"] if scope.get("method") in _METHODS else ()
+        if keys := [value for name, value in sent if name == _NAME]:
+            # Several are no key: a proxy may know the request by another one of them.
+            key = b", ".join(keys).decode("latin-1")
+            return self._attempt(Attempt(key, self._lifetime, send), scope, receive, send)
         return self.app(scope, receive, send)
 
     async def _attempt(self, attempt: Attempt, scope: Scope, receive: Receive, send: Send) -> None:
