@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from fastapi import APIRouter, WebSocket
+from fastapi import APIRouter, Request, WebSocket
 from fastapi.responses import StreamingResponse
 from starlette.background import BackgroundTask
 from uvicorn import Config
@@ -131,6 +131,20 @@ class Site:
             await self.release.wait()
             self.running -= 1
 
+        @router.post("/upload")
+        async def upload(request: Request) -> None:
+            await request.body()
+
+        @router.get("/download")
+        async def download() -> StreamingResponse:
+            async def parts() -> AsyncIterator[str]:
+                yield "a"
+                # The client reads no more.
+                self.connections[-1][0].pause_writing()
+                yield "b"
+
+            return StreamingResponse(parts())
+
         @router.get("/exports/{name}")
         @shed_first
         async def export(name: str) -> None: ...
@@ -184,7 +198,8 @@ class Site:
 async def site() -> AsyncIterator[Site]:
     made = await asyncio.to_thread(Site)
     yield made
-    await made.end()
+    async with asyncio.timeout(20):
+        await made.end()
     for protocol, _ in made.connections:
         protocol._unset_keepalive_if_required()
 
@@ -262,6 +277,28 @@ async def test_streams_and_work_after_a_response_do_not_count(site: Site, path: 
 
     assert len(site.state.tasks) == 3 * LIMIT
     assert status(site.send("/slow")) == 0
+
+
+async def test_slow_clients_do_not_count(site: Site) -> None:
+    """They could otherwise make the service refuse all others, at no cost."""
+    upload = b"POST /upload HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n\r\na"
+    download = b"GET /download HTTP/1.1\r\n" + HOST + b"\r\n"
+    for number, request in enumerate([upload, download] * LIMIT, 1):
+        site.connection()[0].data_received(request)
+        async with asyncio.timeout(20):
+            while open_now["clients"] < number:
+                await asyncio.sleep(0)
+    slow = [*site.connections]
+    sent = [site.send("/slow") for _ in range(LIMIT + 1)]
+
+    assert [status(each) for each in sent] == [0] * LIMIT + [503]
+    for protocol, _ in slow:
+        protocol.resume_writing()
+        if protocol.cycle.more_body:
+            protocol.data_received(b"b")
+    await site.end()
+    assert {status(transport) for _, transport in slow} == {200}
+    assert open_now == {"requests": 0, "clients": 0, "streams": 0, "tasks": 0}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.telemetry.activity import note_body
+from app.core.telemetry.requests import of_client
 
 _ANNOUNCEMENTS = (b"content-length", b"transfer-encoding")
 
@@ -60,10 +61,12 @@ class RequestLimits:
         length = headers.get(b"content-length", b"")
         announced = int(length) if length.isdigit() else 0
         json: list[bytes] = []
-        size = 0
+        size, is_whole = 0, False
 
         async def limited() -> Message:
-            nonlocal size
+            nonlocal size, is_whole
+            if is_whole:
+                return await receive()
             if not codings <= {b"identity"}:
                 reason = "Content-Encoding is not supported: send the body without it."
                 raise _refusal(415, reason, {"Accept-Encoding": "identity"})
@@ -75,7 +78,7 @@ class RequestLimits:
                 raise _refusal(415, f"Expected one of {kinds}.", {"Accept": kinds})
             most = upload.max_bytes if upload else self.max_body_bytes
             # An announced size is refused before the client sends the body.
-            message = {} if announced > most else await receive()
+            message = {} if announced > most else await of_client(receive())
             body = message.get("body", b"")
             size += len(body)
             if max(size, announced) > most:
@@ -87,6 +90,7 @@ class RequestLimits:
                         raise _refusal(413, f"The JSON has over {self.max_json_values} values.")
                     json.clear()
             if not message.get("more_body"):
+                is_whole = True
                 note_body()
             return message
 

@@ -174,7 +174,8 @@ class Limiter:
             await asyncio.sleep(TICK_S)
             late_s = monotonic() - began_s - TICK_S
             waits_s = [gate.last_wait_s for gate in gates if gate.waiting]
-            self.adapt(max(late_s, *waits_s, 0), open_now["requests"])
+            in_flight = open_now["requests"] - open_now["clients"]
+            self.adapt(max(late_s, *waits_s, 0), in_flight)
             if tick % 10 == 0 and (new := refused.total() - reported):
                 reported += new
                 logger.warning("Refused %d requests; the limit is %d", new, self.limit)
@@ -188,7 +189,7 @@ class Refusals:
         self._limiter = limiter
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        limiter, in_flight = self._limiter, open_now["requests"]
+        limiter, in_flight = self._limiter, open_now["requests"] - open_now["clients"]
         if (
             in_flight < limiter.lowest
             or scope["type"] == "lifespan"

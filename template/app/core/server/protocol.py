@@ -277,7 +277,8 @@ class HttpTools(Protocol):
         """Refuse a request that needs no cycle if the worker has too many."""
         limiter = self.limiter
         # The tasks of this turn of the event loop have not begun.
-        in_flight = open_now["requests"] + len(self.tasks) - open_now["tasks"]
+        begun = open_now["requests"] - open_now["clients"]
+        in_flight = begun + len(self.tasks) - open_now["tasks"]
         if in_flight < limiter.lowest:
             return False
         method = self.parser.get_method()

@@ -5,11 +5,11 @@ client in `Server-Timing`.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from logging import getLogger
 from math import inf
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 from zlib import crc32
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +20,7 @@ from app.core.settings.telemetry import TelemetrySettings
 from app.core.telemetry import request_id
 from app.core.telemetry.activity import Activity, current
 
+T = TypeVar("T")
 Header = tuple[bytes, bytes]
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 # nginx's status for a client that left before the response was complete.
@@ -33,9 +34,18 @@ MAX_SLOW_LINES = 10
 access_log = getLogger("app.access")
 slow_log = getLogger("app.slow")
 
-# The `requests` of this process that are not reported yet, its open `streams`, and the `tasks` of
-# requests, which may run on after the response.
-open_now = {"requests": 0, "streams": 0, "tasks": 0}
+# The `requests` of this process that are not reported yet, those of them that wait for their
+# `clients`, the open `streams`, and the `tasks` of requests, which may run on after the response.
+open_now = {"requests": 0, "clients": 0, "streams": 0, "tasks": 0}
+
+
+async def of_client(wait: Awaitable[T]) -> T:
+    """Wait for the client of a request, for whose slowness no other client is refused."""
+    open_now["clients"] += 1
+    try:
+        return await wait
+    finally:
+        open_now["clients"] -= 1
 
 
 class Telemetry:
@@ -166,7 +176,10 @@ class MeasuredRequest(Activity):
     async def send(self, message: Message) -> None:
         kind = message["type"]
         if kind not in _STARTS:
-            await self._send(message)
+            if message.get("more_body") and not self._is_reported:
+                await of_client(self._send(message))
+            else:
+                await self._send(message)
             if kind in _ENDS and not message.get("more_body"):
                 # The server refuses a WebSocket that is closed before it is open.
                 self.finish(self.status or 403)
