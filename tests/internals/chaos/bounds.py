@@ -7,6 +7,7 @@ HAS_CACHE_SERVER = find_spec("app.core.cache.store.server") is not None
 HAS_REPLICA = find_spec("app.core.database.replica") is not None
 HAS_OUTBOX = find_spec("app.core.jobs.outbox") is not None
 HAS_BROKER = find_spec("app.core.jobs.broker") is not None
+HAS_AUTH = find_spec("app.core.settings.auth") is not None
 HAS_WORKER = find_spec("app.worker") is not None
 
 # Without a server, a write is invisible to other workers until the entry expires.

@@ -4,6 +4,7 @@ It uses what a team's domain uses; `app/api.py` includes its router for the run.
 """
 
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from app.core.cache import no_store
 from app.core.database import ReadSession, ReadSessionDep, WriteSession, WriteSessionDep
 from app.core.http.problems import NotFound
 from app.core.jobs import enqueue, job
-from tests.internals.chaos.bounds import TTL_S
+from tests.internals.chaos.bounds import HAS_AUTH, TTL_S
 
 TABLES = """
     CREATE TABLE chaos_item (id int PRIMARY KEY, version bigint NOT NULL, text text NOT NULL);
@@ -37,7 +38,9 @@ item_table = Table(
 entry_table = Table("chaos_entry", _tables, Column("token", Uuid, primary_key=True))
 effect_table = Table("chaos_effect", _tables, Column("token", Uuid))
 
-router = APIRouter(prefix="/chaos", tags=["chaos"])
+# With `auth=jwt`, each route declares who may call it.
+_anybody = [import_module("app.core.security").public()] if HAS_AUTH else []
+router = APIRouter(prefix="/chaos", tags=["chaos"], dependencies=_anybody)
 Read = Callable[[int, ReadSessionDep], Awaitable["Item"]]
 # A service without a cache has neither.
 _invalidate: Any = getattr(caching, "invalidate_after_commit", None)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,13 @@ import trustme
 from dev.guardian import stop
 from dev.processes import free_port, log_of, start, workspace
 from tests.core.serving import ROOT
-from tests.internals.chaos.bounds import HAS_BROKER, HAS_CACHE_SERVER, HAS_REPLICA, HAS_WORKER
+from tests.internals.chaos.bounds import (
+    HAS_AUTH,
+    HAS_BROKER,
+    HAS_CACHE_SERVER,
+    HAS_REPLICA,
+    HAS_WORKER,
+)
 from tests.internals.chaos.items import TABLES
 from tests.internals.chaos.judge import ITEMS, Stored, text_of
 from tests.internals.fault_proxy import FaultProxy, fault_proxy
@@ -37,6 +44,9 @@ VARIABLES = {
     "DRAIN_DELAY_S": "0",
     "JOB_LEASE_S": "5",
     "CURSOR_SECRET": "chaos" * 8,
+    # All clients have one address.
+    "RATE_LIMIT": "",
+    "RATE_LIMIT_FAILURES": "",
 }
 
 
@@ -203,6 +213,10 @@ async def world(
             proxy.is_postgres = name in ("postgres", "replica")
             made.proxies[name] = proxy
         _configure(made)
+        if HAS_AUTH:
+            issuer = import_module("dev.issuer")
+            made.variables["AUTH_ISSUER"] = stack.enter_context(issuer.issuer())
+            made.variables["AUTH_AUDIENCE"] = issuer.AUDIENCE
         made.variables |= variables if HAS_CACHE_SERVER else {}
         stack.callback(made.stop)
         await made.serve()

@@ -5,7 +5,8 @@ the tags. A worker that has not heard from the server for `TRUST_S` stops trusti
 
 The key `run` has the run id of the server that wrote the data. If the connected server has another
 one, the data may be an older snapshot, or another server's: everything is invalidated before it is
-shown.
+shown. The key also expires when no worker has been heard for `TRUST_S`: the first worker that
+returns then invalidates everything, because the others may still hold invalidations.
 
 No method raises when the server fails: an invalidation is then delivered later, or logged as lost
 when the process stops.
@@ -34,7 +35,9 @@ MAX_UNDELIVERED = 10_000
 # The longest time that a stopping process spends on undelivered invalidations.
 LAST_DELIVERY_S = 3.0
 RETRY_S = 0.1
-RUN_ID_TTL_S = 24 * 3600
+RUN_ID_MS = int(TRUST_S * 1000)
+# After the stop of a worker that has delivered everything: the entries outlive a restart.
+RUN_ID_STOPPED_S = 24 * 3600
 # Major version: `SET` with `NX` and `GET` needs 7.
 OLDEST_VERSION = 7
 # A round trip below this is always worth it; a longer one only while loads take longer.
@@ -94,6 +97,8 @@ class Server:
             self._keeper.cancel()
             await asyncio.wait([self._keeper], timeout=RETRY_S)
         await self._deliver_the_last(self._settings)
+        if not self._undelivered:
+            await self.attempt(("EXPIRE", self.name("run"), RUN_ID_STOPPED_S))
         if connection := self._connection:
             connection.end(ConnectionError("closed"))
             await connection.ended
@@ -169,7 +174,7 @@ class Server:
         """Connect, and send a heartbeat every `HEARTBEAT_S`; connect again after a failure."""
         resumed = -inf
         while True:
-            was_up = False
+            began, was_up = time.monotonic(), False
             try:
                 connection = await self._connect(settings)
                 while connection.error is None:
@@ -186,12 +191,14 @@ class Server:
             self._problem = f"refuses: {reason}" if isinstance(reason, Refusal) else "unreachable"
             # A lost connection is made again at once, but not again and again: heartbeats may
             # succeed where other commands fail.
-            is_late = time.monotonic() - resumed > settings.cache_retry_after_s
-            pause_s = 0.0 if was_up and is_late else settings.cache_retry_after_s
-            if pause_s:
+            now, interval_s = time.monotonic(), settings.cache_retry_after_s
+            pause_s = max(RETRY_S, began + interval_s - now)
+            if was_up and now - resumed > interval_s:
+                pause_s = 0.0
+            else:
                 self._has_tried.set()
             logger.warning(
-                "cache: %s: %s: trying again in %g s", type(reason).__name__, reason, pause_s
+                "cache: %s: %s: trying again in %.1f s", type(reason).__name__, reason, pause_s
             )
             await asyncio.sleep(pause_s)
             resumed = time.monotonic()
@@ -225,7 +232,7 @@ class Server:
         # The commands of an invalidation: the server may refuse one of them alone.
         name = self.name("heartbeat")
         (run_id, *_) = await connection.execute(
-            ("GETEX", self.name("run"), "EX", RUN_ID_TTL_S), ("DEL", name), ("PUBLISH", name, "")
+            ("GETEX", self.name("run"), "PX", RUN_ID_MS), ("DEL", name), ("PUBLISH", name, "")
         )
         self._round_trips_s.append(time.monotonic() - asked)
         self.is_slow = slower(self._round_trips_s, self.loads_s)
@@ -270,7 +277,7 @@ class Server:
         if self._is_foreign and not self._undelivered:
             # A full server refuses `SET`.
             delete = ("DEL", self.name("tag", EVERYTHING))
-            claim: Command = ("SET", self.name("run"), self._run_id, "EX", RUN_ID_TTL_S)
+            claim: Command = ("SET", self.name("run"), self._run_id, "PX", RUN_ID_MS)
             self._is_foreign = await self.attempt(delete, claim) is None
 
     async def _deliver_the_last(self, settings: CacheSettings) -> None:
