@@ -1,7 +1,7 @@
 """A breaker over the pool: while the database hangs, statements are refused at once.
 
-Slow statements, locks and load are no hang: the database then answers a probe, which has a
-connection of its own. It runs while statements wait and no slot of the gate is returned.
+A probe with a connection of its own runs when all statements have waited for `INTERVAL_S`. Slow
+statements, locks and load are no hang: the database answers the probe, and nothing is refused.
 """
 
 import asyncio
@@ -72,6 +72,6 @@ async def _hangs(probe: Database) -> bool:
     try:
         await probe.fetch(_PROBE, {})
     except Exception as error:
-        # Statements meet every other error at once, too.
+        # Statements get any other error at once as well.
         return isinstance(driver_error(error), TimeoutError)
     return False
