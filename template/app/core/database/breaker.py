@@ -1,7 +1,7 @@
 """A breaker over the pool: while the database hangs, statements are refused at once.
 
-A probe with a connection of its own runs when all statements have waited for `INTERVAL_S`. Slow
-statements, locks and load are no hang: the database answers the probe, and nothing is refused.
+A probe with a connection of its own runs while statements run and none ends. With slow statements,
+locks and load, the database answers the probe, and nothing is refused.
 """
 
 import asyncio
