@@ -61,6 +61,7 @@ async def series(app: FastAPI, observed_app: FastAPI) -> dict[str, list[dict[str
     async with client, sampling(get_settings()):
         await client.get("/expressions/read")
         await client.get("/expressions/failed")
+        assert observed_app.state.limiter.refuses("/expressions/read", in_flight=10**6)
     found: dict[str, list[dict[str, str]]] = {}
     text = (await exposition()).body
     for family in text_string_to_metric_families(bytes(text).decode()):

@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx2
 import pytest
 from fastapi import FastAPI
+from starlette.requests import HTTPConnection
 
 from app.core.http.compiled import compile_path_operations
 from app.core.security import rate_limits
@@ -311,3 +312,10 @@ def _worker() -> Iterator[httpx2.Client]:
         variables = {"PORT": str(port), "ADMIN_PORT": "0", "WEB_CONCURRENCY": "1"}
         with program("gunicorn", *arguments, is_ready=is_ready, **variables):
             yield client
+
+
+@pytest.mark.skipif(IS_SHARED, reason="the server of the cache keeps the numbers")
+@pytest.mark.parametrize("test", [1, 2])
+async def test_each_test_has_whole_quotas(database: None, test: int) -> None:
+    scope = {"type": "http", "headers": [], "client": ("192.0.2.1", 1)}
+    await Limit("1/hour", "each test")(HTTPConnection(scope))

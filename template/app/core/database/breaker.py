@@ -1,7 +1,7 @@
 """A breaker over the pool: while the database hangs, statements are refused at once.
 
-Slow statements, locks and load are no hang: the database then answers a probe, which has a
-connection of its own. It runs while statements wait and no slot of the gate is returned.
+A probe with a connection of its own runs while statements run and none ends. With slow statements,
+locks and load, the database answers the probe, and nothing is refused.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ async def _hangs(probe: Database) -> bool:
             await asyncio.wait([answer], timeout=PROBE_TIMEOUT_S / PROBE_PARTS)
         if not answer.done():
             return True
-        # Statements meet every other error at once, too.
+        # Statements get any other error at once as well.
         error = answer.exception()
         return error is not None and isinstance(driver_error(error), TimeoutError)
     finally:

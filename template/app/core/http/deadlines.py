@@ -1,10 +1,10 @@
 """The time limit of a request: REQUEST_TIMEOUT_S, or the `deadline` of its route.
 
-The client may shorten it by `X-Request-Timeout: 2.5`, in seconds, and not by a moment, because the
-clocks of two machines differ. Any other value is ignored.
+The client may shorten it by `X-Request-Timeout: 2.5`, in seconds: a point in time would depend on
+the clock of the client. Any other value is ignored.
 
-The time until the limit bounds the waits for connections, statements and calls to other services.
-It never ends a statement that commits. It ends with the first byte of the response.
+The time that is left bounds the waits for connections, statements and calls to other services. It
+never ends a statement that commits. The limit ends with the first byte of the response.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,9 +16,9 @@ from app.core.http.problems import Unavailable
 from app.core.telemetry.activity import Activity, current
 
 HEADER = b"x-request-timeout"
-# Timers may fire so much before the time that they were set for.
+# Timers may fire this much too early.
 _EARLY_S = 0.01
-# Of the function of a route: its time limit.
+# The attribute of an endpoint that has its time limit.
 DECLARED = "__deadline_s__"
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -84,7 +84,7 @@ def exceeded() -> DeadlineExceeded | None:
 
 
 def unlimited() -> None:
-    """Take the time limit off this task, which goes on for the request."""
+    """Remove the time limit of this task, which keeps the id of its request."""
     activity = current.get()
     if activity is not None:
         current.set(Activity(activity.request_id, activity.scope))

@@ -1,7 +1,7 @@
 """API keys, the credentials of machines: only their hashes are kept.
 
-A hash is plain SHA-256. A slow hash protects secrets that people choose and others can guess; a key
-is 256 random bits, of which no guess finds one, and it is checked at requests.
+The hash is plain SHA-256: nobody can guess the 256 random bits of a key. A slow hash protects
+passwords, and would only slow down requests here.
 """
 
 import re
@@ -30,7 +30,7 @@ from app.core.security.tokens import InvalidToken
 # Scanners of repositories find keys by `sk_[0-9a-f]{64}`.
 PREFIX = "sk_"
 _FORM = re.compile(PREFIX + "[0-9a-f]{64}")
-# A worker accepts a key for this time without a look into the table.
+# A worker accepts a known key for this time before it reads the table again.
 KNOWN_S = 5.0
 
 api_key = Table(
@@ -41,7 +41,7 @@ api_key = Table(
     Column("subject", Text, nullable=False),
     Column("scopes", ARRAY(Text), nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    # To revoke a key is to let it expire.
+    # A revoked key has expired.
     Column("expires_at", DateTime(timezone=True), nullable=False),
 )
 
@@ -64,7 +64,7 @@ def hash_of(key: str) -> bytes:
 async def find(key: str, now: float) -> tuple[Principal, float]:
     """Return the machine that has this key, and the time until which it may be remembered.
 
-    No use of a key is recorded, which would be a write for each request.
+    Record no use of the key: that would be a write for each request.
 
     Raises:
         InvalidToken: when there is no such key, or it has expired.

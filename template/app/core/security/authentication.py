@@ -1,7 +1,7 @@
 """Finds the caller of a request by its credential, once for each request.
 
-A credential is `Authorization: Bearer`, for access tokens and API keys alike: caches and logs know
-this header as a secret, and clients have one way to send one.
+Access tokens and API keys are both sent as `Authorization: Bearer`, because caches and logs treat
+this header as a secret.
 """
 
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ from app.core.security.principal import Principal
 from app.core.security.tokens import InvalidToken, verify
 from app.core.settings.auth import AuthSettings
 
-# A request with a longer one is refused before anything reads it.
+# A longer credential is refused unread.
 MAX_BYTES = 8192
 # Verified credentials, each about 1 KB, which a worker remembers.
 MAX_KNOWN = 2000
@@ -47,9 +47,9 @@ class Authenticator:
 
         Raises:
             InvalidToken: when it is not valid.
-            Unavailable: when the issuer or the database does not tell.
+            Unavailable: when the issuer or the database does not answer.
         """
-        # Only these keys have verified what is known.
+        # The known tokens were verified with these keys.
         if (keys := self._issuer.keys()) is not self._keys:
             self._keys, self._known = keys, {}
         digest, now = sha256(credential.encode()).digest(), time()
@@ -88,7 +88,7 @@ async def authenticate(scope: Scope) -> Principal:
 
     Raises:
         HTTPException: 401 without a valid credential (RFC 6750).
-        Unavailable: when the issuer or the database does not tell.
+        Unavailable: when the issuer or the database does not answer.
     """
     sent = [value for name, value in scope["headers"] if name == b"authorization"]
     scheme, _, credential = sent[0].decode("latin-1").partition(" ") if sent else ("", "", "")
@@ -99,7 +99,7 @@ async def authenticate(scope: Scope) -> Principal:
             raise InvalidToken("it is too large, or one of several")
         principal = scope["principal"] = await _open[-1].caller(credential)
     except InvalidToken as error:
-        # For operators only: the client may be guessing.
+        # Only operators see the reason, because it would help a client that guesses.
         logger.debug("A credential is refused: %s", error)
         raise _unauthorized(
             "The credential is not valid.", 'Bearer error="invalid_token"'

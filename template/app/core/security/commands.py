@@ -56,7 +56,7 @@ async def _create(
     connection: AsyncConnection, subject: str, scopes: Sequence[str], expires_days: int
 ) -> None:
     if wrong := [scope for scope in scopes if not _SCOPE.fullmatch(scope)]:
-        sys.exit(f"keys: {wrong[0]!r} is no scope: use visible ASCII, without blanks.")
+        sys.exit(f"keys: {wrong[0]!r} is no scope: use visible ASCII without blanks.")
     key = new_key()
     values = {
         "hash": hash_of(key),
@@ -65,7 +65,7 @@ async def _create(
         "expires_at": datetime.now(UTC) + timedelta(days=expires_days),
     }
     id = await connection.scalar(insert(api_key).values(values).returning(api_key.c.id))
-    print(f"Key {id}, shown this once:", file=sys.stderr)
+    print(f"Key {id}, shown only once:", file=sys.stderr)
     print(key)
 
 

@@ -1,4 +1,4 @@
-"""What routes declare about their callers, as dependencies of a route or of a router."""
+"""The declarations of routes about their callers, as dependencies of a route or of a router."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -64,7 +64,7 @@ Caller = Annotated[Principal, Security(_bearer)]
 
 
 def requires(*scopes: str) -> Any:
-    """Declare that callers need all of these scopes; without one, any valid credential will do."""
+    """Declare that callers need all of these scopes; with none, any valid credential passes."""
     return Security(_bearer, scopes=scopes)
 
 
@@ -138,7 +138,7 @@ def describe(app: FastAPI) -> None:
 
 
 def is_own(context: RouteContext) -> bool:
-    """Return whether anybody may see the route anyway: health, documentation, files, mounts."""
+    """Return whether a route needs no declaration: probes, documentation, files, guarded mounts."""
     mounted = getattr(context.original_route, "app", None)
     module = getattr(context.endpoint, "__module__", "")
     return (

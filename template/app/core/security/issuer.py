@@ -1,6 +1,7 @@
 """The public keys of the issuer: found by discovery, kept, and fetched again in time.
 
-At most one fetch runs at a time, and `RETRY_S` pass between two, whatever tokens ask for.
+One fetch runs at a time, and the next one begins `RETRY_S` later at the earliest, however many
+unknown keys the tokens name.
 """
 
 import asyncio
@@ -21,17 +22,17 @@ if TYPE_CHECKING:
 
 Keys = Mapping[str, "PyJWK"]
 
-# A key that the issuer withdraws is accepted for this time, and for the longer one if the issuer
-# does not answer.
+# A key that the issuer has withdrawn is accepted for the first time, and for the second one while
+# the issuer does not answer.
 REFRESH_S = 300.0
 STALE_S = 24 * 3600.0
 RETRY_S = 10.0
-# A token waits for a fetch so long at most.
+# The longest wait of a token for a fetch.
 WAIT_S = 5.0
 
 _SOCKET_TIMEOUT_S = 3.0
 _MAX_BYTES = 2**18
-# OpenID Connect Discovery, and RFC 8414, which puts the path of the issuer behind its own.
+# OpenID Connect Discovery, and RFC 8414, whose URL ends in the path of the issuer.
 _DISCOVERY = (
     "{0}{1}/.well-known/openid-configuration",
     "{0}/.well-known/oauth-authorization-server{1}",
@@ -64,7 +65,7 @@ class Issuer:
         """Return the key, after a fetch if it is unknown; None if the issuer has no such key.
 
         Raises:
-            Unavailable: when the issuer does not tell.
+            Unavailable: when the issuer does not answer.
         """
         key = self.keys().get(id)
         if key is None:

@@ -1,7 +1,7 @@
-"""Checks access tokens by RFC 9068: signature, claims and form, with nothing that they may choose.
+"""Checks the signature, the claims and the form of access tokens (RFC 9068).
 
-The algorithm and the keys are those of the settings and of the issuer. Members of the header that
-name or carry another key (`jku`, `jwk`, `x5u`, `x5c`) are never read.
+A token chooses neither the algorithm, which is a setting, nor the key, which is one of the issuer:
+members of its header that name or carry another key (`jku`, `jwk`, `x5u`, `x5c`) are never read.
 """
 
 import json
@@ -49,7 +49,7 @@ async def verify(token: str, settings: AuthSettings, issuer: Issuer, *, now: flo
 
     Raises:
         InvalidToken: with the reason.
-        Unavailable: when the keys of the issuer are not there.
+        Unavailable: when there are no keys, because the issuer does not answer.
     """
     parts = _FORM.fullmatch(token)
     if parts is None:

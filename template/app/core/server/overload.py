@@ -2,9 +2,9 @@
 
 The limit follows the queueing delay: the time that requests wait for a connection, or that the
 event loop is late. Netflix's concurrency-limits (Gradient2, Vegas) compares the latencies of whole
-requests with a baseline, from which slow routes and long requests cannot be told apart, and which
-rises with the overload itself. Both queues of this service are its own, so they are measured
-instead, as in CoDel (RFC 8289) and in WeChat's DAGOR. The step down is that of Gradient2.
+requests with a baseline. A slow route then looks like a queue, and the baseline rises with the
+overload itself. Both queues of this service are its own, so they are measured instead, as in CoDel
+(RFC 8289) and in WeChat's DAGOR. The step down is that of Gradient2.
 
 `Protocol` refuses most requests before they have a task; `Refusals` is for the rest.
 """
@@ -31,8 +31,8 @@ from app.core.settings.server import ServerSettings
 from app.core.telemetry.requests import open_now
 
 TICK_S = 0.1
-# The requests that may wait for a connection at the lowest limit, and the requests of each
-# connection at the highest: without a delay, most of those wait for something else.
+# At the lowest limit, this number of requests may wait for a connection. The highest limit has this
+# number for each connection: if there is no delay, most of them wait for something else.
 MIN_WAITING = 10
 MAX_PER_CONNECTION = 50
 # A burst makes one tick late; two in a row are a queue that stays.
@@ -40,7 +40,7 @@ LATE_TICKS = 2
 # The most that one tick takes away.
 LEAST_GRADIENT = 0.2
 RETRY_AFTER_S = 1
-# Each takes 10 us and two system calls. If there are more, refused connections are read later.
+# A refusal takes 10 us and two system calls. Above this rate, refused connections are read later.
 FREE_REFUSALS_PER_S = 1000
 # Refusals that come closer together than this are one burst.
 BURST_S = 0.05
@@ -152,7 +152,7 @@ class Limiter:
         return True
 
     def pause_s(self) -> float:
-        """Return the time in which not to read the connection of a request that was refused."""
+        """Return how long not to read from the connection of a request that was refused."""
         now_s = monotonic()
         self._refused_until_s = max(self._refused_until_s, now_s) + 1 / FREE_REFUSALS_PER_S
         wait_s = self._refused_until_s - now_s

@@ -240,7 +240,7 @@ class MeasuredRequest(Activity):
         """Write a line; the formatter adds the id, the method, the route and the path."""
         duration_ms = self.duration_s * 1000
         extra = {
-            "status": self.status,
+            "status": int(self.status),
             "duration_ms": round(duration_ms, 1),
             "queries": self.queries,
             "pool_wait_ms": round(self.pool_wait_s * 1000, 1),

@@ -4,11 +4,10 @@
     async def order(data: OrderCreate, session: IdempotentSessionDep) -> OrderRead: ...
 
 The first request with a key runs in one transaction, which also stores its answer; a repetition
-gets that answer. The handler makes the answer before the transaction ends, and FastAPI shows it to
-no dependency. So the dependency begins the transaction and leaves it open, and the middleware ends
-it when the handler sends the answer: it stores the status, headers and body, commits, and only then
-passes the answer on. This is the same for compiled handlers and FastAPI's own, for models and for
-response objects.
+gets that answer. A dependency of FastAPI cannot see the answer, so it begins the transaction and
+leaves it open. The middleware ends the transaction when the handler sends the answer: it stores the
+status, headers and body, commits, and only then passes the answer on. This is the same for compiled
+handlers and FastAPI's own, for models and for response objects.
 
 A failed request stores nothing: an exception or a status of 400 and above rolls back. A lock of
 the transaction marks a key in use, so a concurrent request is refused and does not wait with a
@@ -251,7 +250,7 @@ KeyedSessionDep = Annotated[WriteSession, Depends(_keyed_session, scope="functio
 
 
 def install_idempotency(app: FastAPI) -> None:
-    """Answer repetitions, and describe the header and its errors in OpenAPI, after all routes."""
+    """Answer repetitions, and describe the header in OpenAPI; call it after the last route."""
     app.add_exception_handler(Repeated, _repeated)
     for route in app.router.routes:
         if isinstance(route, APIRoute) and (calls := _sessions(route.dependant)):
