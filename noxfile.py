@@ -38,17 +38,7 @@ nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = [
-    *(
-        "lint",
-        "tests",
-        "updated",
-        "variant",
-        "newest",
-        "demo-once",
-        "chaos-short",
-        "bench-tests",
-        "fastapi-suite",
-    )
+    *("lint", "tests", "updated", "variant", "newest", "demo-once", "chaos-short", "bench-tests", "fastapi-suite")
 ]
 # Read by `print_seconds`. Each session of `-j` is a process of its own that loads this file, and reports elsewhere.
 REPORT = Path(tempfile.gettempdir(), f"nox-{os.getpid()}.json")
@@ -106,9 +96,7 @@ def fastapi_suite(session: nox.Session) -> None:
     session.run("python", "tests/fastapi_suite/fetch.py", str(directory))
     source = directory / "source"
     session.install("--group", f"{source / 'pyproject.toml'}:tests")
-    session.run(
-        "python", "-m", "tests.fastapi_suite", str(source), str(directory), *session.posargs
-    )
+    session.run("python", "-m", "tests.fastapi_suite", str(source), str(directory), *session.posargs)
 
 
 @nox.session
@@ -234,9 +222,7 @@ def docs(session: nox.Session) -> None:
     figures.main()
     session.log(f"README.md has the figures of {figures.RESULTS.relative_to(rendering.ROOT)}")
     promises.main()
-    session.log(
-        f"{promises.PAGE.relative_to(rendering.ROOT)} shows {promises.DATA.relative_to(rendering.ROOT)}"
-    )
+    session.log(f"{promises.PAGE.relative_to(rendering.ROOT)} shows {promises.DATA.relative_to(rendering.ROOT)}")
 
 
 @nox.session(python=interpreters.newest())
@@ -278,9 +264,7 @@ def bench_overload(session: nox.Session) -> None:
 def bench_tests(session: nox.Session) -> None:
     """The tests of the benchmark, on real servers and with few rows. Arguments after `--` go to pytest."""
     install_benchmark(session)
-    session.run(
-        "pytest", "-rs", "benchmarks/tests", *session.posargs, env={"PYTHONDONTWRITEBYTECODE": None}
-    )
+    session.run("pytest", "-rs", "benchmarks/tests", *session.posargs, env={"PYTHONDONTWRITEBYTECODE": None})
 
 
 def run_tests(session: nox.Session, *arguments: str) -> None:
@@ -296,9 +280,7 @@ def run_fleet(session: nox.Session, *arguments: str) -> None:
 def install_benchmark(session: nox.Session) -> None:
     """Install all services in one environment, so that they differ only in their own code."""
     pyproject = render(session, "defaults") / "pyproject.toml"
-    session.install(
-        "--requirements", str(pyproject), "--group", f"{pyproject}:dev", *DEPENDENCIES["bench"]
-    )
+    session.install("--requirements", str(pyproject), "--group", f"{pyproject}:dev", *DEPENDENCIES["bench"])
 
 
 def check(session: nox.Session, name: str, python: str, names: list[str]) -> None:
@@ -310,20 +292,12 @@ def check(session: nox.Session, name: str, python: str, names: list[str]) -> Non
         environment |= SHELL
     if session.posargs:
         internals_table.lay_over(service, name)
-        run_internals(
-            session, service, "pytest", *session.posargs, environment=environment, silent=False
-        )
+        run_internals(session, service, "pytest", *session.posargs, environment=environment, silent=False)
         return
     output = uv(session, service, "run", "nox", environment=environment)
     session.log(f"{name}: {passed(output)} on {python}; {time.monotonic() - started:.0f} s in all")
     if name != GROWN:  # Its routes differ from the OpenAPI document: a team may write such ones.
-        run_fuzz(
-            session,
-            service,
-            "--max-examples=30",
-            "--generation-deterministic",
-            environment=environment,
-        )
+        run_fuzz(session, service, "--max-examples=30", "--generation-deterministic", environment=environment)
     if names:
         test_internals(session, service, name, names, environment=environment)
 
@@ -341,21 +315,14 @@ def prepare(session: nox.Session, name: str, python: str) -> tuple[Path, dict[st
 
 
 def test_internals(
-    session: nox.Session,
-    service: Path,
-    name: str,
-    names: list[str],
-    *,
-    environment: dict[str, str | None],
+    session: nox.Session, service: Path, name: str, names: list[str], *, environment: dict[str, str | None]
 ) -> None:
     """Lay the internals over a service that is in order, and run these of their files with lint and types."""
     started = time.monotonic()
     internals_table.lay_over(service, name)
     paths = [f"tests/internals/{path}" for path in names]
     run_internals(session, service, "ruff", "check", "tests/internals", environment=environment)
-    run_internals(
-        session, service, "ruff", "format", "--check", "tests/internals", environment=environment
-    )
+    run_internals(session, service, "ruff", "format", "--check", "tests/internals", environment=environment)
     run_internals(session, service, "mypy", *paths, environment=environment)
     # Tests of one file share its service.
     spread = ("--numprocesses=auto", "--dist=loadfile")
@@ -363,16 +330,12 @@ def test_internals(
     session.log(f"{name}: {passed(output)} of the internals; {time.monotonic() - started:.0f} s")
 
 
-def run_fuzz(
-    session: nox.Session, service: Path, *options: str, environment: dict[str, str | None]
-) -> None:
+def run_fuzz(session: nox.Session, service: Path, *options: str, environment: dict[str, str | None]) -> None:
     """Run the fuzz session of a service with these options of Schemathesis; show its output only if it fails."""
     # The session calls uv.
     path = os.pathsep.join([str(Path(uv_program()).parent), os.environ["PATH"]])
     environment = environment | {"PATH": path}
-    output = uv(
-        session, service, "run", "nox", "-s", "fuzz", "--", *options, environment=environment
-    )
+    output = uv(session, service, "run", "nox", "-s", "fuzz", "--", *options, environment=environment)
     session.log(f"random requests: {', '.join(re.findall('[0-9]+ generated, .*', output))}")
 
 
@@ -392,9 +355,7 @@ def run_internals(
 
 def passed(output: str) -> str:
     """Return pytest's lines with the number of tests."""
-    return ", ".join(
-        line.strip("= ") for line in output.splitlines() if re.search(r"\d passed\b.* in \d", line)
-    )
+    return ", ".join(line.strip("= ") for line in output.splitlines() if re.search(r"\d passed\b.* in \d", line))
 
 
 def render(session: nox.Session, name: str) -> Path:
@@ -413,15 +374,7 @@ def run_chaos(session: nox.Session, name: str, *arguments: str) -> chaos_suite.D
     output = Path(session.create_tmp(), f"{name}.json").absolute()
     records = output.with_suffix("")
     packages = [f"--with={package}" for package in internals_table.PACKAGES]
-    program = [
-        "python",
-        "-m",
-        "tests.internals.chaos",
-        str(output),
-        "--keep",
-        str(records),
-        *arguments,
-    ]
+    program = ["python", "-m", "tests.internals.chaos", str(output), "--keep", str(records), *arguments]
     # Exit code 1 is a broken promise, of which the page tells as well.
     with session.chdir(service):
         command = [uv_program(), "run", "--quiet", *packages, *program]
@@ -445,9 +398,7 @@ def uv(
 ) -> str:
     """Run uv in the service; return its output. If `silent`, print the output only on failure."""
     with session.chdir(service):
-        output = session.run(
-            uv_program(), *arguments, env=environment, silent=silent, external=True
-        )
+        output = session.run(uv_program(), *arguments, env=environment, silent=silent, external=True)
     return output if isinstance(output, str) else ""
 
 
@@ -459,8 +410,7 @@ def print_seconds() -> None:
     sessions = json.loads(REPORT.read_text(encoding="utf-8"))["sessions"]
     REPORT.unlink()
     rows = {
-        (each["signatures"] or [each["name"]])[-1]: (each["result"], f"{each['duration']:.0f}")
-        for each in sessions
+        (each["signatures"] or [each["name"]])[-1]: (each["result"], f"{each['duration']:.0f}") for each in sessions
     }
     if len(rows) > 1:
         print(f"\n{table('session', rows, ('result', 'seconds'))}")

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
+from dev.processes import ServerUnavailable, workspace
+
 from benchmarks.harness import drivers, machine, output, report
 from benchmarks.harness.answers import AnswersDiffer
 from benchmarks.harness.arguments import parse
@@ -21,29 +23,11 @@ from benchmarks.harness.results import Results
 from benchmarks.harness.runner import Runner
 from benchmarks.harness.seeding import UnusableServer
 from benchmarks.harness.services import ServiceDied
-from dev.processes import ServerUnavailable, workspace
 from tests.rendering import ROOT, git
 
-ERRORS = (
-    AnswersDiffer,
-    ClusterInUse,
-    UnusableServer,
-    ServerUnavailable,
-    ServiceDied,
-    drivers.DriverError,
-)
+ERRORS = (AnswersDiffer, ClusterInUse, UnusableServer, ServerUnavailable, ServiceDied, drivers.DriverError)
 PACKAGES = (
-    *(
-        "fastapi",
-        "starlette",
-        "pydantic",
-        "uvicorn",
-        "uvloop",
-        "httptools",
-        "gunicorn",
-        "sqlalchemy",
-        "asyncpg",
-    ),
+    *("fastapi", "starlette", "pydantic", "uvicorn", "uvloop", "httptools", "gunicorn", "sqlalchemy", "asyncpg"),
     *("psycopg", "orjson", "redis", "cashews", "aiohttp", "httpx"),
 )
 
@@ -91,11 +75,7 @@ def main() -> int:
         machine=machine.describe(),
         versions=package_versions() | versions,
         settings=plan.settings()
-        | {
-            "client": arguments.driver.version,
-            "template": template_version(),
-            "own_servers": accountable,
-        },
+        | {"client": arguments.driver.version, "template": template_version(), "own_servers": accountable},
         services=plan.titles,
         scenarios=plan.scenarios,
         measurements=runner.measurements,

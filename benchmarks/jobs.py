@@ -20,13 +20,13 @@ from typing import Any
 
 import asyncpg
 import psutil
-
-from benchmarks.harness.services import CURSOR_SECRET, lay_over, migrate
-from benchmarks.queues import CONCURRENCY, FILL, REMAINING
 from dev.guardian import stop
 from dev.postgres import postgres
 from dev.processes import free_port, workspace
 from dev.valkey import valkey
+
+from benchmarks.harness.services import CURSOR_SECRET, lay_over, migrate
+from benchmarks.queues import CONCURRENCY, FILL, REMAINING
 from tests.rendering import ROOT, render, snapshot
 from tests.variants import DEFAULTS
 
@@ -110,11 +110,7 @@ async def rate(side: Side, worker: psutil.Popen) -> tuple[float, float]:
         jobs = side.jobs
         while True:
             await connection.execute(side.fill, jobs)
-            first = (
-                await reached(connection, side, jobs * 9 // 10),
-                time.perf_counter(),
-                cpu_s(worker),
-            )
+            first = await reached(connection, side, jobs * 9 // 10), time.perf_counter(), cpu_s(worker)
             last = await reached(connection, side, jobs // 10), time.perf_counter(), cpu_s(worker)
             await reached(connection, side, 0)
             if done := first[0] - last[0]:
@@ -145,10 +141,7 @@ def rates(sides: Sequence[Side]) -> list[Row]:
     for number in range(ROUNDS):
         for side in sides[:: -1 if number % 2 else 1]:
             if side.worker:
-                with (
-                    side.started(side.worker) as worker,
-                    side.started(side.web) if side.web else nullcontext(),
-                ):
+                with side.started(side.worker) as worker, side.started(side.web) if side.web else nullcontext():
                     found[side.name].append(asyncio.run(rate(side, worker)))
             else:
                 one = side.run("app.work.probe", "run", str(side.jobs))
@@ -164,15 +157,9 @@ def rates(sides: Sequence[Side]) -> list[Row]:
 def enqueues(sides: Sequence[Side]) -> list[Row]:
     """CPU that a job adds to a transaction of the client, and the longest pause of the event loop of our service."""
     found = {side.name: side.run(*side.enqueue) for side in sides}
-    rows = [
-        row(f"{name}: enqueue in a transaction", "us of CPU", found[name]["enqueue_us"], 0)
-        for name in found
-    ]
+    rows = [row(f"{name}: enqueue in a transaction", "us of CPU", found[name]["enqueue_us"], 0) for name in found]
     with_pauses = [name for name in found if "pause_ms" in found[name]]
-    return rows + [
-        row(f"{name}: longest pause of the loop", "ms", found[name]["pause_ms"])
-        for name in with_pauses
-    ]
+    return rows + [row(f"{name}: longest pause of the loop", "ms", found[name]["pause_ms"]) for name in with_pauses]
 
 
 def pools(sides: Sequence[Side]) -> list[Row]:
@@ -181,21 +168,10 @@ def pools(sides: Sequence[Side]) -> list[Row]:
     places = ("thread", "process")
     return [
         *(row(f"a call in a {place}", "us of CPU", found[f"{place}_us"], 0) for place in places),
+        *(row(f"a call in a {place}, until its result", "ms", found[f"{place}_ms"], 2) for place in places),
         *(
-            row(f"a call in a {place}, until its result", "ms", found[f"{place}_ms"], 2)
-            for place in places
-        ),
-        *(
-            row(
-                f"longest pause of the loop: 50 ms computed {title}",
-                "ms",
-                found[f"pause_{place}_ms"],
-            )
-            for place, title in (
-                ("inline", "on it"),
-                ("thread", "in a thread"),
-                ("process", "in a process"),
-            )
+            row(f"longest pause of the loop: 50 ms computed {title}", "ms", found[f"pause_{place}_ms"])
+            for place, title in (("inline", "on it"), ("thread", "in a thread"), ("process", "in a process"))
         ),
     ]
 
@@ -204,15 +180,8 @@ def client(sides: Sequence[Side]) -> list[Row]:
     """CPU of a call to another service, by client."""
     with other_service() as url:
         found = sides[0].run("app.work.probe", "client", url)
-    titles = {
-        "ours_us": "`http`, with limits and retries",
-        "aiohttp_us": "aiohttp",
-        "httpx_us": "httpx",
-    }
-    return [
-        row(f"a call to another service: {titles[name]}", "us of CPU", found[name], 0)
-        for name in titles
-    ]
+    titles = {"ours_us": "`http`, with limits and retries", "aiohttp_us": "aiohttp", "httpx_us": "httpx"}
+    return [row(f"a call to another service: {titles[name]}", "us of CPU", found[name], 0) for name in titles]
 
 
 @contextmanager
@@ -255,11 +224,7 @@ def serve(port: int) -> None:
 
 
 def row(name: str, unit: str, values: Sequence[float], digits: int = 1) -> Row:
-    return (
-        name,
-        unit,
-        f"{median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})",
-    )
+    return name, unit, f"{median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
 
 async def create(database: str, name: str) -> str:
@@ -291,18 +256,7 @@ def prepare(home: Path, database: str, broker: str) -> list[Side]:
         migrate(directory, variables)
         worker = () if engine == "background_tasks" else ("app", "worker")
         web = ("app.work.probe", "open") if engine in ("celery", "rq") else ()
-        sides.append(
-            Side(
-                engine,
-                directory,
-                variables,
-                OURS,
-                WAITING,
-                worker,
-                ("app.work.probe", "enqueue"),
-                web,
-            )
-        )
+        sides.append(Side(engine, directory, variables, OURS, WAITING, worker, ("app.work.probe", "enqueue"), web))
     for library in LIBRARIES:
         url = asyncio.run(create(database, library))
         command = ("benchmarks.queues", library)

@@ -19,17 +19,11 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import median
 
-from benchmarks.harness.services import (
-    CURSOR_SECRET,
-    SERVICES,
-    Renderings,
-    Running,
-    migrate,
-    running,
-)
 from dev.postgres import postgres
 from dev.processes import workspace
 from dev.valkey import valkey
+
+from benchmarks.harness.services import CURSOR_SECRET, SERVICES, Renderings, Running, migrate, running
 
 ROUNDS = 3
 CLIENTS = 8
@@ -96,16 +90,10 @@ def starts(bench: Bench) -> list[Row]:
                 tree = [service.process, *service.process.children(recursive=True)]
                 # The children of a process, such as those that compile, have ended.
                 times = [each.cpu_times() for each in tree]
-                cpu[kind].append(
-                    sum(each.user + each.system + each.children_user for each in times)
-                )
+                cpu[kind].append(sum(each.user + each.system + each.children_user for each in times))
                 memory[kind].append(sum(each.memory_full_info().pss for each in tree) / 2**20)
     return [
-        row(
-            f"{server} with {workers} worker{'s'[: workers - 1]}, {name}",
-            unit,
-            found[server, workers],
-        )
+        row(f"{server} with {workers} worker{'s'[: workers - 1]}, {name}", unit, found[server, workers])
         for name, unit, found in (("start", "s of CPU", cpu), ("memory (PSS)", "MiB", memory))
         for server, workers in kinds
     ]
@@ -119,21 +107,13 @@ def restarts(bench: Bench) -> list[Row]:
     ]
 
 
-def drained(
-    name: str,
-    bench: Bench,
-    instances: int,
-    event: Callable[[Bench, ExitStack, list[Running]], None],
-) -> Row:
+def drained(name: str, bench: Bench, instances: int, event: Callable[[Bench, ExitStack, list[Running]], None]) -> Row:
     context = get_context("spawn")
     with ExitStack() as stack:
         services = [stack.enter_context(bench.service("gunicorn", 2)) for _ in range(instances)]
         stopped, results = context.Event(), context.Queue()
         ports = [each.port for each in services]
-        clients = [
-            context.Process(target=client, args=(ports, number, stopped, results))
-            for number in range(CLIENTS)
-        ]
+        clients = [context.Process(target=client, args=(ports, number, stopped, results)) for number in range(CLIENTS)]
         for each in clients:
             each.start()
         time.sleep(2)
@@ -162,9 +142,7 @@ def restart_in_turn(bench: Bench, stack: ExitStack, services: list[Running]) -> 
         stack.enter_context(bench.service("gunicorn", 2, port=each.port))
 
 
-def client(
-    ports: list[int], number: int, stopped: Event, results: "Queue[tuple[int, int]]"
-) -> None:
+def client(ports: list[int], number: int, stopped: Event, results: "Queue[tuple[int, int]]") -> None:
     """Send GET and POST in turn, over kept or over fresh connections; a refused client goes to the next port."""
     answered = lost = at = 0
     connection = HTTPConnection("127.0.0.1", ports[number % len(ports)], timeout=30)
@@ -179,16 +157,11 @@ def client(
             time.sleep(0.01)
             continue
         try:
-            connection.request(
-                method, "/livez", headers={"Connection": "close"} if number % 2 else {}
-            )
+            connection.request(method, "/livez", headers={"Connection": "close"} if number % 2 else {})
             response = connection.getresponse()
             response.read()
             # /livez has no POST.
-            answered, lost = (
-                answered + (response.status in (200, 405)),
-                lost + (response.status not in (200, 405)),
-            )
+            answered, lost = answered + (response.status in (200, 405)), lost + (response.status not in (200, 405))
         except (HTTPException, OSError):
             lost += 1
             connection.close()

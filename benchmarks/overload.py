@@ -18,14 +18,14 @@ from typing import Any, cast
 from urllib.request import urlopen
 
 import uvloop
+from dev.postgres import postgres
+from dev.processes import free_port, workspace
+from dev.valkey import valkey
 
 from benchmarks.harness.http1 import Response
 from benchmarks.harness.scenarios import Data, Scenario, aggregate, posts, stream, user, write
 from benchmarks.harness.seeding import Size, look, seed
 from benchmarks.harness.services import SERVICES, Renderings, Running, migrate, running
-from dev.postgres import postgres
-from dev.processes import free_port, workspace
-from dev.valkey import valkey
 
 WORKERS = 2
 SIZE = Size(users=10_000, posts=50_000)
@@ -121,9 +121,7 @@ async def load(job: dict[str, Any]) -> dict[str, Any]:
         each.transport.abort()
     buckets = [state.good[number] / BUCKET_S for number in range(int(job["seconds"] / BUCKET_S))]
     names = {"good_ms": state.good_ms, "refused_ms": state.refused_ms}
-    found: dict[str, Any] = {
-        name: [quantile(values, each) for each in (0.5, 0.99)] for name, values in names.items()
-    }
+    found: dict[str, Any] = {name: [quantile(values, each) for each in (0.5, 0.99)] for name, values in names.items()}
     return found | {"statuses": state.statuses, "buckets": buckets, "lost": state.lost}
 
 
@@ -131,21 +129,11 @@ def quantile(values: list[float], part: float) -> float:
     return sorted(values)[int(part * (len(values) - 1))] if values else 0.0
 
 
-def asked(
-    port: int, requests: list[str], clients: int, seconds: float, *, waits: bool = True
-) -> dict[str, Any]:
+def asked(port: int, requests: list[str], clients: int, seconds: float, *, waits: bool = True) -> dict[str, Any]:
     """Run the clients in a process of their own."""
-    job = {
-        "port": port,
-        "requests": requests,
-        "clients": clients,
-        "seconds": seconds,
-        "waits": waits,
-    }
+    job = {"port": port, "requests": requests, "clients": clients, "seconds": seconds, "waits": waits}
     command = [sys.executable, "-m", "benchmarks.overload", "client"]
-    process = subprocess.run(
-        command, input=json.dumps(job), capture_output=True, text=True, check=True
-    )
+    process = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=True)
     return cast(dict[str, Any], json.loads(process.stdout))
 
 
@@ -190,13 +178,9 @@ def measure(name: str, service: Running, admin_port: int, requests: list[str]) -
         # The mean of the rounds before and after it: the speed of the machine changes.
         peak = (goodput(before) + goodput(after)) / 2
         before = after
-        recovered = next(
-            number for number, rate in enumerate(after["buckets"]) if rate > 0.8 * goodput(after)
-        )
+        recovered = next(number for number, rate in enumerate(after["buckets"]) if rate > 0.8 * goodput(after))
         good, refused = found["good_ms"], found["refused_ms"]
-        statuses = ", ".join(
-            f"{count:,} {status}" for status, count in sorted(found["statuses"].items())
-        )
+        statuses = ", ".join(f"{count:,} {status}" for status, count in sorted(found["statuses"].items()))
         cells = [
             f"{times}x{'' if waits else ', at once'}",
             name,
@@ -209,10 +193,7 @@ def measure(name: str, service: Running, admin_port: int, requests: list[str]) -
             statuses + (f", {found['lost']} lost" if found["lost"] else ""),
         ]
         print("| " + " | ".join(cells) + " |", flush=True)
-    print(
-        f"Alone, {name}: p50 {alone['good_ms'][0]:.1f} ms, p99 {alone['good_ms'][1]:.1f} ms",
-        flush=True,
-    )
+    print(f"Alone, {name}: p50 {alone['good_ms'][0]:.1f} ms, p99 {alone['good_ms'][1]:.1f} ms", flush=True)
 
 
 def main() -> None:
@@ -222,11 +203,7 @@ def main() -> None:
         valkey(home, variable="CACHE_URL", maxmemory_policy="allkeys-lfu") as cache,
     ):
         directory = Renderings(home).directory("valkey")
-        variables = {
-            "DATABASE_URL": database,
-            "CACHE_URL": cache,
-            "UPSTREAM_URL": "http://127.0.0.1:9",
-        }
+        variables = {"DATABASE_URL": database, "CACHE_URL": cache, "UPSTREAM_URL": "http://127.0.0.1:9"}
         migrate(directory, variables)
         asyncio.run(seed(database, SIZE))
         rows = asyncio.run(look(database, depth=SIZE.posts // 2))
@@ -241,12 +218,7 @@ def main() -> None:
             admin_port = free_port()
             own = variables | more | {"ADMIN_PORT": str(admin_port)}
             with running(
-                SERVICES["rendered"],
-                workers=WORKERS,
-                cached=False,
-                directory=directory,
-                variables=own,
-                workspace=home,
+                SERVICES["rendered"], workers=WORKERS, cached=False, directory=directory, variables=own, workspace=home
             ) as service:
                 service.wait_until_ready()
                 measure(name, service, admin_port, requests)

@@ -59,32 +59,18 @@ def edit(text: str, file: str, change: list[str]) -> str:
     before = answers[question]
     if kind == "rename":
         if names[0] in answers:
-            fail(
-                f"{file} answers both {question} and {names[0]}: delete the wrong line, commit, and update again"
-            )
-        expected = {
-            names[0] if known == question else known: answer for known, answer in answers.items()
-        }
+            fail(f"{file} answers both {question} and {names[0]}: delete the wrong line, commit, and update again")
+        expected = {names[0] if known == question else known: answer for known, answer in answers.items()}
         spans = [(key, names[0])]
     else:
         after = renamed(before, *names)
         expected = {**answers, question: after}
-        items = (
-            zip(value.value, before, after, strict=True)
-            if isinstance(before, list)
-            else [(value, before, after)]
-        )
-        spans = [
-            (node, json.dumps(new, ensure_ascii=False))
-            for node, old, new in items
-            if new is not old
-        ]
+        items = zip(value.value, before, after, strict=True) if isinstance(before, list) else [(value, before, after)]
+        spans = [(node, json.dumps(new, ensure_ascii=False)) for node, old, new in items if new is not old]
     for node, replacement in reversed(spans):
         text = text[: node.start_mark.index] + replacement + text[node.end_mark.index :]
     if list(read_answers(text.encode(), file).items()) != list(expected.items()):
-        fail(
-            f"{file} cannot be edited by `{' '.join(change)}`: edit it by hand, commit, and update again"
-        )
+        fail(f"{file} cannot be edited by `{' '.join(change)}`: edit it by hand, commit, and update again")
     return text
 
 
@@ -92,16 +78,10 @@ def main(answers_file: str, words: list[str]) -> None:
     edits = split(words)
     path = Path(answers_file)
     if not path.is_file():
-        fail(
-            f"{answers_file} is missing: restore it from an older commit, or use `copier update -a FILE`"
-        )
+        fail(f"{answers_file} is missing: restore it from an older commit, or use `copier update -a FILE`")
     tracked = git("rev-parse", "--show-prefix").decode().strip() + answers_file
-    if any(
-        record[3:] != tracked for record in records(git("status", "--porcelain", "-z", "--", "."))
-    ):
-        fail(
-            "the service has changes that are not committed: commit or stash them, and update again"
-        )
+    if any(record[3:] != tracked for record in records(git("status", "--porcelain", "-z", "--", "."))):
+        fail("the service has changes that are not committed: commit or stash them, and update again")
     # Bytes, so that the ends of the lines stay.
     original = path.read_bytes()
     read_answers(original, answers_file)
@@ -110,10 +90,7 @@ def main(answers_file: str, words: list[str]) -> None:
         text = edit(text, answers_file, change)
     if text.encode() != original:
         path.write_bytes(text.encode())
-        say(
-            f"Renamed in {answers_file}, as in the template:",
-            [" ".join(change) for change in edits],
-        )
+        say(f"Renamed in {answers_file}, as in the template:", [" ".join(change) for change in edits])
 
 
 if __name__ == "__main__":

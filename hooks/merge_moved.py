@@ -16,18 +16,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from project import (
-    Committed,
-    committed,
-    fail,
-    git,
-    inside,
-    read_answers,
-    records,
-    restore,
-    run,
-    say,
-)
+from project import Committed, committed, fail, git, inside, read_answers, records, restore, run, say
 
 # The clone that Copier made of the new version; it has the old one in its history.
 TEMPLATE = Path(__file__).resolve().parents[1]
@@ -36,10 +25,10 @@ LINK = "120000"
 LABELS = ["-L", "before updating", "-L", "last update", "-L", "after updating"]
 
 MERGED = "Moved, with your changes:"
-CONFLICT = (
-    "CONFLICT in a moved file: edit the lines between <<<<<<< and >>>>>>>, then `git add` the file:"
+CONFLICT = "CONFLICT in a moved file: edit the lines between <<<<<<< and >>>>>>>, then `git add` the file:"
+UNMERGEABLE = (
+    "CONFLICT in a moved file, which has your version: `git checkout --theirs FILE` takes the other; then `git add` it:"
 )
-UNMERGEABLE = "CONFLICT in a moved file, which has your version: `git checkout --theirs FILE` takes the other; then `git add` it:"
 DELETED = "Moved, although you had deleted the file; delete it again if you do not need it:"
 TAKEN = "Moved, but you have a file there. The old file stays with your changes: merge these by hand, and delete it:"
 UNUSED = "Moved, but not rendered with your answers. The old file stays with your changes, and is yours from now on:"
@@ -126,9 +115,7 @@ def merge(base: File, ours: File, theirs: File) -> tuple[File, str]:
 def render_previous(answers_file: str, head: Mapping[str, Committed], directory: Path) -> Path:
     """Render the service with the previous version of the template and the answers of the last commit."""
     if answers_file not in head:
-        fail(
-            f"{answers_file} is not in the last commit: commit it, or name another file with `copier update -a FILE`"
-        )
+        fail(f"{answers_file} is not in the last commit: commit it, or name another file with `copier update -a FILE`")
     answers = read_answers(git("cat-file", "blob", f"HEAD:./{answers_file}"), answers_file)
     data = {key: value for key, value in answers.items() if not key.startswith("_")}
     # Templates may use the name of the directory.
@@ -139,18 +126,10 @@ def render_previous(answers_file: str, head: Mapping[str, Committed], directory:
     warnings.simplefilter("ignore")
     try:
         copier.run_copy(
-            str(TEMPLATE),
-            rendered,
-            data,
-            vcs_ref=answers["_commit"],
-            defaults=True,
-            quiet=True,
-            skip_tasks=True,
+            str(TEMPLATE), rendered, data, vcs_ref=answers["_commit"], defaults=True, quiet=True, skip_tasks=True
         )
     except Exception as error:
-        fail(
-            f"version {answers['_commit']} of the template, which the service has, cannot be rendered: {error!s:.200}"
-        )
+        fail(f"version {answers['_commit']} of the template, which the service has, cannot be rendered: {error!s:.200}")
     return rendered
 
 
@@ -176,9 +155,7 @@ def read_brought() -> dict[str, File]:
     return brought
 
 
-def judge(
-    old: str, new: str, base: File, head: Mapping[str, Committed], brought: Mapping[str, File]
-) -> Outcome:
+def judge(old: str, new: str, base: File, head: Mapping[str, Committed], brought: Mapping[str, File]) -> Outcome:
     """Return the result for a file that the previous version rendered as `base`; write nothing."""
     if Path(old).is_file() and not Path(old).is_symlink():
         return Outcome()  # Not deleted: Copier has merged it where it is, or it is the team's.
@@ -197,13 +174,9 @@ def judge(
     ours = File(head[name].mode, git("cat-file", filters, f"HEAD:./{name}"))
     result, heading = merge(base, ours, theirs)
     if heading == MERGED:
-        return Outcome(
-            heading, result, [f"{head[new].mode} {head[new].blob} 0"] if new in head else []
-        )
+        return Outcome(heading, result, [f"{head[new].mode} {head[new].blob} 0"] if new in head else [])
     stages = enumerate((base, ours, theirs), 1)
-    return Outcome(
-        heading, result, [f"{file.mode} {blob(file, new, '-w')} {stage}" for stage, file in stages]
-    )
+    return Outcome(heading, result, [f"{file.mode} {blob(file, new, '-w')} {stage}" for stage, file in stages])
 
 
 def main(answers_file: str, paths: list[str]) -> None:
@@ -222,19 +195,8 @@ def main(answers_file: str, paths: list[str]) -> None:
         }
     apply(outcomes)
     for heading in HEADINGS:
-        say(
-            heading,
-            [
-                f"{old} -> {new}"
-                for (old, new), outcome in outcomes.items()
-                if outcome.heading == heading
-            ],
-        )
-    strays = [
-        name
-        for name in head
-        if name not in traced and any(Path(old) in Path(name).parents for old in moves)
-    ]
+        say(heading, [f"{old} -> {new}" for (old, new), outcome in outcomes.items() if outcome.heading == heading])
+    strays = [name for name in head if name not in traced and any(Path(old) in Path(name).parents for old in moves)]
     say(STRAYS, [name for name in strays if os.path.lexists(name)])
 
 
@@ -247,16 +209,8 @@ def apply(outcomes: Mapping[tuple[str, str], Outcome]) -> None:
             write(Path(new), outcome.file)
         if outcome.stages:
             # Mode 0 removes what the index has at this path.
-            index += [
-                f"0 {'0' * 40}\t{prefix}{new}",
-                *(f"{entry}\t{prefix}{new}" for entry in outcome.stages),
-            ]
-    git(
-        "update-index",
-        "-z",
-        "--index-info",
-        data=b"".join(os.fsencode(line) + b"\0" for line in index),
-    )
+            index += [f"0 {'0' * 40}\t{prefix}{new}", *(f"{entry}\t{prefix}{new}" for entry in outcome.stages)]
+    git("update-index", "-z", "--index-info", data=b"".join(os.fsencode(line) + b"\0" for line in index))
 
 
 if __name__ == "__main__":

@@ -29,9 +29,7 @@ class Committed(NamedTuple):
 
 def fail(reason: str) -> NoReturn:
     afterwards = AFTERWARDS.get(os.environ.get("STAGE", ""), "Nothing was changed.")
-    raise SystemExit(
-        f"{Path(sys.argv[0]).stem}: {' '.join(reason.split()).rstrip('.')}. {afterwards}"
-    )
+    raise SystemExit(f"{Path(sys.argv[0]).stem}: {' '.join(reason.split()).rstrip('.')}. {afterwards}")
 
 
 def say(heading: str, lines: Sequence[str]) -> None:
@@ -57,27 +55,17 @@ def records(output: bytes) -> list[str]:
 
 def run(main: Callable[[str, list[str]], None], stage: str, description: str | None) -> None:
     """Call `main` with the path of the answers file and the other arguments, if this is that stage of an update."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--answers-file", default=".copier-answers.yml", help="relative to the service"
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--answers-file", default=".copier-answers.yml", help="relative to the service")
     parser.add_argument("arguments", nargs="+", metavar="ARGUMENT")
     options = parser.parse_args()
     if os.environ.get("STAGE") != stage:
         when = f"{{{{ _stage == '{stage}' }}}}"
-        fail(
-            f'only Copier runs this script, as an entry of `_migrations` in copier.yml with `when: "{when}"`'
-        )
+        fail(f'only Copier runs this script, as an entry of `_migrations` in copier.yml with `when: "{when}"`')
     try:
-        known = subprocess.run(
-            ["git", "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, check=False
-        )
+        known = subprocess.run(["git", "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, check=False)
         if known.returncode:
-            fail(
-                f"{Path.cwd()} is not in a git repository with a commit: run `git init`, commit, and update again"
-            )
+            fail(f"{Path.cwd()} is not in a git repository with a commit: run `git init`, commit, and update again")
         # Copier writes the path as the system does.
         main(inside(options.answers_file.replace(os.sep, "/")), options.arguments)
     except OSError as error:
@@ -91,15 +79,8 @@ def inside(text: str) -> str:
         fail(
             f"{text} is a Windows path: write a path relative to the service, with forward slashes, as in app/core/x.py"
         )
-    if (
-        path.is_absolute()
-        or ".." in path.parts
-        or not path.parts
-        or path.parts[0].lower() == ".git"
-    ):
-        fail(
-            f"{text or 'an empty path'} is not inside the service: write a relative path such as app/core/x.py"
-        )
+    if path.is_absolute() or ".." in path.parts or not path.parts or path.parts[0].lower() == ".git":
+        fail(f"{text or 'an empty path'} is not inside the service: write a relative path such as app/core/x.py")
     for parent in map(Path, path.parents):
         if parent.is_symlink() or (parent.exists() and not parent.is_dir()):
             fail(f"{parent.as_posix()} is not a directory: move it, commit, and update again")
@@ -133,9 +114,7 @@ def restore(names: Sequence[str]) -> None:
     for name in names:
         # git would delete what is in it.
         if Path(inside(name)).is_dir():
-            fail(
-                f"{name} was a file, and is a directory now: move the directory, commit, and update again"
-            )
+            fail(f"{name} was a file, and is a directory now: move the directory, commit, and update again")
     if names:
         paths = b"\0".join(map(os.fsencode, names))
         git("checkout", "HEAD", "--pathspec-from-file=-", "--pathspec-file-nul", data=paths)

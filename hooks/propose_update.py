@@ -95,9 +95,7 @@ def failure(conflicts: list[str]) -> list[str]:
     try:
         # Locked packages keep their versions, unless the update requires others.
         for command in ["uv lock"] * locked + ["uv run --quiet mypy"]:
-            process = subprocess.run(
-                command.split(), env=env, capture_output=True, text=True, check=False
-            )
+            process = subprocess.run(command.split(), env=env, capture_output=True, text=True, check=False)
             if process.returncode:
                 lines = (process.stdout + process.stderr).strip().splitlines()[-MOST_LINES:]
                 text = "The output, with the template's side of each conflict:"

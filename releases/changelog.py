@@ -64,33 +64,18 @@ def released(changelog: str, version: Version, date: str, parts: str) -> str:
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
-def parts(
-    last: Version | None,
-    changes: Iterable[Change],
-    hooks: int,
-    trials: Sequence[Trial],
-    effect: str,
-) -> str:
+def parts(last: Version | None, changes: Iterable[Change], hooks: int, trials: Sequence[Trial], effect: str) -> str:
     """Return the generated part of a section."""
     if last is None:
         return "### Update\n\nThe first version: there is nothing to update from."
-    listed = {
-        section: [each.text for each in changes if each.rule.section == section]
-        for section in SECTIONS
-    }
-    blocks = [
-        f"### {section}\n\n" + "\n".join(map(_item, texts))
-        for section, texts in listed.items()
-        if texts
-    ]
+    listed = {section: [each.text for each in changes if each.rule.section == section] for section in SECTIONS}
+    blocks = [f"### {section}\n\n" + "\n".join(map(_item, texts)) for section, texts in listed.items() if texts]
     trust = (
         f"`copier update` from {last} needs `--trust`, for its entries in `_migrations`: {hooks}."
         if hooks
         else f"`copier update` from {last} needs no `--trust`."
     )
-    return "\n\n".join(
-        [*blocks, "### Update\n\n" + "\n".join(map(_item, [trust, tried(last, trials), effect]))]
-    )
+    return "\n\n".join([*blocks, "### Update\n\n" + "\n".join(map(_item, [trust, tried(last, trials), effect]))])
 
 
 SECTIONS = (QUESTIONS, FILES, CODE)
@@ -98,12 +83,7 @@ SECTIONS = (QUESTIONS, FILES, CODE)
 
 def _item(text: str) -> str:
     return textwrap.fill(
-        text,
-        WIDTH,
-        initial_indent="- ",
-        subsequent_indent="  ",
-        break_long_words=False,
-        break_on_hyphens=False,
+        text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )
 
 
@@ -135,9 +115,7 @@ def ratios(results: str) -> Mapping[str, float]:
     for row in rows[2:]:
         figures = [FIGURE.match(row[column]) for column in (plain, rendered)]
         if figures[0] and figures[1]:
-            found[row[0]] = float(figures[1][0].replace(",", "")) / float(
-                figures[0][0].replace(",", "")
-            )
+            found[row[0]] = float(figures[1][0].replace(",", "")) / float(figures[0][0].replace(",", ""))
     return found
 
 

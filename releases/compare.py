@@ -30,19 +30,11 @@ def fitting(answers: Answers, config: Config) -> dict[str, Any]:
     """Return the answers for which there are questions and choices."""
     asked = questions(config)
     known = {name: answer for name, answer in answers.items() if name in asked}
-    return {
-        name: answer
-        for name, answer in known.items()
-        if answer in (choices(asked[name]) or [answer])
-    }
+    return {name: answer for name, answer in known.items() if answer in (choices(asked[name]) or [answer])}
 
 
 def compare(
-    older: Config,
-    newer: Config,
-    pairs: Sequence[Pair],
-    fresh: Sequence[Facts],
-    crossed: Sequence[Migration],
+    older: Config, newer: Config, pairs: Sequence[Pair], fresh: Sequence[Facts], crossed: Sequence[Migration]
 ) -> list[Change]:
     """Return all changes, once each, the largest first.
 
@@ -55,15 +47,10 @@ def compare(
     for pair in pairs:
         if pair.accepted:
             texts = pair.newer.texts
-            rewritten |= {
-                path for path, text in pair.older.texts.items() if texts.get(path, text) != text
-            }
+            rewritten |= {path for path, text in pair.older.texts.items() if texts.get(path, text) != text}
         else:
             # For answers that no longer exist, only a path counts that is gone for all answers.
-            kept = {
-                name: pair.older.variables.get(name, value)
-                for name, value in after.variables.items()
-            }
+            kept = {name: pair.older.variables.get(name, value) for name, value in after.variables.items()}
             pair = replace(pair, newer=replace(after, variables=kept))
         found |= {*compare_paths(newer, pair, crossed), *compare_code(pair.older, pair.newer)}
     found |= set(additions(before, after, found))
@@ -83,11 +70,7 @@ def compare_questions(
     names = {edit[1]: edit[2] for edit in edits if edit[0] == "rename" and edit[2] in after}
     for name in after.keys() - before.keys() - set(names.values()):
         default = after[name].get("default")
-        yield Change(
-            "question without a default" if default is None else "question added",
-            name,
-            f"{default}",
-        )
+        yield Change("question without a default" if default is None else "question added", name, f"{default}")
     for name, old in before.items():
         current = names.get(name, name)
         new = after.get(current)
@@ -98,25 +81,15 @@ def compare_questions(
             yield Change("question renamed", name, current)
         for key in ("type", "multiselect", "secret"):
             if old.get(key) != new.get(key):
-                yield Change(
-                    "question of another type", name, f"{key} was {old.get(key)}, is {new.get(key)}"
-                )
+                yield Change("question of another type", name, f"{key} was {old.get(key)}, is {new.get(key)}")
         if old.get("default") != new.get("default"):
-            yield Change(
-                "question with another default",
-                name,
-                f"`{new.get('default')}`, not `{old.get('default')}`",
-            )
+            yield Change("question with another default", name, f"`{new.get('default')}`, not `{old.get('default')}`")
         if any(old.get(key, True) != new.get(key, True) for key in ("when", "ask")):
             yield Change("question asked otherwise", name)
         if old.get("validator") != new.get("validator") and current == name:
             example = refused(name, older, newer, rows)
-            yield Change(
-                "question stricter" if example else "question validated otherwise", name, example
-            )
-        renamed = {
-            choice: migrated({name: choice}, crossed).get(current) for choice in choices(old)
-        }
+            yield Change("question stricter" if example else "question validated otherwise", name, example)
+        renamed = {choice: migrated({name: choice}, crossed).get(current) for choice in choices(old)}
         for choice in choices(new):
             if choice not in choices(old) and choice not in renamed.values():
                 yield Change("choice added", current, str(choice))
@@ -143,11 +116,7 @@ def compare_paths(config: Config, pair: Pair, crossed: Sequence[Migration]) -> I
             yield Change("path handed over", path)
         else:
             name = PurePosixPath(path).name
-            alike = sorted(
-                new
-                for new in there.keys() - pair.older.owners.keys()
-                if PurePosixPath(new).name == name
-            )
+            alike = sorted(new for new in there.keys() - pair.older.owners.keys() if PurePosixPath(new).name == name)
             yield Change("path gone", path, alike[0] if alike else "NEW")
 
 
@@ -155,9 +124,7 @@ def reclassified(owner: str, new: str) -> str:
     """Return the kind of a change of class."""
     if new in MERGED:
         return "path of another class" if owner in MERGED else "path taken from the team"
-    return (
-        "path of another class" if (owner, new) == ("yours", "shared") else "path given to the team"
-    )
+    return "path of another class" if (owner, new) == ("yours", "shared") else "path given to the team"
 
 
 def compare_code(older: Facts, newer: Facts) -> Iterator[Change]:
@@ -177,9 +144,7 @@ def compare_code(older: Facts, newer: Facts) -> Iterator[Change]:
             yield Change("variable gone", name)
         elif new != default:
             required = new == "required"
-            yield Change(
-                "variable required" if required else "variable with another default", name, new
-            )
+            yield Change("variable required" if required else "variable with another default", name, new)
     if older.python != newer.python:
         yield Change("Python required", newer.python, older.python)
 
@@ -187,15 +152,11 @@ def compare_code(older: Facts, newer: Facts) -> Iterator[Change]:
 def additions(before: Facts, after: Facts, found: Collection[Change]) -> Iterator[Change]:
     """Yield the additions, for any answers."""
     targets = {change.detail for change in found if change.kind == "path moved"}
-    yield from (
-        Change("path added", path) for path in after.owners.keys() - before.owners.keys() - targets
-    )
+    yield from (Change("path added", path) for path in after.owners.keys() - before.owners.keys() - targets)
     yield from (Change("anchor added", anchor) for anchor in after.anchors - before.anchors)
     yield from (Change("name added", name) for name in after.promised - before.promised)
     for name in after.requirements.keys() - before.requirements.keys():
         yield Change("dependency added", name, after.requirements[name])
     for name in after.variables.keys() - before.variables.keys():
         default = after.variables[name]
-        yield Change(
-            "variable required" if default == "required" else "variable added", name, default
-        )
+        yield Change("variable required" if default == "required" else "variable added", name, default)

@@ -70,15 +70,8 @@ def facts(texts: Mapping[str, str], config: Config, answers: Answers) -> Facts:
 
 def questions(config: Config) -> dict[str, dict[str, Any]]:
     """Return the questions whose answers a service records, without derived ones."""
-    named = {
-        name: asked if isinstance(asked, dict) else {"default": asked}
-        for name, asked in config.items()
-    }
-    return {
-        name: asked
-        for name, asked in named.items()
-        if name[0] != "_" and asked.get("when") is not False
-    }
+    named = {name: asked if isinstance(asked, dict) else {"default": asked} for name, asked in config.items()}
+    return {name: asked for name, asked in named.items() if name[0] != "_" and asked.get("when") is not False}
 
 
 def choices(question: Mapping[str, Any]) -> list[Any]:
@@ -92,20 +85,14 @@ def choices(question: Mapping[str, Any]) -> list[Any]:
 def environment(config: Config) -> SandboxedEnvironment:
     """Return the environment of Jinja that Copier uses for validators and `_exclude`."""
     options = {key: value for key, value in config.get("_envops", {}).items() if key != "undefined"}
-    return SandboxedEnvironment(
-        extensions=["jinja2_ansible_filters.AnsibleCoreFiltersExtension"], **options
-    )
+    return SandboxedEnvironment(extensions=["jinja2_ansible_filters.AnsibleCoreFiltersExtension"], **options)
 
 
 def excluded(config: Config, answers: Answers, operation: str) -> list[str]:
     """Return the patterns of `_exclude` with these answers."""
     jinja = environment(config)
     known = {**answers, "_copier_operation": operation}
-    return [
-        text
-        for entry in config.get("_exclude", [])
-        if (text := jinja.from_string(entry).render(known))
-    ]
+    return [text for entry in config.get("_exclude", []) if (text := jinja.from_string(entry).render(known))]
 
 
 def matching(patterns: Iterable[str], paths: Iterable[str]) -> set[str]:
@@ -128,31 +115,16 @@ def refused(name: str, older: Config, newer: Config, answers: Iterable[Answers])
     The function tries the answers of the variants, and a range of numbers and of lengths.
     """
     old, new = ((environment(each), each[name].get("validator", "")) for each in (older, newer))
-    numbers = [
-        *range(-1, 1100),
-        *(10**power + step for power in range(3, 8) for step in (-1, 0, 1)),
-    ]
-    words = [
-        letter * length
-        for letter in ("a", "A", "a-", "a b", "1")
-        for length in (1, 2, 20, 25, 40, 50, 80)
-    ]
-    probes: dict[str, list[Any]] = {
-        "int": numbers,
-        "float": [number / 10 for number in numbers],
-        "str": words,
-    }
+    numbers = [*range(-1, 1100), *(10**power + step for power in range(3, 8) for step in (-1, 0, 1))]
+    words = [letter * length for letter in ("a", "A", "a-", "a b", "1") for length in (1, 2, 20, 25, 40, 50, 80)]
+    probes: dict[str, list[Any]] = {"int": numbers, "float": [number / 10 for number in numbers], "str": words}
     rows = [dict(row) for row in answers if name in row] or [{}]
-    tried = [row[name] for row in rows if name in row] + probes.get(
-        older[name].get("type", "yaml"), []
-    )
+    tried = [row[name] for row in rows if name in row] + probes.get(older[name].get("type", "yaml"), [])
 
     def accepts(side: tuple[SandboxedEnvironment, str], value: Any) -> bool:
         return not side[0].from_string(side[1]).render({**rows[0], name: value}).strip()
 
-    return next(
-        (str(value) for value in tried if accepts(old, value) and not accepts(new, value)), ""
-    )
+    return next((str(value) for value in tried if accepts(old, value) and not accepts(new, value)), "")
 
 
 # --- Files ---
@@ -161,10 +133,7 @@ def refused(name: str, older: Config, newer: Config, answers: Iterable[Answers])
 def requirements(pyproject: Mapping[str, Any]) -> dict[str, str]:
     """Return the required packages of a pyproject.toml, each with its extras, versions and marker."""
     groups = pyproject.get("dependency-groups", {}).values()
-    listed = [
-        *pyproject.get("project", {}).get("dependencies", []),
-        *(text for group in groups for text in group),
-    ]
+    listed = [*pyproject.get("project", {}).get("dependencies", []), *(text for group in groups for text in group)]
     return {requirement.name: str(requirement) for requirement in map(Requirement, listed)}
 
 
@@ -189,27 +158,17 @@ def offered(path: str, text: str) -> Iterator[str]:
     parts = list(ast.parse(text).body)
     for node in parts:
         match node:
-            case (
-                ast.FunctionDef(name=name)
-                | ast.AsyncFunctionDef(name=name)
-                | ast.ClassDef(name=name)
-            ):
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 names = [name]
             case ast.Import(names=found) | ast.ImportFrom(names=found):
                 names = [alias.asname or alias.name.split(".")[0] for alias in found]
             case ast.If() | ast.Try() | ast.With():
                 parts += [each for each in ast.iter_child_nodes(node) if isinstance(each, ast.stmt)]
-                parts += [
-                    each for handler in getattr(node, "handlers", []) for each in handler.body
-                ]
+                parts += [each for handler in getattr(node, "handlers", []) for each in handler.body]
                 names = []
             case _:
                 # Assigned: `a = ...`, `a: int = ...`, `a, b = ...`.
-                names = [
-                    each.id
-                    for each in ast.walk(node)
-                    if isinstance(each, ast.Name) and _stored(each)
-                ]
+                names = [each.id for each in ast.walk(node) if isinstance(each, ast.Name) and _stored(each)]
         yield from (f"{module(path)}:{name}" for name in names)
 
 
@@ -226,23 +185,14 @@ def promised(texts: Mapping[str, str], owners: Mapping[str, str]) -> Iterator[st
     for path in filter(lambda path: path.endswith(".py"), texts):
         for node in ast.walk(ast.parse(texts[path])):
             match node:
-                case ast.ImportFrom(module=str(source), names=names, level=0) if (
-                    owners[path] != "ours"
-                ):
+                case ast.ImportFrom(module=str(source), names=names, level=0) if owners[path] != "ours":
                     for name in (alias.name for alias in names):
                         if modules.get(f"{source}.{name}") == "ours":
                             yield f"{source}.{name}"
                         elif modules.get(source) == "ours":
                             yield source if name == "*" else f"{source}:{name}"
-                case ast.Assign(targets=[ast.Name(id="__all__")], value=ast.List() as listed) if (
-                    owners[path] == "ours"
-                ):
+                case ast.Assign(targets=[ast.Name(id="__all__")], value=ast.List() as listed) if owners[path] == "ours":
                     yield from (f"{module(path)}:{value}" for value in ast.literal_eval(listed))
-                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if (
-                    owners[path] == "ours"
-                ):
-                    if any(
-                        ast.unparse(each).startswith("pytest.fixture")
-                        for each in node.decorator_list
-                    ):
+                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if owners[path] == "ours":
+                    if any(ast.unparse(each).startswith("pytest.fixture") for each in node.decorator_list):
                         yield f"{module(path)}:{name}"

@@ -44,14 +44,9 @@ class Migration:
 
 def migrations(config: Config) -> list[Migration]:
     """Return all entries, in their order."""
-    entries = [
-        entry if isinstance(entry, dict) else {"command": entry}
-        for entry in config.get("_migrations", [])
-    ]
+    entries = [entry if isinstance(entry, dict) else {"command": entry} for entry in config.get("_migrations", [])]
     return [
-        Migration(
-            Version(str(entry["version"])) if "version" in entry else None, _words(entry["command"])
-        )
+        Migration(Version(str(entry["version"])) if "version" in entry else None, _words(entry["command"]))
         for entry in entries
     ]
 

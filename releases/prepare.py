@@ -43,11 +43,7 @@ def run(root: Path, asked_for: str | None, say: Callable[[str], None] = print) -
     except ValueError as error:
         say(f"Refused: {error}.")
         return 1
-    dirty = (
-        [line[3:] for line in git(root, "status", "--porcelain", "--no-renames").splitlines()]
-        if asked
-        else []
-    )
+    dirty = [line[3:] for line in git(root, "status", "--porcelain", "--no-renames").splitlines()] if asked else []
     changelog = (root / CHANGELOG).read_text(encoding="utf-8")
     entries = migrations(yaml.safe_load((root / "copier.yml").read_text(encoding="utf-8")))
     crossed = [entry for entry in entries if last and entry.version and entry.version > last]
@@ -73,9 +69,7 @@ def run(root: Path, asked_for: str | None, say: Callable[[str], None] = print) -
         say(THOROUGH)
     else:
         date = datetime.now(UTC).date().isoformat()
-        (root / CHANGELOG).write_text(
-            released(changelog, asked, date, section), encoding="utf-8", newline="\n"
-        )
+        (root / CHANGELOG).write_text(released(changelog, asked, date, section), encoding="utf-8", newline="\n")
         say(f"{CHANGELOG} is written. Read and correct it, then run:")
         say(THOROUGH)
         say(f'  git commit --message "Version {asked}" {CHANGELOG}')
@@ -95,10 +89,7 @@ def examined(
         refs = (older.ref, f"v{plan.asked}")
         git(template, "tag", refs[1])
         git(template, "worktree", "add", "--quiet", "--detach", str(home / "older"), older.ref)
-        trials = [
-            trial(home / "older", name, row, refs, crossed, home)
-            for name, row in older.variants.items()
-        ]
+        trials = [trial(home / "older", name, row, refs, crossed, home) for name, row in older.variants.items()]
         found = [Change("work broken", each.variant, each.broken) for each in trials if each.broken]
         plan = replace(plan, trials=trials, changes=[*plan.changes, *found])
     return plan, [shown(template, version.ref, RESULTS) for version in (older, newer)]
@@ -167,17 +158,13 @@ def rendered(version: Source, answers: Answers, home: Path) -> tuple[Facts, Answ
     return facts(files, version.config, recorded), recorded
 
 
-def compared(
-    older: Source, newer: Source, crossed: Sequence[Migration], home: Path
-) -> list[Change]:
+def compared(older: Source, newer: Source, crossed: Sequence[Migration], home: Path) -> list[Change]:
     """Return the changes between the renders of both versions."""
     pairs: list[Pair] = []
     rows: list[Answers] = []
     for answers in older.variants.values():
         before, recorded = rendered(older, answers, home)
-        wanted = migrated(
-            {name: answer for name, answer in recorded.items() if name[0] != "_"}, crossed
-        )
+        wanted = migrated({name: answer for name, answer in recorded.items() if name[0] != "_"}, crossed)
         row = fitting(wanted, newer.config)
         try:
             after, _ = rendered(newer, row, home)
@@ -187,10 +174,6 @@ def compared(
         else:
             pairs.append(Pair(recorded, before, after, accepted=row == wanted))
             rows.append(row)
-    others = [
-        new
-        for new in newer.variants.values()
-        if not any(new.items() <= row.items() for row in rows)
-    ]
+    others = [new for new in newer.variants.values() if not any(new.items() <= row.items() for row in rows)]
     fresh = [rendered(newer, row, home)[0] for row in others]
     return compare(older.config, newer.config, pairs, fresh, crossed)

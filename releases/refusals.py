@@ -42,9 +42,7 @@ def refusals(plan: Plan) -> Iterator[str]:
         yield f"CHANGELOG.md has a section {written} without a tag: run `git fetch --tags`, or tag the version"
     explained = declared(plan.changelog).get("breaking", "")
     for change in plan.changes:
-        if change.rule.refusal and not (
-            change.kind == "question gone" and f"`{change.subject}`" in explained
-        ):
+        if change.rule.refusal and not (change.kind == "question gone" and f"`{change.subject}`" in explained):
             yield change.rule.refusal.format(change.subject, change.detail)
     yield from _migrations(plan)
     if plan.asked:

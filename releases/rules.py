@@ -60,9 +60,7 @@ DECLARED = "CHANGELOG.md has a part `### {}`."
 
 RULES: dict[str, Rule] = {
     "question added": Rule(MINOR, QUESTIONS, "`{0}` is new; its default is `{1}`."),
-    "question without a default": Rule(
-        MAJOR, QUESTIONS, "`{0}` is new and has no default: every update asks for it."
-    ),
+    "question without a default": Rule(MAJOR, QUESTIONS, "`{0}` is new and has no default: every update asks for it."),
     "question gone": Rule(
         MAJOR,
         QUESTIONS,
@@ -93,12 +91,8 @@ RULES: dict[str, Rule] = {
         f"{{0}} is gone, and updates would delete it, edited or not: {HOOK}merge_moved.py {{0}} {{1}} or "
         "hooks/hand_over.py {0}, or list it in `_exclude` for updates",
     ),
-    "path moved": Rule(
-        MAJOR, FILES, "Moved: `{0}` to `{1}`; a hook merges the changes of a team in it."
-    ),
-    "path handed over": Rule(
-        MAJOR, FILES, "No longer rendered: `{0}` stays in services, and is the team's."
-    ),
+    "path moved": Rule(MAJOR, FILES, "Moved: `{0}` to `{1}`; a hook merges the changes of a team in it."),
+    "path handed over": Rule(MAJOR, FILES, "No longer rendered: `{0}` stays in services, and is the team's."),
     "path of the team's gone": Rule(MINOR, FILES, "New services start without `{0}`."),
     "path given to the team": Rule(MAJOR, FILES, "Updates no longer change `{0}`: {1}."),
     "path taken from the team": Rule(MAJOR, FILES, "Updates merge into `{0}` from now on: {1}."),
@@ -119,9 +113,7 @@ RULES: dict[str, Rule] = {
         MAJOR, CODE, "Services no longer require the package `{0}`: add it if your code imports it."
     ),
     "dependency with another range": Rule(MINOR, CODE, "Services require the package `{1}`."),
-    "work broken": Rule(
-        MAJOR, CODE, "The code of a team no longer passes the checks (variant {0}): {1}"
-    ),
+    "work broken": Rule(MAJOR, CODE, "The code of a team no longer passes the checks (variant {0}): {1}"),
     "Python required": Rule(MAJOR, CODE, "Services need Python {0}, not {1}."),
     "Copier required": Rule(MINOR, CODE, "Updates need Copier {0} or newer."),
     "declared breaking": Rule(MAJOR, UNLISTED, DECLARED.format("Breaking")),
@@ -150,9 +142,7 @@ def parse_asked(text: str, last: Version | None) -> Version:
     """
     if text.upper() in Level.__members__:
         if last is None:
-            raise ValueError(
-                f"there is no version yet: write a number such as 1.0.0 in place of `{text}`"
-            )
+            raise ValueError(f"there is no version yet: write a number such as 1.0.0 in place of `{text}`")
         major = text == "major" and not last.major
         return Version("1.0.0") if major else bump(last, Level[text.upper()])
     if not FORM.fullmatch(text):

@@ -70,11 +70,7 @@ def released(address: str) -> frozenset[Version] | None:
 def last_green(directory: Path, ci: str) -> str | None:
     """Ask GitHub or GitLab for the last successful run on the default branch."""
     with suppress(KeyError, OSError, RuntimeError, subprocess.TimeoutExpired):
-        branch = (
-            git(directory, "rev-parse", "--abbrev-ref", "origin/HEAD")
-            .strip()
-            .removeprefix("origin/")
-        )
+        branch = git(directory, "rev-parse", "--abbrev-ref", "origin/HEAD").strip().removeprefix("origin/")
         process = subprocess.run(
             RUNS[ci].format(branch).split(),
             cwd=directory,
@@ -105,18 +101,12 @@ def services(clone: Path) -> Iterator[Service]:
         known = git(clone, "for-each-ref", "--format=%(refname)", stem).splitlines()
         updates = [name for name in known if "/" not in name.removeprefix(stem)]
         marked = grep(directory, "-e", "^<<<<<<< before updating$")
-        marked += [
-            path
-            for name in updates
-            for path in grep(directory, "-e", "^<<<<<<< before updating$", name)
-        ]
+        marked += [path for name in updates for path in grep(directory, "-e", "^<<<<<<< before updating$", name)]
         version, versions = parse(str(answers["_commit"])), released(answers["_src_path"])
         yield Service(
             name=directory.resolve().relative_to(clone.resolve().parent).as_posix(),
             version=str(version or answers["_commit"]),
-            behind=None
-            if version is None or versions is None
-            else sum(newer > version for newer in versions),
+            behind=None if version is None or versions is None else sum(newer > version for newer in versions),
             updates=tuple(name.removeprefix("refs/remotes/origin/") for name in updates),
             conflicts=tuple(path.removeprefix("refs/remotes/origin/") for path in marked),
             green=last_green(directory, answers.get("ci", "")),
@@ -126,9 +116,7 @@ def services(clone: Path) -> Iterator[Service]:
 def report(found: Sequence[Service]) -> str:
     """Return the table, with the service first that is most behind."""
     unknown = len(found) + max((service.behind or 0 for service in found), default=0)
-    ordered = sorted(
-        found, key=lambda service: -(unknown if service.behind is None else service.behind)
-    )
+    ordered = sorted(found, key=lambda service: -(unknown if service.behind is None else service.behind))
     rows = {
         service.name: (
             service.version,
@@ -139,30 +127,18 @@ def report(found: Sequence[Service]) -> str:
         )
         for service in ordered
     }
-    return table(
-        "service", rows, ("version", "behind by", "open updates", "conflicts", "last green run")
-    )
+    return table("service", rows, ("version", "behind by", "open updates", "conflicts", "last green run"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="nox -s services --", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument(
-        "clones", nargs="+", type=Path, metavar="CLONE", help="a directory with a git repository"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print JSON with the names of branches and files"
-    )
+    parser = argparse.ArgumentParser(prog="nox -s services --", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("clones", nargs="+", type=Path, metavar="CLONE", help="a directory with a git repository")
+    parser.add_argument("--json", action="store_true", help="print JSON with the names of branches and files")
     options = parser.parse_args(arguments)
     if missing := [str(clone) for clone in options.clones if not (clone / ".git").exists()]:
         parser.error(f"not the root of a git repository: {', '.join(missing)}")
     found = [service for clone in options.clones for service in services(clone)]
-    print(
-        json.dumps([asdict(service) for service in found], indent=2)
-        if options.json
-        else report(found)
-    )
+    print(json.dumps([asdict(service) for service in found], indent=2) if options.json else report(found))
     return 0
 
 

@@ -16,9 +16,7 @@ from releases.rules import Change
 MINOR = {griffe.BreakageKind.PARAMETER_CHANGED_DEFAULT}
 
 
-def broken(
-    older: Mapping[str, str], newer: Mapping[str, str], names: Collection[str]
-) -> Iterator[Change]:
+def broken(older: Mapping[str, str], newer: Mapping[str, str], names: Collection[str]) -> Iterator[Change]:
     """Yield the breaks between two versions of the files of a service, for these names (`a.b` or `a.b:name`)."""
     before, after = public(older, names), public(newer, names)
     for name in before.members.keys() - after.members.keys():

@@ -24,12 +24,7 @@ TIMEOUT_S = 600
 
 
 def trial(
-    older: Path,
-    variant: str,
-    answers: Answers,
-    refs: tuple[str, str],
-    crossed: Sequence[Migration],
-    home: Path,
+    older: Path, variant: str, answers: Answers, refs: tuple[str, str], crossed: Sequence[Migration], home: Path
 ) -> Trial:
     """Update a service of a variant between two versions, and look for the team's lines, answers and errors.
 
@@ -46,14 +41,7 @@ def trial(
             file.write(f"{MARK}{name}\n")
     commit(service)
     try:
-        copier.run_update(
-            service,
-            vcs_ref=refs[1],
-            defaults=True,
-            overwrite=True,
-            quiet=True,
-            unsafe=bool(crossed),
-        )
+        copier.run_update(service, vcs_ref=refs[1], defaults=True, overwrite=True, quiet=True, unsafe=bool(crossed))
     except Exception as error:
         return Trial(variant, len(names), error=f"{error}".strip().partition("\n")[0].rstrip("."))
     after = texts(service)
@@ -68,11 +56,7 @@ def trial(
         tuple(name for name in names if name not in after and not moved(name, crossed)),
         tuple(name for name in names if f"{MARK}{name}" not in lines),
         # Copier takes the default in place of an answer that is refused, and says nothing.
-        tuple(
-            name
-            for name in recorded
-            if name[0] != "_" and recorded[name] != wanted.get(name, recorded[name])
-        ),
+        tuple(name for name in recorded if name[0] != "_" and recorded[name] != wanted.get(name, recorded[name])),
         unchecked,
         broken,
     )
@@ -101,17 +85,13 @@ def checked(service: Path, conflicts: Sequence[str]) -> tuple[str, str]:
 def failure(service: Path, arguments: str) -> str:
     """Return the end of the output if this command of uv fails; empty if it passes."""
     process = run_uv(service, *arguments.split(), timeout_s=TIMEOUT_S)
-    end = " | ".join(
-        line.strip() for line in (process.stdout + process.stderr).strip().splitlines()[-5:]
-    )
+    end = " | ".join(line.strip() for line in (process.stdout + process.stderr).strip().splitlines()[-5:])
     return f"`uv {arguments}` fails: {end.rstrip('.')}" if process.returncode else ""
 
 
 def texts(service: Path) -> dict[str, str]:
     """Return the text of every file of a service, without git's own; images are compared as well, if not shown."""
-    paths = {
-        path.relative_to(service).as_posix(): path for path in service.rglob("*") if path.is_file()
-    }
+    paths = {path.relative_to(service).as_posix(): path for path in service.rglob("*") if path.is_file()}
     return {
         name: path.read_text(encoding="utf-8", errors="replace")
         for name, path in paths.items()

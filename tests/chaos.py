@@ -60,9 +60,7 @@ def lay_over(service: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(SOURCE / name, target)
     with (service / "app/api.py").open("a", encoding="utf-8") as file:
-        file.write(
-            "from tests.internals.chaos.items import router as chaos\n\nrouter.include_router(chaos)\n"
-        )
+        file.write("from tests.internals.chaos.items import router as chaos\n\nrouter.include_router(chaos)\n")
 
 
 def load(path: Path) -> Document:
@@ -83,9 +81,7 @@ def breaches(documents: Mapping[str, Document]) -> list[str]:
 def write(documents: Mapping[str, Document]) -> None:
     """Write the page, with the parts of other variants as they are."""
     text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
-    parts = {
-        part.split("\n", 1)[0]: part for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]
-    }
+    parts = {part.split("\n", 1)[0]: part for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]}
     parts |= {name: part(name, document) for name, document in documents.items()}
     named = sorted(parts, key=lambda name: list(EVERY).index(name))
     body = "\n".join(f"## {parts[name].strip()}\n" for name in named)
@@ -94,26 +90,10 @@ def write(documents: Mapping[str, Document]) -> None:
 
 def part(name: str, document: Document) -> str:
     """Return the part of a variant, without the mark of its heading."""
-    differ = {
-        key: value
-        for key, value in EVERY[name].items()
-        if key in DEFAULTS and value != DEFAULTS[key]
-    }
-    told = (
-        "cache_backend",
-        "background_jobs",
-        "read_replica",
-        "outbox",
-        "auth",
-        "rate_limits",
-        "idempotency",
-    )
-    answers = ", ".join(
-        f"`{key}={json.dumps(differ[key])}`".replace('"', "") for key in told if key in differ
-    )
-    versions = ", ".join(
-        f"{what} {version}" for what, version in document["versions"].items() if what != "cores"
-    )
+    differ = {key: value for key, value in EVERY[name].items() if key in DEFAULTS and value != DEFAULTS[key]}
+    told = ("cache_backend", "background_jobs", "read_replica", "outbox", "auth", "rate_limits", "idempotency")
+    answers = ", ".join(f"`{key}={json.dumps(differ[key])}`".replace('"', "") for key in told if key in differ)
+    versions = ", ".join(f"{what} {version}" for what, version in document["versions"].items() if what != "cores")
     cached, replica = document["bounds"]["cached"], document["bounds"]["replica"]
     bounds = [
         f"a cached answer {cached:g} s" if cached else "",
@@ -135,11 +115,7 @@ def part(name: str, document: Document) -> str:
         "p99",
         "checks",
     )
-    rows = [
-        columns,
-        ("---",) * len(columns),
-        *(_row(fault, row) for fault, row in document["faults"].items()),
-    ]
+    rows = [columns, ("---",) * len(columns), *(_row(fault, row) for fault, row in document["faults"].items())]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     facts = f"{answers or 'All answers are the defaults'}. {versions}, {document['versions']['cores']} cores."
     bounded = f"Bounds of staleness: {named}; other answers show the last value."

@@ -105,12 +105,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
         if not isinstance(report, pytest.TestReport):
             continue
-        case = (
-            report.nodeid.rpartition("::")[2]
-            .partition("[")[0]
-            .removeprefix("test_")
-            .replace("_", " ")
-        )
+        case = report.nodeid.rpartition("::")[2].partition("[")[0].removeprefix("test_").replace("_", " ")
         seconds[case] = seconds.get(case, 0) + report.duration
         # The report of the teardown comes last.
         for name, value in report.user_properties if report.when == "teardown" else ():

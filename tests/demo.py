@@ -32,30 +32,19 @@ def run(service: Path, uv: str, environment: Mapping[str, str | None], *, once: 
         SystemExit: when it does not start, does not answer as it should, or does not stop.
     """
     port = _free_port()
-    variables = {
-        key: value
-        for key, value in (os.environ | environment | {"PORT": str(port)}).items()
-        if value
-    }
+    variables = {key: value for key, value in (os.environ | environment | {"PORT": str(port)}).items() if value}
     command = [uv, "run", "python", "-m", "dev"]
     log = service / "demo.log"
     print(f"\nStarting {service}\n  $ {' '.join(['uv', *command[1:]])}\n")
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
-            cwd=service,
-            env=variables,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+            command, cwd=service, env=variables, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         _wait(process, port, log)
         talk(f"http://127.0.0.1:{port}")
         if not once:
-            print(
-                f"\nThe service runs on http://127.0.0.1:{port}/docs and reloads when you edit {service}"
-            )
+            print(f"\nThe service runs on http://127.0.0.1:{port}/docs and reloads when you edit {service}")
             print("Press Ctrl-C to stop it. How to go on: README.md there.")
             process.wait()
     except KeyboardInterrupt:
@@ -68,9 +57,7 @@ def run(service: Path, uv: str, environment: Mapping[str, str | None], *, once: 
             process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            raise SystemExit(
-                f"The service did not stop within {STOP_TIMEOUT_S} s; its log: {log}"
-            ) from None
+            raise SystemExit(f"The service did not stop within {STOP_TIMEOUT_S} s; its log: {log}") from None
     print("Stopped.")
 
 
@@ -82,9 +69,7 @@ def talk(base: str) -> None:
     """
     print("Register two users; a message welcomes them in the background:")
     users = [
-        ask(
-            base, "POST", "/users", 201, {"email": f"{name.lower()}@example.org", "name": name}
-        ).body
+        ask(base, "POST", "/users", 201, {"email": f"{name.lower()}@example.org", "name": name}).body
         for name in ("Alan", "Edith")
     ]
 
@@ -92,10 +77,7 @@ def talk(base: str) -> None:
     path = f"/users/{users[0]['id']}"
     for expected in ("app; fwd=miss", "app; hit"):
         answer = ask(base, "GET", path, 200)
-        require(
-            answer.headers.get("cache-status", "").startswith(expected),
-            f"expected Cache-Status: {expected}",
-        )
+        require(answer.headers.get("cache-status", "").startswith(expected), f"expected Cache-Status: {expected}")
     print("\nChange the user: the cached value is gone with the commit:")
     ask(base, "PATCH", path, 200, {"name": "Alan T."})
     answer = ask(base, "GET", path, 200)
@@ -103,11 +85,7 @@ def talk(base: str) -> None:
 
     print("\nPublish posts and page through them, with their authors, by cursor:")
     for number in range(5):
-        post = {
-            "author_id": users[number % 2]["id"],
-            "title": f"Post {number}",
-            "body": "Worth reading.",
-        }
+        post = {"author_id": users[number % 2]["id"], "title": f"Post {number}", "body": "Worth reading."}
         ask(base, "POST", "/posts", 201, post, quiet=number > 0)
     titles: list[str] = []
     query = "?limit=3"
@@ -115,10 +93,7 @@ def talk(base: str) -> None:
         page = ask(base, "GET", f"/posts{query}", 200).body
         titles += [post["title"] for post in page["items"]]
         query = f"?limit=3&cursor={page['next']}" if page["next"] else ""
-    require(
-        titles[:5] == [f"Post {number}" for number in (4, 3, 2, 1, 0)],
-        "expected each post once, newest first",
-    )
+    require(titles[:5] == [f"Post {number}" for number in (4, 3, 2, 1, 0)], "expected each post once, newest first")
 
     print("\nWrong requests get a response that names the mistake:")
     ask(base, "POST", "/users", 422, {"email": "nonsense", "name": "Alan", "role": "admin"})
@@ -132,13 +107,7 @@ def talk(base: str) -> None:
 
 
 def ask(
-    base: str,
-    method: str,
-    path: str,
-    status: int,
-    body: dict[str, str] | None = None,
-    *,
-    quiet: bool = False,
+    base: str, method: str, path: str, status: int, body: dict[str, str] | None = None, *, quiet: bool = False
 ) -> Answer:
     """Send a request, print it with its answer, and insist on the status."""
     data = None if body is None else json.dumps(body).encode()
@@ -152,14 +121,8 @@ def ask(
         answer = Answer(error.code, _lower(error.headers), json.load(error))
     if not quiet:
         text = answer.body["detail"] if answer.status >= 400 else json.dumps(answer.body)
-        cached = (
-            f"  [Cache-Status: {answer.headers['cache-status']}]"
-            if "cache-status" in answer.headers
-            else ""
-        )
-        print(
-            f"  {method} {_short(path, 60)} -> {answer.status}{cached}\n      {_short(text, 100)}"
-        )
+        cached = f"  [Cache-Status: {answer.headers['cache-status']}]" if "cache-status" in answer.headers else ""
+        print(f"  {method} {_short(path, 60)} -> {answer.status}{cached}\n      {_short(text, 100)}")
     require(answer.status == status, f"expected {status}, not {answer.status}: {answer.body}")
     return answer
 

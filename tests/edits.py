@@ -28,12 +28,8 @@ _ANCHOR = re.compile(r"( *)# Add your own (?P<where>above|below) this line\.\n")
 
 def files(service: Path) -> dict[str, str]:
     """Return every file of the service, without git's own."""
-    paths = {
-        path.relative_to(service).as_posix(): path for path in service.rglob("*") if path.is_file()
-    }
-    return {
-        name: read(path) for name, path in sorted(paths.items()) if not name.startswith(".git/")
-    }
+    paths = {path.relative_to(service).as_posix(): path for path in service.rglob("*") if path.is_file()}
+    return {name: read(path) for name, path in sorted(paths.items()) if not name.startswith(".git/")}
 
 
 def template_owned(service: Path) -> dict[str, str]:
@@ -43,16 +39,12 @@ def template_owned(service: Path) -> dict[str, str]:
 
 def team_owned(service: Path) -> dict[str, str]:
     """Return the files of the classes `shared` and `yours`, and those that the template does not render."""
-    return {
-        path: text for path, text in files(service).items() if not _TEMPLATE_OWNED.match_file(path)
-    }
+    return {path: text for path, text in files(service).items() if not _TEMPLATE_OWNED.match_file(path)}
 
 
 def ruff(service: Path, *arguments: str) -> None:
     """Run ruff over the service with its own configuration."""
-    program = shutil.which(
-        "ruff", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    )
+    program = shutil.which("ruff", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     assert program, "ruff is missing: it is in the dependency group `tests`"
     process = subprocess.run(
         [program, *arguments, "--quiet", "--no-cache", "."],
@@ -84,9 +76,7 @@ COMMENTS = {
     ".yml": "# {}",
     "Dockerfile": "# {}",
 }
-UNMARKED = {
-    ".copier-answers.yml": "Copier writes it anew each time, and says so in its first line."
-}
+UNMARKED = {".copier-answers.yml": "Copier writes it anew each time, and says so in its first line."}
 
 
 def mark(
@@ -154,18 +144,14 @@ def add_import(path: Path, line: str) -> None:
 
 def add_setting(service: Path, domain: Domain) -> None:
     path = service / "app/settings.py"
-    substitute(
-        path, r"(?<=\nfrom functools import lru_cache\n\n)", "from pydantic import Field\n\n"
-    )
+    substitute(path, r"(?<=\nfrom functools import lru_cache\n\n)", "from pydantic import Field\n\n")
     field = f'{domain.name}_shown: int = Field(20, ge=1, description="How many are shown at most.")'
     substitute(path, r"(?<=\nclass Settings\(CoreSettings\):\n)    pass\n", f"    {field}\n")
 
 
 def add_resource(service: Path, domain: Domain) -> None:
     write(service / f"app/{domain.name}/opened.py", domain.fill(_RESOURCE))
-    add_import(
-        service / "app/resources.py", f"from app.{domain.name}.opened import {domain.name}_opened"
-    )
+    add_import(service / "app/resources.py", f"from app.{domain.name}.opened import {domain.name}_opened")
     substitute(service / "app/resources.py", r"(?<=\[)(?=(\w+)?\]\n\Z)", f"{domain.name}_opened, ")
     substitute(service / "app/resources.py", r", \]\n\Z", "]\n")
 
@@ -176,13 +162,8 @@ def add_router(service: Path, domain: Domain) -> None:
     if (service / "app/core/security/declarations.py").exists():
         declared = ", dependencies=[security.public()]"
         add_import(service / "app/api.py", "from app.core import security")
-    for module, name in (
-        ("router", domain.name),
-        *((block, f"{domain.name}_{block}") for block in domain.blocks),
-    ):
-        add_import(
-            service / "app/api.py", f"from app.{domain.name}.{module} import router as {name}"
-        )
+    for module, name in (("router", domain.name), *((block, f"{domain.name}_{block}") for block in domain.blocks)):
+        add_import(service / "app/api.py", f"from app.{domain.name}.{module} import router as {name}")
         append(service / "app/api.py", f"router.include_router({name}{declared})\n")
 
 
@@ -257,15 +238,10 @@ def grow(service: Path, domain: Domain | None = None) -> None:
     texts |= {f"{tests}/__init__.py": "", f"{tests}/test_{domain.name}.py": _TEST}
     texts |= {f"{tests}/test_{domain.name}_{block}.py": BLOCKS[block][1] for block in domain.blocks}
     first = not (service / "migrations/versions/0001_users_and_posts.py").exists()
-    texts[f"migrations/versions/0002_{domain.name}.py"] = _MIGRATION.replace(
-        "HEAD", "None" if first else '"0001"'
-    )
+    texts[f"migrations/versions/0002_{domain.name}.py"] = _MIGRATION.replace("HEAD", "None" if first else '"0001"')
     for path, text in texts.items():
         write(service / path, domain.fill(text))
-    write(
-        service / "README.md",
-        f"# {domain.name.title()}\n\nOurs, from the first word to the last.\n",
-    )
+    write(service / "README.md", f"# {domain.name.title()}\n\nOurs, from the first word to the last.\n")
     for add in EXTENSION_POINTS.values():
         add(service, domain)
 
@@ -645,9 +621,5 @@ _PACKAGE = {
     "router": _ROUTER,
 }
 # More modules of a domain, each with its test.
-BLOCKS = {
-    "count": (_COUNT, _COUNT_TEST),
-    "seen": (_SEEN, _SEEN_TEST),
-    "shelf": (_SHELF, _SHELF_TEST),
-}
+BLOCKS = {"count": (_COUNT, _COUNT_TEST), "seen": (_SEEN, _SEEN_TEST), "shelf": (_SHELF, _SHELF_TEST)}
 ORDERS = Domain("orders", "order", tuple(BLOCKS))

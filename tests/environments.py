@@ -11,9 +11,7 @@ from tests.interpreters import oldest
 
 def uv_program() -> str:
     """Return the uv beside this Python, or else the one on PATH."""
-    program = shutil.which(
-        "uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    )
+    program = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if program is None:
         raise SystemExit('uv is missing: pip install "nox[uv]"')
     return program
@@ -35,9 +33,7 @@ def uv_environment(python: str) -> dict[str, str | None]:
     }
 
 
-def run_uv(
-    service: Path, *arguments: str, timeout_s: float, **variables: str
-) -> subprocess.CompletedProcess[str]:
+def run_uv(service: Path, *arguments: str, timeout_s: float, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run uv in the service, on the oldest Python that it supports."""
     environment = os.environ | uv_environment(oldest()) | variables
     return subprocess.run(

@@ -26,18 +26,7 @@ from tests.updates import conflicts, listed, table, upgrade
 from tests.variants import VARIANTS
 
 # The domains of the teams: the name of the package, and of one item.
-NOUNS = (
-    "invoice",
-    "order",
-    "parcel",
-    "ticket",
-    "voucher",
-    "printer",
-    "tenant",
-    "device",
-    "lesson",
-    "recipe",
-)
+NOUNS = ("invoice", "order", "parcel", "ticket", "voucher", "printer", "tenant", "device", "lesson", "recipe")
 SUITE_TIMEOUT_S = 900
 # The guards over a team's code. Internals run in the sessions `variant`; an update leaves core equal to a fresh copy
 # (tests/test_update.py).
@@ -163,9 +152,7 @@ def start(history: Path, service: Path, member: Member) -> dict[str, str]:
         and not CHOSEN.fullmatch(path)
         and path.startswith(("app/core/", "dev/", "tests/core/"))
     )
-    edits |= mark(
-        service, random.Random(member.seed).sample(ours, member.edits_in_ours), ends=("top",)
-    )  # noqa: S311
+    edits |= mark(service, random.Random(member.seed).sample(ours, member.edits_in_ours), ends=("top",))  # noqa: S311
     commit(service, "A year of work")
     return edits
 
@@ -178,9 +165,7 @@ def renew(history: Path, service: Path, member: Member, suite: Suite) -> Result:
     try:
         upgrade(service, VARIANTS[member.variant])
     except Exception as error:
-        return Result(
-            member, error=f"{type(error).__name__}: {error}", seconds=time.monotonic() - started
-        )
+        return Result(member, error=f"{type(error).__name__}: {error}", seconds=time.monotonic() - started)
     after = files(service)
     found, deleted = conflicts(service), listed(service, "D")
     # The update lists deleted files, with the command that restores them.
@@ -223,31 +208,16 @@ def run_suite(service: Path, suite: Suite) -> tuple[bool, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="nox -s fleet --", description=(__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(prog="nox -s fleet --", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("count", nargs="?", type=int, default=20, help="how many services (default: 20)")
+    parser.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="of these variants (default: all)"
     )
     parser.add_argument(
-        "count", nargs="?", type=int, default=20, help="how many services (default: 20)"
+        "--suites", choices=list(Suite), type=Suite, default=Suite.FULL, help="which of their checks run"
     )
     parser.add_argument(
-        "--variants",
-        nargs="+",
-        choices=VARIANTS,
-        default=list(VARIANTS),
-        help="of these variants (default: all)",
-    )
-    parser.add_argument(
-        "--suites",
-        choices=list(Suite),
-        type=Suite,
-        default=Suite.FULL,
-        help="which of their checks run",
-    )
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=os.cpu_count() or 1,
-        help="how many at once (default: one per core)",
+        "--jobs", type=int, default=os.cpu_count() or 1, help="how many at once (default: one per core)"
     )
     parser.add_argument("--seed", type=int, default=0, help="another number makes another fleet")
     parser.add_argument("--keep", type=Path, help="a new directory in which the services stay")
@@ -262,23 +232,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     home = options.keep or Path(tempfile.mkdtemp(prefix="fleet-"))
     try:
         results = run(
-            home.absolute(),
-            members(options.count, options.seed, options.variants),
-            options.suites,
-            options.jobs,
+            home.absolute(), members(options.count, options.seed, options.variants), options.suites, options.jobs
         )
     finally:
         if not options.keep:
             shutil.rmtree(home, ignore_errors=True)
     print(f"\n{report(results)}")
     wrong = problems(results)
-    print(
-        "\n".join(
-            ["", *wrong]
-            if wrong
-            else ["", f"Services that are current, with nothing lost: {len(results)}."]
-        )
-    )
+    print("\n".join(["", *wrong] if wrong else ["", f"Services that are current, with nothing lost: {len(results)}."]))
     return 1 if wrong else 0
 
 
@@ -291,9 +252,7 @@ def run(home: Path, fleet: Sequence[Member], suite: Suite, jobs: int) -> list[Re
     """Update the whole fleet, `jobs` services at once; print a line for each as it ends."""
     history = make_history(snapshot(home / "template"), home / "history")
     with ProcessPoolExecutor(jobs, initializer=be_quiet) as pool:
-        pending = [
-            pool.submit(renew, history, home / member.name, member, suite) for member in fleet
-        ]
+        pending = [pool.submit(renew, history, home / member.name, member, suite) for member in fleet]
         results = []
         for future in pending:
             results.append(future.result())

@@ -57,9 +57,7 @@ def in_tags(value: Any, replace: Callable[[str], str]) -> Any:
     return value
 
 
-def rewrite(
-    template: Path, change: Callable[[dict[str, Any]], Any], replace: Callable[[str], str]
-) -> None:
+def rewrite(template: Path, change: Callable[[dict[str, Any]], Any], replace: Callable[[str], str]) -> None:
     """Change the questions, and all Jinja tags in them and in the files."""
     config = yaml.safe_load(read(template / "copier.yml"))
     change(config)
@@ -69,9 +67,7 @@ def rewrite(
 
 
 def configure(template: Path, config: Mapping[str, Any]) -> None:
-    write(
-        template / "copier.yml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-    )
+    write(template / "copier.yml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
 
 def forget(template: Path, answers: Answers) -> None:
@@ -93,13 +89,7 @@ ADDED_QUESTION = "read_replica"
 MOVED = ("app/core/proxies.py", "app/core/http/forwarded.py")
 REMOVED = "app/core/removed.py"
 # Whose first or last line has changed since: a line that a team puts there is a conflict.
-CONTESTED = {
-    "app/core/operations/capacity.py",
-    "app/core/telemetry/logs.py",
-    "app/main.py",
-    "noxfile.py",
-    *MOVED,
-}
+CONTESTED = {"app/core/operations/capacity.py", "app/core/telemetry/logs.py", "app/main.py", "noxfile.py", *MOVED}
 # Files of the renamed choice alone. Copier also renders the newer `_exclude` with the older name of the choice, which
 # leaves these files out of the comparison: any edit there is a conflict.
 CHOSEN = re.compile(r"app/core/jobs/(broker|celery|celery_worker|direct|outbox|relay)\.py")
@@ -108,9 +98,7 @@ CHOSEN = re.compile(r"app/core/jobs/(broker|celery|celery_worker|direct|outbox|r
 def make_lists_shorter(template: Path) -> None:
     """Remove the line before each anchor, as if the newer version had added it; and change a line between them."""
     pyproject = source(template, "pyproject.toml")
-    text, count = re.subn(
-        r'  "[^\n]+\n(?=(\{% endif %\}\n)?  # Add your own )', "", read(pyproject)
-    )
+    text, count = re.subn(r'  "[^\n]+\n(?=(\{% endif %\}\n)?  # Add your own )', "", read(pyproject))
     assert count == 2
     write(pyproject, text)
     substitute(pyproject, r'(?<=\n  "ruff)(?=>=)', "<9,")
@@ -154,18 +142,12 @@ def rename_choice(template: Path) -> None:
 
     def change(config: dict[str, Any]) -> None:
         choices = config[question]["choices"]
-        config[question]["choices"] = {
-            text: older if value == newer else value for text, value in choices.items()
-        }
+        config[question]["choices"] = {text: older if value == newer else value for text, value in choices.items()}
 
     # Also within the list of `in (...)`.
     operator = r"(?:[!=]= |(?:not )?in \([^)]*)"
-    comparison = re.compile(
-        rf"(?P<before>\b{question} {operator}(?P<quote>['\"])){newer}(?=(?P=quote))"
-    )
-    rewrite(
-        template, change, lambda tag: comparison.sub(lambda match: match["before"] + older, tag)
-    )
+    comparison = re.compile(rf"(?P<before>\b{question} {operator}(?P<quote>['\"])){newer}(?=(?P=quote))")
+    rewrite(template, change, lambda tag: comparison.sub(lambda match: match["before"] + older, tag))
 
 
 def move_file(template: Path) -> None:
@@ -179,10 +161,7 @@ def move_file(template: Path) -> None:
 
 
 def remove_file(template: Path) -> None:
-    write(
-        template / "template" / REMOVED,
-        '"""Gone since."""\n\n\ndef useful() -> int:\n    return 1\n',
-    )
+    write(template / "template" / REMOVED, '"""Gone since."""\n\n\ndef useful() -> int:\n    return 1\n')
 
 
 def unchanged(answers: Answers) -> Answers:
@@ -195,9 +174,7 @@ def without_added(answers: Answers) -> Answers:
 
 def with_older_question(answers: Answers) -> Answers:
     older, newer = RENAMED_QUESTION
-    return {
-        older if question == newer else question: answer for question, answer in answers.items()
-    }
+    return {older if question == newer else question: answer for question, answer in answers.items()}
 
 
 def with_older_choice(answers: Answers) -> Answers:
@@ -225,11 +202,7 @@ def hook(stage: str, script: str, *arguments: str) -> tuple[dict[str, Any]]:
     return (
         {
             "when": f"{{{{ _stage == '{stage}' }}}}",
-            "command": [
-                "{{ _copier_python }}",
-                f"{{{{ _copier_conf.src_path }}}}/hooks/{script}",
-                *arguments,
-            ],
+            "command": ["{{ _copier_python }}", f"{{{{ _copier_conf.src_path }}}}/hooks/{script}", *arguments],
         },
     )
 
@@ -293,11 +266,7 @@ def answers_at(version: str, answers: Answers) -> Answers:
 def new_answers(start: str, end: str, answers: Answers) -> dict[str, Answer]:
     """Return the answers of a team, with `-d`, to the questions that were added between two versions."""
     asked = {question for change in crossed(start, end) for question in change.asks}
-    return {
-        question: answer
-        for question, answer in answers_at(end, answers).items()
-        if question in asked
-    }
+    return {question: answer for question, answer in answers_at(end, answers).items() if question in asked}
 
 
 def make_history(template: Path, destination: Path, *, migrations: bool = True) -> Path:

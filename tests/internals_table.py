@@ -55,11 +55,7 @@ class Needs:
         choices = [self.only.get(question, QUESTIONS[question]) for question in self.by]
         every = [dict(zip(self.by, answers, strict=True)) for answers in product(*choices)]
         # Without a broker, `outbox` is no question.
-        return [
-            each
-            for each in every
-            if each.get("background_jobs") in WITH_BROKER or each.get("outbox", True)
-        ]
+        return [each for each in every if each.get("background_jobs") in WITH_BROKER or each.get("outbox", True)]
 
 
 TESTS: dict[str, Needs] = {
@@ -68,9 +64,7 @@ TESTS: dict[str, Needs] = {
     "broker/test_faults.py": Needs(by=("background_jobs", "outbox"), only=BROKER),
     "broker/test_relay.py": Needs(interpreter=True, only=BROKER),
     "broker/test_rq.py": Needs(only={"background_jobs": ("rq",), "outbox": (True,)}),
-    "broker/test_worker.py": Needs(
-        interpreter=True, by=("background_jobs",), only=BROKER | {"outbox": (True,)}
-    ),
+    "broker/test_worker.py": Needs(interpreter=True, by=("background_jobs",), only=BROKER | {"outbox": (True,)}),
     # Its programs import the driver of Valkey; `nox -s chaos` runs them in other variants as well.
     "chaos/test_judge.py": Needs(only=VALKEY),
     "replica/test_cache_rules.py": Needs(only=CACHED | REPLICA),
@@ -117,9 +111,7 @@ TESTS: dict[str, Needs] = {
     "test_edge.py": Needs(only=CACHED),
     "test_errors.py": Needs(by=("read_replica",)),
     "test_example.py": Needs(only=CACHED | {"example": (True,)}),
-    "test_expressions.py": Needs(
-        by=("background_jobs",), only=METRICS | {"deployment": ("compose", "kubernetes")}
-    ),
+    "test_expressions.py": Needs(by=("background_jobs",), only=METRICS | {"deployment": ("compose", "kubernetes")}),
     "test_forwarded.py": Needs(),
     "test_gate.py": Needs(interpreter=True),
     "test_guards.py": Needs(interpreter=True, by=("cache_backend",)),
@@ -152,9 +144,7 @@ TESTS: dict[str, Needs] = {
     "test_repeated_hits.py": Needs(only=CACHED),
     "test_request_id.py": Needs(by=("cache_backend",)),
     "test_resources.py": Needs(interpreter=True, by=("cache_backend",)),
-    "test_response_cache.py": Needs(
-        interpreter=True, by=("cache_backend", "read_replica"), only=CACHED
-    ),
+    "test_response_cache.py": Needs(interpreter=True, by=("cache_backend", "read_replica"), only=CACHED),
     "test_routing.py": Needs(interpreter=True),
     "test_dispatch.py": Needs(interpreter=True),
     "test_routing_matcher.py": Needs(only=CACHED),
@@ -253,8 +243,7 @@ def on_newest(variant: str) -> list[str]:
     return [
         name
         for name, needs in TESTS.items()
-        if needs.interpreter
-        and variant == next((each for each in ON_NEWEST if needs.fit(answers_of(each))), None)
+        if needs.interpreter and variant == next((each for each in ON_NEWEST if needs.fit(answers_of(each))), None)
     ]
 
 

@@ -49,9 +49,7 @@ def _candidates() -> Iterator[str]:
 
 def _minor(path: str) -> int:
     try:
-        process = subprocess.run(
-            [path, "-c", _VERSION], capture_output=True, text=True, timeout=10, check=True
-        )
+        process = subprocess.run([path, "-c", _VERSION], capture_output=True, text=True, timeout=10, check=True)
         return int(process.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return -1

@@ -18,9 +18,7 @@ OWNERS: dict[str, list[str]] = {
     "ours": CONFIG["_ours"],
     "seam": CONFIG["_seam"],
     "shared": CONFIG["_skip_if_exists"],
-    "yours": [
-        match["path"] for entry in CONFIG["_exclude"] if (match := BY_UPDATE.fullmatch(entry))
-    ],
+    "yours": [match["path"] for entry in CONFIG["_exclude"] if (match := BY_UPDATE.fullmatch(entry))],
 }
 
 PAGE = ROOT / "docs" / "ownership.md"
@@ -28,9 +26,7 @@ PAGE = ROOT / "docs" / "ownership.md"
 MARKERS = {"ours": "🟦", "seam": "🔶", "shared": "🟣", "yours": "🟩"}
 SEVERAL = "⬜"
 # Between two comments of the page, which GitHub does not show.
-GENERATED = re.compile(
-    r"(?P<begin><!-- (?P<name>tree|all) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
-)
+GENERATED = re.compile(r"(?P<begin><!-- (?P<name>tree|all) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 
 
 def owner(path: str) -> str:
@@ -55,11 +51,7 @@ def tree(paths: Iterable[str], owner: Callable[[str], str], *, fold: bool) -> st
 
 
 def _lines(classes: dict[str, str], directory: str, *, fold: bool, depth: int) -> Iterable[str]:
-    within = {
-        path.removeprefix(directory): name
-        for path, name in classes.items()
-        if path.startswith(directory)
-    }
+    within = {path.removeprefix(directory): name for path, name in classes.items() if path.startswith(directory)}
     names = {path.split("/")[0] for path in within}
     directories = {name for name in names if any(path.startswith(f"{name}/") for path in within)}
     for name in sorted(names, key=lambda name: (name not in directories, name)):
@@ -84,8 +76,7 @@ def page(text: str, service: Path) -> str:
     paths = [path.relative_to(service).as_posix() for path in service.rglob("*") if path.is_file()]
     trees = {"tree": tree(paths, owner, fold=True), "all": tree(paths, owner, fold=False)}
     return GENERATED.sub(
-        lambda match: f"{match['begin']}\n```text\n{trees[match['name']]}\n```\n\n{match['end']}",
-        text,
+        lambda match: f"{match['begin']}\n```text\n{trees[match['name']]}\n```\n\n{match['end']}", text
     )
 
 

@@ -44,9 +44,7 @@ class Promise:
         return [
             name
             for name in VARIANTS
-            if all(
-                answers_of(name)[question] in allowed for question, allowed in self.answers.items()
-            )
+            if all(answers_of(name)[question] in allowed for question, allowed in self.answers.items())
         ]
 
 
@@ -69,10 +67,7 @@ def exists(test: str) -> bool:
     """Return whether the file of the id has the function of the id."""
     path = file_of(test)
     function = rf"^(?:async )?def {re.escape(test.partition('::')[2])}\("
-    return (
-        path.exists()
-        and re.search(function, path.read_text(encoding="utf-8"), re.MULTILINE) is not None
-    )
+    return path.exists() and re.search(function, path.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
 def runs_in(test: str, variant: str) -> bool:
@@ -88,24 +83,13 @@ def page() -> str:
 
 
 def _row(promise: Promise) -> str:
-    proofs = [
-        f"[{test.partition('::')[2]}](../{file_of(test).relative_to(ROOT).as_posix()})"
-        for test in promise.tests
-    ]
+    proofs = [f"[{test.partition('::')[2]}](../{file_of(test).relative_to(ROOT).as_posix()})" for test in promise.tests]
     if promise.open:
         proofs.append(f"**open**: {promise.open}")
     if promise.out:
         proofs.append(f"**out of scope**: {promise.out}")
-    answers = [
-        f"`{name}`: {', '.join(map(_shown, allowed))}" for name, allowed in promise.answers.items()
-    ]
-    cells = [
-        promise.id,
-        promise.promise,
-        "<br>".join(proofs),
-        promise.figure,
-        "<br>".join(answers) or "all",
-    ]
+    answers = [f"`{name}`: {', '.join(map(_shown, allowed))}" for name, allowed in promise.answers.items()]
+    cells = [promise.id, promise.promise, "<br>".join(proofs), promise.figure, "<br>".join(answers) or "all"]
     return f"| {' | '.join(cells)} |\n"
 
 

@@ -32,9 +32,7 @@ def quicken() -> None:
     compiled: dict[tuple[object, ...], CodeType] = {}
 
     @wraps(compile_anew)
-    def compile_once(
-        self: jinja2.Environment, source: str, name: str | None = None, filename: object = None
-    ) -> Any:
+    def compile_once(self: jinja2.Environment, source: str, name: str | None = None, filename: object = None) -> Any:
         # Environments with the same syntax share one lexer. The file name is a new one each time, for tracebacks.
         key = (source, name, self.lexer, *self.extensions)
         if key not in compiled:

@@ -70,22 +70,13 @@ def snapshot(destination: Path, tag: str | None = None) -> Path:
 def with_few_files(template: Path, destination: Path) -> Path:
     """Copy the template without files that only a running service needs: Copier takes a second per hundred files."""
     shutil.copytree(template, destination)
-    for directory in (
-        "tests",
-        "app/core/cache",
-        "app/core/database",
-        "app/users",
-        "app/posts",
-        "app/dashboard",
-    ):
+    for directory in ("tests", "app/core/cache", "app/core/database", "app/users", "app/posts", "app/dashboard"):
         shutil.rmtree(destination / "template" / directory)
     commit(destination, "Few files")
     return destination
 
 
-def render(
-    template: Path, destination: Path, answers: Mapping[str, Any], vcs_ref: str = "HEAD"
-) -> Path:
+def render(template: Path, destination: Path, answers: Mapping[str, Any], vcs_ref: str = "HEAD") -> Path:
     """Render like `copier copy`, without --trust and without questions; returns `destination`."""
     copier.run_copy(
         str(template),

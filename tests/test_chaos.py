@@ -35,24 +35,16 @@ def document(**rows: Any) -> chaos.Document:
     }
 
 
-def test_a_run_replaces_the_parts_of_its_variants(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_replaces_the_parts_of_its_variants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chaos, "PAGE", tmp_path / "chaos.md")
     chaos.write({"everything": document(old=ROW), "defaults": document(kept=ROW)})
     chaos.write({"everything": document(new=ROW)})
 
     text = chaos.PAGE.read_text(encoding="utf-8")
     assert text.startswith(chaos.HEAD)
-    assert [line for line in text.splitlines() if line.startswith("## ")] == [
-        "## defaults",
-        "## everything",
-    ]
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## defaults", "## everything"]
     row = "| 100 | 7 x 503 | 0 | 0 | 2 jobs | 0 | 0.25 | 0.5 | 1.5 | 10 | 100 | database |"
-    assert [line for line in text.splitlines() if line.endswith("database |")] == [
-        f"| kept {row}",
-        f"| new {row}",
-    ]
+    assert [line for line in text.splitlines() if line.endswith("database |")] == [f"| kept {row}", f"| new {row}"]
     assert "`background_jobs=celery`" in text
 
 

@@ -37,12 +37,7 @@ def run_tool(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[s
     program = shutil.which(name, path=Path(sys.executable).parent)
     assert program, f"{name} is missing: it is in the dependency group `tests`"
     return subprocess.run(
-        [program, *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        [program, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
     )
 
 
@@ -78,21 +73,12 @@ def test_the_workflows_are_valid_and_every_job_ends(workflows: list[Path]) -> No
 
 
 def test_the_workflows_have_no_known_weakness(services: dict[str, Path]) -> None:
-    process = run_tool(
-        "zizmor", "--offline", "--no-progress", "--pedantic", services["github"] / ".github"
-    )
+    process = run_tool("zizmor", "--offline", "--no-progress", "--pedantic", services["github"] / ".github")
     assert process.returncode == 0, process.stdout + process.stderr
 
 
-def test_actions_are_pinned_to_commits_and_the_pull_request_checks_may_only_read(
-    workflows: list[Path],
-) -> None:
-    used = [
-        line.split("uses: ")[1]
-        for path in workflows
-        for line in path.read_text().splitlines()
-        if "uses: " in line
-    ]
+def test_actions_are_pinned_to_commits_and_the_pull_request_checks_may_only_read(workflows: list[Path]) -> None:
+    used = [line.split("uses: ")[1] for path in workflows for line in path.read_text().splitlines() if "uses: " in line]
     assert len(used) == 6
     assert [action for action in used if not SHA.fullmatch(action)] == []
     assert load(workflows[0])["permissions"] == {"contents": "read"}
@@ -102,9 +88,7 @@ def test_actions_are_pinned_to_commits_and_the_pull_request_checks_may_only_read
 def test_the_checksum_is_that_of_the_program_of_this_version(services: dict[str, Path]) -> None:
     script = (services["github"] / "dev/template_update.sh").read_text(encoding="utf-8")
     digest = hashlib.sha256((ROOT / "hooks/propose_update.py").read_bytes()).hexdigest()
-    assert re.findall(r"\b[0-9a-f]{64}\b", script) == [digest], (
-        "write this digest into dev/template_update.sh"
-    )
+    assert re.findall(r"\b[0-9a-f]{64}\b", script) == [digest], "write this digest into dev/template_update.sh"
 
 
 def test_the_pipeline_is_valid(services: dict[str, Path]) -> None:
@@ -120,9 +104,7 @@ def test_the_checks_are_those_of_the_readme(services: dict[str, Path], system: s
 
 
 @pytest.mark.parametrize("answer", [*SYSTEMS, "none"])
-def test_the_settings_for_renovate_are_valid(
-    services: dict[str, Path], tmp_path: Path, answer: str
-) -> None:
+def test_the_settings_for_renovate_are_valid(services: dict[str, Path], tmp_path: Path, answer: str) -> None:
     readme = (services[answer] / "README.md").read_text(encoding="utf-8")
     settings = re.findall(r"```json\n(.*?)```", readme.partition("\n## Update\n")[2], re.DOTALL)
     assert len(settings) == 1
@@ -206,9 +188,7 @@ class Forge:
         return self.home / "remote.git"
 
     def branches(self) -> dict[str, str]:
-        refs = git(
-            self.remote, "for-each-ref", "--format=%(refname:short) %(objectname)", "refs/heads"
-        ).splitlines()
+        refs = git(self.remote, "for-each-ref", "--format=%(refname:short) %(objectname)", "refs/heads").splitlines()
         return dict(line.split(" ") for line in refs)
 
     def show(self, *arguments: str) -> str:
@@ -289,21 +269,12 @@ class Forge:
         text = log.read_text() if log.exists() else ""
         found = []
         for request in text.split("merge_request.create\n")[1:]:
-            options = dict(
-                line.removeprefix("merge_request.").partition("=")[::2]
-                for line in request.splitlines()
-            )
+            options = dict(line.removeprefix("merge_request.").partition("=")[::2] for line in request.splitlines())
             (branch,) = self.branches().keys() - {"main"}
             # As GitLab does it: https://gitlab.com/gitlab-org/gitlab/-/merge_requests/87020
             description = options["description"].replace("\\n", "\n")
             found.append(
-                [
-                    "--draft" if "draft" in options else "",
-                    options["target"],
-                    branch,
-                    options["title"],
-                    description,
-                ]
+                ["--draft" if "draft" in options else "", options["target"], branch, options["title"], description]
             )
         return found
 
@@ -320,9 +291,7 @@ def write(path: Path, text: str) -> None:
 
 
 ANCHOR = "  # Add your own jobs below this line.\n"
-OWN_JOB = (
-    "  deploy:\n    needs: checks\n    runs-on: ubuntu-latest\n    steps:\n      - run: ./deploy\n"
-)
+OWN_JOB = "  deploy:\n    needs: checks\n    runs-on: ubuntu-latest\n    steps:\n      - run: ./deploy\n"
 OWN_GITLAB_JOB = "deploy:\n  needs: [checks]\n  script:\n    - ./deploy\n"
 
 
@@ -378,8 +347,7 @@ def forge(request: pytest.FixtureRequest, forges: dict[str, Path], tmp_path: Pat
         path.chmod(0o755)
     write(home / "check.py", CHECK)
     write(
-        home / ".gitconfig",
-        f'[url "{home}/remote.git"]\n  insteadOf = https://gitlab.example.com/team/service.git\n',
+        home / ".gitconfig", f'[url "{home}/remote.git"]\n  insteadOf = https://gitlab.example.com/team/service.git\n'
     )
     return Forge(system, home)
 
@@ -394,15 +362,8 @@ def work(forge: Forge) -> None:
     service = forge.home / "service"
     edit(service / "app/core/http/routing.py", '"""Older."""', '"""The team\'s."""')
     edit(service / "app/core/removed.py", "THERE = True", "THERE = 'for the team'")
-    write(
-        service / "app/orders.py",
-        '"""Orders."""\n\nfrom app.core.removed import THERE\n\nORDERS = THERE\n',
-    )
-    edit(
-        service / "pyproject.toml",
-        "\n]\n\n[dependency-groups]",
-        '\n  "httpx>=0.28",\n]\n\n[dependency-groups]',
-    )
+    write(service / "app/orders.py", '"""Orders."""\n\nfrom app.core.removed import THERE\n\nORDERS = THERE\n')
+    edit(service / "pyproject.toml", "\n]\n\n[dependency-groups]", '\n  "httpx>=0.28",\n]\n\n[dependency-groups]')
     if forge.system == "github":
         edit(service / ".github/workflows/ci.yml", ANCHOR, ANCHOR + OWN_JOB)
     else:
@@ -415,9 +376,7 @@ github = pytest.mark.parametrize("forge", ["github"], indirect=True)
 
 
 @both
-def test_a_newer_version_is_proposed_with_conflicts_deletions_and_what_no_longer_works(
-    forge: Forge,
-) -> None:
+def test_a_newer_version_is_proposed_with_conflicts_deletions_and_what_no_longer_works(forge: Forge) -> None:
     work(forge)
     main = forge.branches()["main"]
     process = forge.run_job()
@@ -526,18 +485,13 @@ def test_without_a_newer_version_nothing_happens(forge: Forge, releases: Path) -
     finally:
         git(releases, "tag", "v1.1.0")
     assert process.returncode == 0, process.stderr
-    assert (
-        "There is nothing to update: the version is 1.0.0, and the job updates to 1.0.0."
-        in process.stdout
-    )
+    assert "There is nothing to update: the version is 1.0.0, and the job updates to 1.0.0." in process.stdout
     assert forge.branches().keys() == {"main"}
     assert forge.requests() == []
 
 
 @github
-def test_a_variable_holds_the_job_below_a_version_or_admits_a_pre_release(
-    forge: Forge, releases: Path
-) -> None:
+def test_a_variable_holds_the_job_below_a_version_or_admits_a_pre_release(forge: Forge, releases: Path) -> None:
     for tag in ("v1.2.0", "v1.3.0rc1"):
         git(releases, "tag", tag)
     try:
@@ -554,9 +508,7 @@ def test_a_variable_holds_the_job_below_a_version_or_admits_a_pre_release(
 
 
 @github
-def test_a_service_in_a_directory_has_branches_of_its_own_and_its_neighbours_stay_as_they_are(
-    forge: Forge,
-) -> None:
+def test_a_service_in_a_directory_has_branches_of_its_own_and_its_neighbours_stay_as_they_are(forge: Forge) -> None:
     # As docs/platform-teams.md says; and the answers file has the name that `copier copy -a` gave it.
     service = forge.home / "service"
     work(forge)
@@ -564,12 +516,7 @@ def test_a_service_in_a_directory_has_branches_of_its_own_and_its_neighbours_sta
     for name in git(service, "ls-tree", "--name-only", "HEAD").splitlines():
         if name != ".github":
             answers = name == ".copier-answers.yml"
-            git(
-                service,
-                "mv",
-                name,
-                f"services/orders/{'.copier-answers.orders.yml' if answers else name}",
-            )
+            git(service, "mv", name, f"services/orders/{'.copier-answers.orders.yml' if answers else name}")
     write(service / "services/mail/app.py", "MAIL = True\n")
     push(forge, "One repository for several services")
     git(service, "push", "--quiet", "origin", "HEAD:refs/heads/template-update/services/mail/1.0.5")
@@ -591,14 +538,9 @@ def test_a_service_in_a_directory_has_branches_of_its_own_and_its_neighbours_sta
 
 @github
 def test_branches_of_older_versions_are_named_once_a_newer_one_is_there(forge: Forge) -> None:
-    git(
-        forge.home / "service", "push", "--quiet", "origin", "HEAD:refs/heads/template-update/1.0.5"
-    )
+    git(forge.home / "service", "push", "--quiet", "origin", "HEAD:refs/heads/template-update/1.0.5")
     assert forge.run_job().returncode == 0
-    assert (
-        "It replaces these branches, which you may delete: `template-update/1.0.5`."
-        in forge.requests()[0][-1]
-    )
+    assert "It replaces these branches, which you may delete: `template-update/1.0.5`." in forge.requests()[0][-1]
 
 
 @both
@@ -628,16 +570,9 @@ def test_migrations_run_only_when_somebody_says_so(forge: Forge, releases: Path)
 
 
 @both
-def test_a_template_that_cannot_be_read_fails_the_job_and_says_what_it_may_need(
-    forge: Forge,
-) -> None:
+def test_a_template_that_cannot_be_read_fails_the_job_and_says_what_it_may_need(forge: Forge) -> None:
     answers = forge.home / "service/.copier-answers.yml"
-    write(
-        answers,
-        re.sub(
-            "(?m)^_src_path: .*", f"_src_path: file://{forge.home}/gone.git", answers.read_text()
-        ),
-    )
+    write(answers, re.sub("(?m)^_src_path: .*", f"_src_path: file://{forge.home}/gone.git", answers.read_text()))
     push(forge, "A template that is gone")
     process = forge.run_job()
     assert process.returncode == 1
@@ -656,9 +591,7 @@ def test_where_there_are_no_drafts_a_request_is_opened_that_is_none(forge: Forge
 
 
 @github
-def test_a_request_that_cannot_be_opened_leaves_no_branch_to_stop_the_next_run(
-    forge: Forge,
-) -> None:
+def test_a_request_that_cannot_be_opened_leaves_no_branch_to_stop_the_next_run(forge: Forge) -> None:
     assert forge.run_job(refuses="create").returncode == 1
     assert forge.branches().keys() == {"main"}
     process = forge.run_job()
@@ -666,16 +599,10 @@ def test_a_request_that_cannot_be_opened_leaves_no_branch_to_stop_the_next_run(
     assert BRANCH in forge.branches()
 
 
-def test_without_its_token_the_gitlab_job_says_which_one_it_needs(
-    services: dict[str, Path], tmp_path: Path
-) -> None:
+def test_without_its_token_the_gitlab_job_says_which_one_it_needs(services: dict[str, Path], tmp_path: Path) -> None:
     script, _ = commands(services["gitlab"], "gitlab", "template-update")
     process = subprocess.run(
-        ["bash", "-e", "-o", "pipefail", "-c", script],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
+        ["bash", "-e", "-o", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert process.returncode == 1
     assert "Set TEMPLATE_UPDATE_TOKEN" in process.stdout
@@ -704,9 +631,7 @@ def test_a_moved_tag_of_the_template_runs_no_other_program(forge: Forge, release
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "propose_update", ROOT / "hooks/propose_update.py"
-    )
+    spec = importlib.util.spec_from_file_location("propose_update", ROOT / "hooks/propose_update.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -715,24 +640,16 @@ def script() -> ModuleType:
 
 
 def test_output_with_a_fence_in_it_does_not_end_its_own(script: ModuleType) -> None:
-    assert script.section("A", "B:", ["a`b.py", "```.py"]) == [
-        "## A",
-        "B:",
-        "````text\na`b.py\n```.py\n````",
-    ]
+    assert script.section("A", "B:", ["a`b.py", "```.py"]) == ["## A", "B:", "````text\na`b.py\n```.py\n````"]
     assert script.section("A", "B:", ["a"], "diff")[-1] == "```diff\na\n```"
     assert script.section("A", "B:", []) == []
 
 
-def test_output_is_cut_to_its_end(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_output_is_cut_to_its_end(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "uv", "#!/bin/sh\nseq 1000; exit 1\n")
     (tmp_path / "uv").chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     heading, _, block = script.failure([])
     assert heading == "## Fails: `uv run --quiet mypy`"
-    assert block.splitlines()[1:-1] == [
-        str(number) for number in range(1001 - script.MOST_LINES, 1001)
-    ]
+    assert block.splitlines()[1:-1] == [str(number) for number in range(1001 - script.MOST_LINES, 1001)]

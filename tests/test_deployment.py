@@ -19,15 +19,11 @@ from tests.rendering import ROOT, render, with_few_files
 from tests.variants import DEFAULTS, QUESTIONS, WITH_BROKER, WITHOUT_PYTHON, Answer, Answers
 
 CHOICES = QUESTIONS["deployment"]
-OTHERS = {
-    question: answers for question, answers in QUESTIONS.items() if question not in WITHOUT_PYTHON
-}
+OTHERS = {question: answers for question, answers in QUESTIONS.items() if question not in WITHOUT_PYTHON}
 SLUG = "the-orders-of-all-shops-in-every-country-of-europe"
 # Row N of a choice has the answer N of each other question, so these rows have every pair.
 ROWS: dict[str, Answers] = {
-    f"{choice}-{number}": {
-        question: answers[number % len(answers)] for question, answers in OTHERS.items()
-    }
+    f"{choice}-{number}": {question: answers[number % len(answers)] for question, answers in OTHERS.items()}
     | {"deployment": choice, "project_slug": SLUG}
     for choice in CHOICES
     for number in range(max(map(len, OTHERS.values())))
@@ -36,9 +32,7 @@ ROWS: dict[str, Answers] = {
 GRACEFUL_TIMEOUT_S = 30
 
 
-def run_tool(
-    name: str, *arguments: str | Path, directory: Path = ROOT
-) -> subprocess.CompletedProcess[str]:
+def run_tool(name: str, *arguments: str | Path, directory: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run a program that is installed beside this Python."""
     program = shutil.which(name, path=Path(sys.executable).parent)
     assert program, f"{name} is missing: it is in the dependency group `tests`"
@@ -54,9 +48,7 @@ def run_tool(
 
 
 @pytest.fixture(scope="module")
-def services(
-    template: Path, once: Callable[[str, Callable[[Path], object]], Path]
-) -> dict[str, Path]:
+def services(template: Path, once: Callable[[str, Callable[[Path], object]], Path]) -> dict[str, Path]:
     """The service of each row, without files that only a running one needs; read only."""
 
     def make(path: Path) -> None:
@@ -73,15 +65,10 @@ def of(services: dict[str, Path], *choices: str) -> list[Path]:
 
 
 def test_the_rows_have_every_pair_of_a_deployment_with_another_answer() -> None:
-    pairs = {
-        (row["deployment"], question, row[question]) for row in ROWS.values() for question in OTHERS
-    }
+    pairs = {(row["deployment"], question, row[question]) for row in ROWS.values() for question in OTHERS}
 
     assert pairs == {
-        (choice, question, answer)
-        for choice in CHOICES
-        for question in OTHERS
-        for answer in OTHERS[question]
+        (choice, question, answer) for choice in CHOICES for question in OTHERS for answer in OTHERS[question]
     }
 
 
@@ -89,26 +76,16 @@ def test_no_python_file_depends_on_the_deployment(rendered: Callable[[Answers], 
     texts = []
     for choice in CHOICES:
         service = rendered(DEFAULTS | {"deployment": choice})
-        texts.append(
-            {path.relative_to(service): path.read_bytes() for path in service.rglob("*.py")}
-        )
+        texts.append({path.relative_to(service): path.read_bytes() for path in service.rglob("*.py")})
 
     assert len(texts[0]) > 50
     assert texts == [texts[0]] * len(CHOICES)
 
 
 def test_only_the_chosen_deployment_has_files(services: dict[str, Path]) -> None:
-    paths = {
-        "Dockerfile": CHOICES[:-1],
-        ".dockerignore": CHOICES[:-1],
-        "compose.yaml": ("compose",),
-    }
+    paths = {"Dockerfile": CHOICES[:-1], ".dockerignore": CHOICES[:-1], "compose.yaml": ("compose",)}
     for path, choices in paths.items():
-        found = {
-            name.rpartition("-")[0]
-            for name, service in services.items()
-            if (service / path).exists()
-        }
+        found = {name.rpartition("-")[0] for name, service in services.items() if (service / path).exists()}
         assert found == set(choices), path
 
 
@@ -163,9 +140,7 @@ def test_the_compose_files_are_valid(services: dict[str, Path]) -> None:
     assert process.returncode == 0, process.stdout + process.stderr
 
 
-def test_the_servers_are_those_that_the_answers_need(
-    composed: list[tuple[Answers, dict[str, Any]]],
-) -> None:
+def test_the_servers_are_those_that_the_answers_need(composed: list[tuple[Answers, dict[str, Any]]]) -> None:
     for answers, content in composed:
         expected = {"nginx", "web-1", "web-2", "migrate", "postgres"}
         if answers["cache_backend"] == "valkey":
@@ -192,9 +167,7 @@ def test_every_container_is_confined(composed: list[tuple[Answers, dict[str, Any
             assert "build" in container or container["user"] not in ("root", "0"), name
             assert not container["image"].endswith(":latest"), name
             assert ("ports" in container) == (name in ("nginx", "grafana")), name
-            assert ("data" in container["networks"]) == (
-                name not in ("nginx", "prometheus", "grafana")
-            ), name
+            assert ("data" in container["networks"]) == (name not in ("nginx", "prometheus", "grafana")), name
         assert list(content["services"]["nginx"]["networks"]) == ["front"]
         assert content["networks"]["data"] == content["networks"]["admin"] == {"internal": True}
 
@@ -202,23 +175,17 @@ def test_every_container_is_confined(composed: list[tuple[Answers, dict[str, Any
 def test_no_variable_of_a_developer_moves_the_ports(services: dict[str, Path]) -> None:
     """.env may have HOST and PORT; compose.yaml sets those of the image again."""
     for service in of(services, "compose"):
-        (line,) = re.findall(
-            r"^ENV (HOST=.*)", (service / "Dockerfile").read_text("utf-8"), re.MULTILINE
-        )
+        (line,) = re.findall(r"^ENV (HOST=.*)", (service / "Dockerfile").read_text("utf-8"), re.MULTILINE)
         image = dict(part.split("=") for part in line.split())
         environment = yaml.safe_load((service / "compose.yaml").read_text("utf-8"))["x-environment"]
-        assert image | {"ADMIN_PORT": "9464"} == {
-            name: environment[name] for name in (*image, "ADMIN_PORT")
-        }
+        assert image | {"ADMIN_PORT": "9464"} == {name: environment[name] for name in (*image, "ADMIN_PORT")}
 
 
 def test_no_container_takes_a_fixed_address(composed: list[tuple[Answers, dict[str, Any]]]) -> None:
     for _, content in composed:
         addresses = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(content["networks"]["front"]))
         subnet, given = map(IPv4Network, re.findall(r"[\d.]+/\d+", addresses))
-        fixed = re.findall(
-            r"'ipv4_address': '\$\{\w+:-([\d.]+)\}([.\d]+)'", str(content["services"])
-        )
+        fixed = re.findall(r"'ipv4_address': '\$\{\w+:-([\d.]+)\}([.\d]+)'", str(content["services"]))
         assert len(fixed) == 3
         assert given.subnet_of(subnet)
         assert not any(ip_address("".join(address)) in given for address in fixed)
@@ -248,32 +215,22 @@ def test_a_release_starts_after_its_migrations_and_stops_after_its_requests(
                 assert "/readyz" in str(container["healthcheck"]["test"])
 
 
-def test_the_cache_may_forget_and_the_broker_may_not(
-    composed: list[tuple[Answers, dict[str, Any]]],
-) -> None:
+def test_the_cache_may_forget_and_the_broker_may_not(composed: list[tuple[Answers, dict[str, Any]]]) -> None:
     for _, content in composed:
         for name, policy in {"cache": "allkeys-lfu", "broker": "noeviction"}.items():
             if server := content["services"].get(name):
                 command = " ".join(server["command"])
                 assert f"--maxmemory-policy {policy}" in command
-                assert (
-                    ("--appendonly yes" in command) == ("volumes" in server) == (name == "broker")
-                )
+                assert ("--appendonly yes" in command) == ("volumes" in server) == (name == "broker")
 
 
-def test_the_instances_fit_into_the_database(
-    composed: list[tuple[Answers, dict[str, Any]]],
-) -> None:
+def test_the_instances_fit_into_the_database(composed: list[tuple[Answers, dict[str, Any]]]) -> None:
     for answers, content in composed:
         cores = max(1, int(answers["cpu_cores"]))
         workers = max(1, int(cores * float(answers["workers_per_core"])))
         web, environment = content["services"]["web-1"], content["x-environment"]
         # Two connections for each process of the job workers, at least.
-        jobs = (
-            2
-            * 2
-            * {"background_tasks": 0, "postgres": 1}.get(str(answers["background_jobs"]), cores)
-        )
+        jobs = 2 * 2 * {"background_tasks": 0, "postgres": 1}.get(str(answers["background_jobs"]), cores)
         assert web["cpus"] == cores
         assert int(web["mem_limit"].removesuffix("m")) >= workers * 160
         connections = int(environment["INSTANCES"]) * workers + jobs + 5
@@ -286,9 +243,7 @@ def test_the_example_of_an_env_file_has_the_variables_of_compose(services: dict[
     for service in of(services, "compose"):
         used = set(re.findall(r"\$\{(\w+)", (service / "compose.yaml").read_text(encoding="utf-8")))
         example = (service / ".env.example").read_text(encoding="utf-8")
-        assert {
-            name for name in used if not re.search(rf"^(# )?{name}=", example, re.MULTILINE)
-        } == set()
+        assert {name for name in used if not re.search(rf"^(# )?{name}=", example, re.MULTILINE)} == set()
 
 
 # --- nginx ---
@@ -304,21 +259,13 @@ def nginx() -> str:
 
 
 def test_nginx_accepts_its_configuration(
-    services: dict[str, Path],
-    composed: list[tuple[Answers, dict[str, Any]]],
-    nginx: str,
-    tmp_path: Path,
+    services: dict[str, Path], composed: list[tuple[Answers, dict[str, Any]]], nginx: str, tmp_path: Path
 ) -> None:
-    files = {
-        (path / "deploy/nginx/nginx.conf.template").read_text("utf-8")
-        for path in of(services, "compose")
-    }
+    files = {(path / "deploy/nginx/nginx.conf.template").read_text("utf-8") for path in of(services, "compose")}
     assert len(files) == 1
     (text,) = files
     # The host names of an optional file of the team, too.
-    (tmp_path / "site.conf").write_text(
-        "set $forwarded_proto https;\nset_real_ip_from 10.0.0.0/8;\n"
-    )
+    (tmp_path / "site.conf").write_text("set $forwarded_proto https;\nset_real_ip_from 10.0.0.0/8;\n")
     variables: dict[str, Answer] = composed[0][1]["services"]["nginx"]["environment"] | {
         "NGINX_DIRECTORY": str(tmp_path),
         "NGINX_TEMP": str(tmp_path),

@@ -23,12 +23,7 @@ from tests.rendering import ROOT, commit, git, render, with_few_files
 from tests.variants import DEFAULTS, QUESTIONS, VARIANTS, Answers
 
 PAGES = sorted(
-    [
-        *ROOT.glob("*.md"),
-        *ROOT.glob("docs/**/*.md"),
-        *ROOT.glob("hooks/*.md"),
-        *ROOT.glob("benchmarks/*.md"),
-    ]
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("hooks/*.md"), *ROOT.glob("benchmarks/*.md")]
 )
 PRESETS = sorted((ROOT / "presets").glob("*.yml"))
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
@@ -101,9 +96,7 @@ def defaults(rendered: Callable[[Answers], Path]) -> Path:
     return rendered({})
 
 
-HOW_TO = [
-    page for page in PAGES if page.parent in (ROOT, ROOT / "docs") and page.name != "CHANGELOG.md"
-]
+HOW_TO = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs") and page.name != "CHANGELOG.md"]
 # Files that a page itself creates or removes.
 OWN = {
     "adopting.md": re.compile(r"alembic\.ini"),
@@ -116,9 +109,7 @@ USED = re.compile(r"uv\.lock|results\.json|presets/x\.yml|.*\.venv/.*|benchmark-
 
 
 @pytest.mark.parametrize("page", HOW_TO, ids=name)
-def test_paths_exist_in_this_repository_or_in_a_service(
-    page: Path, everything: Path, defaults: Path
-) -> None:
+def test_paths_exist_in_this_repository_or_in_a_service(page: Path, everything: Path, defaults: Path) -> None:
     text = read(page)
     made = {match["path"] for match in FILE.finditer(text)}
     missing = [
@@ -128,10 +119,7 @@ def test_paths_exist_in_this_repository_or_in_a_service(
         and code not in made
         and not USED.fullmatch(code)
         and not (page.name in OWN and OWN[page.name].fullmatch(code))
-        and not any(
-            (home / code).exists()
-            for home in (ROOT, ROOT / "docs", ROOT / "template", everything, defaults)
-        )
+        and not any((home / code).exists() for home in (ROOT, ROOT / "docs", ROOT / "template", everything, defaults))
     ]
     assert missing == []
 
@@ -145,9 +133,7 @@ def sessions(noxfile: str) -> set[str]:
                 if ast.unparse(decorator).startswith("nox.session"):
                     keywords = {key.arg: key.value for key in getattr(decorator, "keywords", [])}
                     given = keywords.get("name")
-                    found.add(
-                        str(given.value) if isinstance(given, ast.Constant) else function.name
-                    )
+                    found.add(str(given.value) if isinstance(given, ast.Constant) else function.name)
     return found
 
 
@@ -156,16 +142,10 @@ def test_commands_exist(page: Path, everything: Path) -> None:
     text = read(page)
     known = sessions(read(ROOT / "noxfile.py")) | sessions(read(everything / "noxfile.py"))
     named = set(re.findall(r"nox (?:-s|--session) \"?([\w-]+)", text))
-    own = {
-        word
-        for match in FILE.finditer(text)
-        for word in re.findall(r"def (\w+)\(session", match["text"])
-    }
+    own = {word for match in FILE.finditer(text) for word in re.findall(r"def (\w+)\(session", match["text"])}
     assert named - known - own == set()
 
-    commands = re.findall(
-        r"^@cli\.command\(\)\ndef (\w+)", read(everything / "app/__main__.py"), re.MULTILINE
-    )
+    commands = re.findall(r"^@cli\.command\(\)\ndef (\w+)", read(everything / "app/__main__.py"), re.MULTILINE)
     assert set(re.findall(r"python -m app ([a-z]+)", text)) - set(commands) == set()
 
 
@@ -187,9 +167,7 @@ def test_the_readme_counts_the_lines_of_every_part(defaults: Path) -> None:
     total = 0
     for part, lines, minutes in rows[:-1]:
         homes = [defaults / code for code in CODE.findall(part)]
-        modules = [
-            path for home in homes for path in ([home] if home.is_file() else home.rglob("*.py"))
-        ]
+        modules = [path for home in homes for path in ([home] if home.is_file() else home.rglob("*.py"))]
         count = sum(len(read(path).splitlines()) for path in modules)
         total += count
         assert int(lines.replace(",", "")) == pytest.approx(count, rel=0.1, abs=30), part
@@ -203,9 +181,7 @@ def test_the_readme_counts_the_lines_of_every_part(defaults: Path) -> None:
 
 
 def test_the_figures_of_the_readme_are_those_of_the_published_run() -> None:
-    quoted, measured = (
-        figures.part(read(page)).splitlines() for page in (figures.README, figures.RESULTS)
-    )
+    quoted, measured = (figures.part(read(page)).splitlines() for page in (figures.README, figures.RESULTS))
     assert quoted == measured, "run `nox -s docs`"
 
 
@@ -220,9 +196,7 @@ def test_the_figures_of_engines_are_those_of_the_benchmark() -> None:
     table = read(ROOT / "docs/performance/README.md")
     measured = {
         (side.lower(), figure): median
-        for side, figure, median in re.findall(
-            r"^\| (\w+): ([^|,]+)[^|]* \| [^|]+ \| ([\d,.]+) ", table, re.MULTILINE
-        )
+        for side, figure, median in re.findall(r"^\| (\w+): ([^|,]+)[^|]* \| [^|]+ \| ([\d,.]+) ", table, re.MULTILINE)
         if figure in columns
     }
     page = read(ROOT / "docs/background-jobs.md").partition("## Figures")[2].partition("\n## ")[0]
@@ -247,10 +221,7 @@ def test_the_trees_are_those_of_the_template(everything: Path) -> None:
 
 def test_a_directory_of_one_class_is_one_line_and_others_are_opened() -> None:
     classes = {"a/b/1.py": "ours", "a/b/2.py": "ours", "a/c.py": "yours", "d.py": "seam"}
-    assert (
-        ownership.tree(classes, classes.__getitem__, fold=True)
-        == "⬜ a/\n🟦   b/\n🟩   c.py\n🔶 d.py"
-    )
+    assert ownership.tree(classes, classes.__getitem__, fold=True) == "⬜ a/\n🟦   b/\n🟩   c.py\n🔶 d.py"
     opened = "⬜ a/\n🟦   b/\n🟦     1.py\n🟦     2.py\n🟩   c.py\n🔶 d.py"
     assert ownership.tree(classes, classes.__getitem__, fold=False) == opened
 
@@ -264,22 +235,12 @@ def test_a_file_without_an_owner_is_named() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_a_preset_answers_only_questions_and_is_recorded(
-    preset: Path, template: Path, tmp_path: Path
-) -> None:
+def test_a_preset_answers_only_questions_and_is_recorded(preset: Path, template: Path, tmp_path: Path) -> None:
     answers = yaml.safe_load(read(preset))
     # Copier ignores a name that it does not know.
     assert [key for key in answers if key not in QUESTIONS] == []
     assert {key: value for key, value in answers.items() if value != DEFAULTS[key]} != {}
-    command = [
-        "copy",
-        "--quiet",
-        "--defaults",
-        "--vcs-ref=HEAD",
-        f"--data-file={preset}",
-        "-d",
-        "instances=3",
-    ]
+    command = ["copy", "--quiet", "--defaults", "--vcs-ref=HEAD", f"--data-file={preset}", "-d", "instances=3"]
     process = run(*COPIER, *command, template, tmp_path / "service", cwd=tmp_path)
     assert process.returncode == 0, process.stdout
     recorded = yaml.safe_load(read(tmp_path / "service/.copier-answers.yml"))
@@ -293,17 +254,9 @@ def test_presets_differ_from_each_other_and_the_page_names_them_all() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_a_preset_leaves_database_connections_for_every_worker(
-    preset: Path, template: Path, tmp_path: Path
-) -> None:
+def test_a_preset_leaves_database_connections_for_every_worker(preset: Path, template: Path, tmp_path: Path) -> None:
     worker = copier.run_copy(
-        str(template),
-        tmp_path,
-        yaml.safe_load(read(preset)),
-        vcs_ref="HEAD",
-        defaults=True,
-        quiet=True,
-        pretend=True,
+        str(template), tmp_path, yaml.safe_load(read(preset)), vcs_ref="HEAD", defaults=True, quiet=True, pretend=True
     )
     assert worker.answers.combined["planned_pool_size"] >= 2
 
@@ -318,11 +271,7 @@ def make_newer(template: Path) -> None:
     (template / "template/app/core/retries.py").write_text('"""New in 1.1."""\n')
     pyproject = template / "template/pyproject.toml.jinja"
     edit(pyproject, '  "uvloop', '  "aiohttp>=3.13",\n  "uvloop')
-    edit(
-        template / "copier.yml",
-        "# --- Expert",
-        "feature_flags:\n  type: bool\n  default: false\n\n# --- Expert",
-    )
+    edit(template / "copier.yml", "# --- Expert", "feature_flags:\n  type: bool\n  default: false\n\n# --- Expert")
     readme = template / "template/README.md.jinja"
     readme.write_text(f"{read(readme)}\n## New in 1.1\n", encoding="utf-8")
 
@@ -353,11 +302,7 @@ def worked_on(template: Path, tmp_path: Path) -> Path:
     service = render(source, tmp_path / "service", {}, "v1.0.0")
     commit(service, "Start from the template")
     edit(service / "app/core/http/body_limit.py", '"""Refuse ', '"""Ours. Refuse ')
-    edit(
-        service / "app/core/telemetry/logs.py",
-        "import logging\n",
-        "import logging  # and our own edit\n",
-    )
+    edit(service / "app/core/telemetry/logs.py", "import logging\n", "import logging  # and our own edit\n")
     edit(service / "app/settings.py", "    pass", "    greeting: str")
     commit(service, "A year of work")
     release(source, "v1.1.0", make_newer)
@@ -384,24 +329,16 @@ def test_every_message_of_the_page_on_updates_appears(worked_on: Path, tmp_path:
         "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
         "COPIER_SETTINGS_PATH": str(tmp_path / "settings.yml"),
         "NO_COLOR": "1",
-        **{
-            f"GIT_{role}_{key}": "a@example.com"
-            for role in ("AUTHOR", "COMMITTER")
-            for key in ("NAME", "EMAIL")
-        },
+        **{f"GIT_{role}_{key}": "a@example.com" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")},
     }
     (tmp_path / "settings.yml").write_text("{}\n")
     count = 0
     for heading, command, expected in transcripts(read(ROOT / "docs/updating.md")):
         prepare.pop(heading, lambda: None)()
-        output = run(
-            "sh", "-c", command.replace("TEMPLATE", str(source)), cwd=worked_on, **environment
-        ).stdout
+        output = run("sh", "-c", command.replace("TEMPLATE", str(source)), cwd=worked_on, **environment).stdout
         remaining = iter(output.splitlines())
         for line in expected:
-            assert any(line in candidate for candidate in remaining), (
-                f"$ {command}\n{output}\nlacks: {line}"
-            )
+            assert any(line in candidate for candidate in remaining), f"$ {command}\n{output}\nlacks: {line}"
         if command.startswith("git status") and not expected:
             assert output == "", f"$ {command}\n{output}"
         count += 1
@@ -459,9 +396,7 @@ def test_coverage_is_of_the_application(extended: Path) -> None:
 def test_the_hook_before_a_commit_lints(extended: Path, tmp_path: Path) -> None:
     service = Path(shutil.copytree(extended, tmp_path / "service", symlinks=True))
     commit(service, "Our own")
-    variables = {
-        name: value for name, value in uv_environment(oldest()).items() if value is not None
-    }
+    variables = {name: value for name, value in uv_environment(oldest()).items() if value is not None}
     variables["PATH"] = f"{Path(uv_program()).parent}{os.pathsep}{os.environ['PATH']}"
     prek = Path(sys.executable).parent / "prek"
     process = run(prek, "run", "--all-files", cwd=service, **variables)
@@ -474,15 +409,8 @@ def test_the_hook_before_a_commit_lints(extended: Path, tmp_path: Path) -> None:
 
 def test_a_setting_is_read_and_checked(extended: Path) -> None:
     script = "from app.settings import Settings; print(Settings.model_validate({values}).greeting)"
-    needed = {
-        "database_url": "postgresql://h/d",
-        "cache_url": "redis://h/0",
-        "cursor_secret": "x" * 32,
-    }
-    assert (
-        uv(extended, "run", "python", "-c", script.format(values=needed)).splitlines()[-1]
-        == "Hello"
-    )
+    needed = {"database_url": "postgresql://h/d", "cache_url": "redis://h/0", "cursor_secret": "x" * 32}
+    assert uv(extended, "run", "python", "-c", script.format(values=needed)).splitlines()[-1] == "Hello"
     with pytest.raises(AssertionError, match="at least 1 character"):
         uv(extended, "run", "python", "-c", script.format(values=needed | {"greeting": ""}))
 
@@ -492,9 +420,7 @@ def test_a_dependency_is_installed(extended: Path) -> None:
 
 
 def test_a_session_is_listed(extended: Path) -> None:
-    assert "* migrations -> Fail when a model has changed without a migration" in uv(
-        extended, "run", "nox", "--list"
-    )
+    assert "* migrations -> Fail when a model has changed without a migration" in uv(extended, "run", "nox", "--list")
 
 
 def test_a_job_stands_beside_the_others(extended: Path) -> None:
@@ -513,9 +439,7 @@ def test_an_update_takes_the_examples_along(extended: Path, template: Path, tmp_
     release(source, "v1.1.0", make_newer)
     copier.run_update(service, defaults=True, overwrite=True, quiet=True)
     assert git(service, "diff", "--name-only", "--diff-filter=U") == ""
-    assert '  # Add your own below this line.\n  "python-multipart' in read(
-        service / "pyproject.toml"
-    )
+    assert '  # Add your own below this line.\n  "python-multipart' in read(service / "pyproject.toml")
     assert "app.add_middleware(Release, " in read(service / "app/main.py")
 
 
@@ -526,19 +450,11 @@ def test_the_page_for_operators_has_every_alert_and_the_present_variables(
     service = rendered({"deployment": deployment, "background_jobs": engine})
     page = (service / "docs/operations.md").read_text(encoding="utf-8")
     variables = re.findall(
-        r"^\| `([A-Z_]+)` \|",
-        (service / "docs/configuration.md").read_text(encoding="utf-8"),
-        re.MULTILINE,
+        r"^\| `([A-Z_]+)` \|", (service / "docs/configuration.md").read_text(encoding="utf-8"), re.MULTILINE
     )
-    rules = "".join(
-        path.read_text(encoding="utf-8") for path in (service / "deploy").rglob("rules.y*ml")
-    )
+    rules = "".join(path.read_text(encoding="utf-8") for path in (service / "deploy").rglob("rules.y*ml"))
     used = set(re.findall(r"`([A-Z]+_[A-Z_]+)(?:=\w+)?`", page))
-    alerts = re.findall(
-        r"^\| (`[A-Z]\w+`(?:, `[A-Z]\w+`)*) \| \w+ .* \| .* \|$", page, re.MULTILINE
-    )
+    alerts = re.findall(r"^\| (`[A-Z]\w+`(?:, `[A-Z]\w+`)*) \| \w+ .* \| .* \|$", page, re.MULTILINE)
 
     assert used <= set(variables)
-    assert sorted(re.findall(r"`(\w+)`", " ".join(alerts))) == sorted(
-        re.findall(r"- alert: (\w+)", rules)
-    )
+    assert sorted(re.findall(r"`(\w+)`", " ".join(alerts))) == sorted(re.findall(r"- alert: (\w+)", rules))

@@ -21,7 +21,9 @@ BATCH = 20
 SLUGS = ["fastapi", "redis", "celery", "app", "a", "test", "true"]
 NAME_LETTERS = string.ascii_letters + string.digits + " _.-"
 # Typographic marks, wide letters, an emoji, letters that combine, and marks of other languages.
-MARKS = "’‘“”–—×…·½€ß\N{NO-BREAK SPACE}\N{ZERO WIDTH SPACE}日本語注文、。ｱ가🚀\N{COMBINING ACUTE ACCENT}е٣{}%#$&<>`'*_|[]~"
+MARKS = (
+    "’‘“”–—×…·½€ß\N{NO-BREAK SPACE}\N{ZERO WIDTH SPACE}日本語注文、。ｱ가🚀\N{COMBINING ACUTE ACCENT}е٣{}%#$&<>`'*_|[]~"
+)
 
 
 def draw(number: int) -> Answers:
@@ -29,9 +31,7 @@ def draw(number: int) -> Answers:
     chance = random.Random(number)  # noqa: S311 - the same in every run
 
     def text(letters: str, least: int, most: int) -> str:
-        return "".join(
-            chance.choices(letters, k=chance.choice([least, most, chance.randint(least, most)]))
-        )
+        return "".join(chance.choices(letters, k=chance.choice([least, most, chance.randint(least, most)])))
 
     answers: Answers = {question: chance.choice(choices) for question, choices in QUESTIONS.items()}
     slug = text(string.ascii_lowercase + string.digits + "-", 0, 48)

@@ -8,19 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.edits import BLOCKS, Domain, grow, ruff
-from tests.fleet import (
-    GUARDS,
-    NOUNS,
-    Member,
-    Result,
-    Suite,
-    added_lines,
-    commands,
-    main,
-    members,
-    problems,
-    report,
-)
+from tests.fleet import GUARDS, NOUNS, Member, Result, Suite, added_lines, commands, main, members, problems, report
 from tests.history import OLDEST, VERSIONS
 from tests.ownership import CONFIG
 from tests.rendering import ROOT, render
@@ -48,21 +36,13 @@ def test_a_fleet_has_all_variants_versions_and_blocks_and_no_name_twice() -> Non
     assert all(member.version == OLDEST for member in fleet[: len(VARIANTS)])
 
 
-def test_the_fleet_of_ci_is_of_the_oldest_version_and_has_every_answer_that_decides_about_paths() -> (
-    None
-):
+def test_the_fleet_of_ci_is_of_the_oldest_version_and_has_every_answer_that_decides_about_paths() -> None:
     fleet = members(len(HARDEST), 0, HARDEST)
-    assert [(member.variant, member.version) for member in fleet] == [
-        (name, OLDEST) for name in HARDEST
-    ]
-    deciding = [
-        question for question in QUESTIONS if any(question in entry for entry in CONFIG["_exclude"])
-    ]
+    assert [(member.variant, member.version) for member in fleet] == [(name, OLDEST) for name in HARDEST]
+    deciding = [question for question in QUESTIONS if any(question in entry for entry in CONFIG["_exclude"])]
     assert "read_replica" in deciding
     for question in set(deciding).difference(WITHOUT_PYTHON):
-        assert {(DEFAULTS | VARIANTS[name])[question] for name in HARDEST} == set(
-            QUESTIONS[question]
-        )
+        assert {(DEFAULTS | VARIANTS[name])[question] for name in HARDEST} == set(QUESTIONS[question])
 
 
 def test_the_lines_that_a_team_added_are_found_whatever_their_indent() -> None:
@@ -75,10 +55,7 @@ def test_the_lines_that_a_team_added_are_found_whatever_their_indent() -> None:
     ("result", "expected"),
     [
         (GREEN, []),
-        (
-            replace(GREEN, error="RuntimeError: no"),
-            ["orders-1: the update failed: RuntimeError: no"],
-        ),
+        (replace(GREEN, error="RuntimeError: no"), ["orders-1: the update failed: RuntimeError: no"]),
         (replace(GREEN, lost=frozenset({"b", "a"})), ["orders-1: lost without a word: a, b"]),
         (replace(GREEN, conflicts=frozenset({"app/x.py"})), ["orders-1: conflicts in app/x.py"]),
         (replace(GREEN, suite="red", output="1\n2"), ["orders-1: its suite is red:\n    1\n    2"]),
@@ -89,9 +66,7 @@ def test_what_must_not_be_is_named_with_its_service(result: Result, expected: li
 
 
 def test_the_table_has_a_line_for_each_service() -> None:
-    failed = replace(
-        GREEN, member=replace(MEMBER, name="tickets-2", variant="minimum"), error="no", suite="-"
-    )
+    failed = replace(GREEN, member=replace(MEMBER, name="tickets-2", variant="minimum"), error="no", suite="-")
     assert report([GREEN, failed]).splitlines() == [
         "service     variant    from  updated  conflicts  deletions  lost  suite  seconds",
         "orders-1   defaults  v0.1.0      yes          0          1     0  green       61",
@@ -99,9 +74,7 @@ def test_the_table_has_a_line_for_each_service() -> None:
     ]
 
 
-def test_a_suite_begins_with_an_environment_and_the_short_one_has_the_domains_and_the_guards() -> (
-    None
-):
+def test_a_suite_begins_with_an_environment_and_the_short_one_has_the_domains_and_the_guards() -> None:
     assert commands(Suite.NONE, ["orders"]) == []
     assert commands(Suite.FULL, ["orders"]) == [["sync", "--quiet"], ["run", "nox"]]
     sync, checks, tests = commands(Suite.SHORT, ["users", "orders"])
@@ -134,9 +107,7 @@ def test_what_each_team_writes_is_formatted_and_clean(template: Path, tmp_path: 
         (["1", "--keep=tests"], "tests exists: name a new directory"),
     ],
 )
-def test_a_wrong_argument_is_named(
-    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_argument_is_named(arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2

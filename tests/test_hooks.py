@@ -20,9 +20,7 @@ from tests.quick_copier import COPIER
 from tests.rendering import ROOT, commit, git, with_few_files
 
 README = (ROOT / "hooks/README.md").read_text(encoding="utf-8")
-ENTRIES: list[Any] = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0])[
-    "_migrations"
-]
+ENTRIES: list[Any] = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0])["_migrations"]
 MOVED = ("app/core/errors.py", "app/core/http/problems.py")
 ANSWERS_FILE = ".copier-answers.yml"
 TAG = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
@@ -106,15 +104,8 @@ def make_newer(template: Path, entries: object) -> None:
     for name, (_, newer) in TOOLS.items():
         if newer is not None:
             write(rendered / "tools/new" / name, newer)
-    config = (
-        (template / "copier.yml")
-        .read_text()
-        .replace("\n_exclude:\n", "\n_exclude:\n  - /dev/released\n")
-    )
-    write(
-        template / "copier.yml",
-        config + (yaml.safe_dump({"_migrations": entries}) if entries else ""),
-    )
+    config = (template / "copier.yml").read_text().replace("\n_exclude:\n", "\n_exclude:\n  - /dev/released\n")
+    write(template / "copier.yml", config + (yaml.safe_dump({"_migrations": entries}) if entries else ""))
 
 
 def releases(template: Path, destination: Path, entries: object) -> Path:
@@ -161,18 +152,14 @@ def start(template: Path, repository: Path, directory: str = ".", **options: Any
     """A service of v1.0.0 with work in it, committed; its answer to the question that is renamed is not the default."""
     service = repository / directory
     answers = {"paging": "pages", "example": False}
-    copier.run_copy(
-        str(template), service, answers, vcs_ref="v1.0.0", defaults=True, quiet=True, **options
-    )
+    copier.run_copy(str(template), service, answers, vcs_ref="v1.0.0", defaults=True, quiet=True, **options)
     work(service)
     commit(repository)
     return service
 
 
 def update(service: Path, vcs_ref: str, *, trust: bool = False, **options: Any) -> None:
-    copier.run_update(
-        service, vcs_ref=vcs_ref, defaults=True, overwrite=True, quiet=True, unsafe=trust, **options
-    )
+    copier.run_update(service, vcs_ref=vcs_ref, defaults=True, overwrite=True, quiet=True, unsafe=trust, **options)
 
 
 def run(service: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -224,15 +211,9 @@ def test_what_a_team_did_to_files_that_move_or_go_is_there_after_the_update(
     service = start(hooked, tmp_path / "repository", "services/my shop")
     before = files(service)
     update(service, "v2.0.0", trust=True)
-    after = {
-        name.removeprefix("tools/"): entry
-        for name, entry in files(service).items()
-        if name.startswith("tools/")
-    }
+    after = {name.removeprefix("tools/"): entry for name, entry in files(service).items() if name.startswith("tools/")}
     merged = lines({1: "newer", 9: "team"}).encode()
-    conflict = lines(
-        {5: "<<<<<<< before updating\nteam\n=======\nnewer\n>>>>>>> after updating"}
-    ).encode()
+    conflict = lines({5: "<<<<<<< before updating\nteam\n=======\nnewer\n>>>>>>> after updating"}).encode()
     taken = f"<<<<<<< before updating\nOf the team.\n=======\n{lines({1: 'newer'})}>>>>>>> after updating\n".encode()
     assert {name: content for name, (_, content) in after.items()} == {
         "new/both.bin": b"\0team",
@@ -253,23 +234,13 @@ def test_what_a_team_did_to_files_that_move_or_go_is_there_after_the_update(
         "old/taken.txt": lines({9: "team"}).encode(),
     }
     modes = {name for name, (mode, _) in after.items() if mode != 0o100644}
-    assert (modes, oct(after["new/run.sh"][0])) == (
-        {"new/run.sh", "new/link.txt", "old/link.txt"},
-        "0o100755",
-    )
+    assert (modes, oct(after["new/run.sh"][0])) == ({"new/run.sh", "new/link.txt", "old/link.txt"}, "0o100755")
     assert unmerged(service) == CONFLICTS
     assert git(service, "show", ":1:./tools/new/conflict.txt") == lines()
     assert git(service, "show", ":2:./tools/new/conflict.txt") == lines({5: "team"})
     assert git(service, "show", ":3:./tools/new/conflict.txt") == lines({5: "newer"})
-    assert (service / MOVED[1]).read_bytes() == (
-        hooked / "template" / MOVED[1]
-    ).read_bytes() + MARK.encode()
-    assert marked(service) == [
-        MOVED[1],
-        "app/main.py",
-        "dev/legacy/tool.py",
-        "dev/released/tool.py",
-    ]
+    assert (service / MOVED[1]).read_bytes() == (hooked / "template" / MOVED[1]).read_bytes() + MARK.encode()
+    assert marked(service) == [MOVED[1], "app/main.py", "dev/legacy/tool.py", "dev/released/tool.py"]
     assert files(service)["dev/legacy/tool.py"] == before["dev/legacy/tool.py"]
     assert recorded(service)["pagination"] == "offset"
 
@@ -296,24 +267,18 @@ def test_what_a_team_did_to_files_that_move_or_go_is_there_after_the_update(
     assert (changed, before) == ({ANSWERS_FILE, "tools/new/one.bin", "tools/new/both.bin"}, {})
 
 
-def test_without_hooks_copier_loses_all_of_it_but_what_the_template_excludes(
-    template: Path, tmp_path: Path
-) -> None:
+def test_without_hooks_copier_loses_all_of_it_but_what_the_template_excludes(template: Path, tmp_path: Path) -> None:
     template = releases(template, tmp_path / "template", None)
     service = start(template, tmp_path / "service")
     update(service, "v2.0.0")
     assert marked(service) == ["app/main.py", "dev/released/tool.py"]
     for name in ("clean.txt", "conflict.txt", "crlf.txt", "one.bin", "both.bin"):
-        assert (service / "tools/new" / name).read_bytes() == (
-            template / "template/tools/new" / name
-        ).read_bytes()
+        assert (service / "tools/new" / name).read_bytes() == (template / "template/tools/new" / name).read_bytes()
     assert unmerged(service) == ["tools/new/moved.txt", "tools/new/taken.txt"]
     assert recorded(service)["pagination"] == "cursor"
 
 
-def test_trust_is_asked_for_only_by_an_update_that_crosses_an_entry(
-    worked: Path, tmp_path: Path
-) -> None:
+def test_trust_is_asked_for_only_by_an_update_that_crosses_an_entry(worked: Path, tmp_path: Path) -> None:
     service = Path(shutil.copytree(worked, tmp_path / "service", symlinks=True))
     command = [*COPIER[1:], "update", "--defaults", "--vcs-ref"]
     before = state(service)
@@ -339,9 +304,7 @@ def test_answers_are_renamed_in_a_file_of_another_name_and_when_answered_questio
     assert unmerged(service) == CONFLICTS
 
 
-def test_an_update_with_uncommitted_changes_is_refused_before_any_hook(
-    worked: Path, tmp_path: Path
-) -> None:
+def test_an_update_with_uncommitted_changes_is_refused_before_any_hook(worked: Path, tmp_path: Path) -> None:
     service = Path(shutil.copytree(worked, tmp_path / "service", symlinks=True))
     write(service / "new.txt", "Not committed.\n")
     before = state(service)
@@ -364,8 +327,7 @@ def test_a_hook_that_fails_before_stops_the_update_and_one_that_fails_after_says
     process = run(service, *command)
     assert process.returncode == 1
     assert (
-        "answers both paging and pagination: delete the wrong line, commit, and update again. Nothing"
-        in process.stderr
+        "answers both paging and pagination: delete the wrong line, commit, and update again. Nothing" in process.stderr
     )
     assert state(service) == before
 
@@ -377,18 +339,14 @@ def test_a_hook_that_fails_before_stops_the_update_and_one_that_fails_after_says
     assert "../outside is not inside the service" in process.stderr
     assert "Traceback" not in process.stderr
     assert state(service) != before
-    undo = re.findall(
-        "The update stopped halfway. .*: `(git reset .*)` goes back to it", process.stderr
-    )
+    undo = re.findall("The update stopped halfway. .*: `(git reset .*)` goes back to it", process.stderr)
     subprocess.run(undo[0], shell=True, cwd=service, check=True, capture_output=True)  # noqa: S602
     assert state(service) == before
 
 
 # --- Refusals of a hook ---
 
-MOVE, ANSWERS, HAND = (
-    str(ROOT / "hooks" / name) for name in ("merge_moved.py", "edit_answers.py", "hand_over.py")
-)
+MOVE, ANSWERS, HAND = (str(ROOT / "hooks" / name) for name in ("merge_moved.py", "edit_answers.py", "hand_over.py"))
 ANSWERS_TEXT = b"""# A comment.\r
 _commit: v1.0.0\r
 _src_path: gh:example/template\r
@@ -416,9 +374,7 @@ def break_git(service: Path) -> None:
 
 def break_answers(content: bytes | None) -> Callable[[Path], None]:
     def prepare(service: Path) -> None:
-        (service / ANSWERS_FILE).unlink() if content is None else write(
-            service / ANSWERS_FILE, content
-        )
+        (service / ANSWERS_FILE).unlink() if content is None else write(service / ANSWERS_FILE, content)
         commit(service)
 
     return prepare
@@ -436,48 +392,26 @@ def make_link(service: Path) -> None:
 RENAME = ("before", ANSWERS, "rename", "cache", "cache_backend")
 MOVING = ("after", MOVE, "a.txt", "b.txt")
 REFUSED: list[tuple[Callable[[Path], None] | None, tuple[str, ...], str]] = [
-    *(
-        (break_git, command, "is not in a git repository")
-        for command in (RENAME, MOVING, ("after", HAND, "a.txt"))
-    ),
+    *((break_git, command, "is not in a git repository") for command in (RENAME, MOVING, ("after", HAND, "a.txt"))),
     (break_answers(None), RENAME, "is missing: restore it"),
     (break_answers(None), MOVING, "is not in the last commit"),
     *((break_answers(b"a: [\n"), command, "is not valid YAML") for command in (RENAME, MOVING)),
     *((break_answers(b"\xff\n"), command, "is not valid YAML") for command in (RENAME, MOVING)),
-    *(
-        (break_answers(b"cache: redis\n"), command, "restore its line `_commit")
-        for command in (RENAME, MOVING)
-    ),
-    *(
-        (break_answers(b"- 1\n"), command, "restore its line `_commit")
-        for command in (RENAME, MOVING)
-    ),
+    *((break_answers(b"cache: redis\n"), command, "restore its line `_commit") for command in (RENAME, MOVING)),
+    *((break_answers(b"- 1\n"), command, "restore its line `_commit") for command in (RENAME, MOVING)),
     (None, MOVING, "version v1.0.0 of the template, which the service has, cannot be rendered"),
     (make_dirty, RENAME, "are not committed: commit or stash them"),
     (None, ("after", *RENAME[1:]), "when: \"{{ _stage == 'before' }}\""),
     (None, ("before", *MOVING[1:]), "when: \"{{ _stage == 'after' }}\""),
     (None, ("", HAND, "a.txt"), "when: \"{{ _stage == 'after' }}\""),
     (None, ("after", MOVE, "a.txt", "b.txt", "c.txt"), "c.txt has no NEW"),
-    *(
-        (None, ("after", MOVE, "a.txt", path), "not inside the service")
-        for path in ("../x", "/x", "", ".", "x/../..")
-    ),
-    *(
-        (None, ("after", HAND, path), "not inside the service")
-        for path in ("../x", "/x", ".git/config")
-    ),
-    *(
-        (None, ("after", HAND, path), "is a Windows path")
-        for path in ("app\\x", "C:\\x", "c:/x", "\\\\host\\x")
-    ),
+    *((None, ("after", MOVE, "a.txt", path), "not inside the service") for path in ("../x", "/x", "", ".", "x/../..")),
+    *((None, ("after", HAND, path), "not inside the service") for path in ("../x", "/x", ".git/config")),
+    *((None, ("after", HAND, path), "is a Windows path") for path in ("app\\x", "C:\\x", "c:/x", "\\\\host\\x")),
     (None, ("before", ANSWERS, "--answers-file=../a.yml", *RENAME[2:]), "not inside the service"),
     (make_link, ("after", MOVE, "a.txt", "linked/x"), "linked is not a directory"),
     (None, ("before", ANSWERS, "rename", "cache"), "is neither `rename OLD NEW` nor"),
-    (
-        None,
-        ("before", ANSWERS, "value", "_commit", "v1.0.0", "v2.0.0"),
-        "_commit is not the name of a question",
-    ),
+    (None, ("before", ANSWERS, "value", "_commit", "v1.0.0", "v2.0.0"), "_commit is not the name of a question"),
     (None, ("before", ANSWERS, "rename", "cache", "replica"), "answers both cache and replica"),
 ]
 
@@ -490,13 +424,7 @@ def test_what_a_hook_cannot_do_it_refuses_in_one_line_and_changes_nothing(
         prepare(small)
     before = files(small)
     # As strict as Python can be about where it imports from.
-    process = run(
-        small,
-        *command[1:],
-        STAGE=command[0],
-        PYTHONSAFEPATH="1",
-        GIT_CEILING_DIRECTORIES=str(small.parent),
-    )
+    process = run(small, *command[1:], STAGE=command[0], PYTHONSAFEPATH="1", GIT_CEILING_DIRECTORIES=str(small.parent))
     assert process.returncode
     assert reason in process.stderr
     assert process.stderr.count("\n") == 1
@@ -510,11 +438,7 @@ def test_what_a_hook_cannot_do_it_refuses_in_one_line_and_changes_nothing(
         (["rename", "cache", "a", "value", "a", "redis", "b"], b"cache: redis ", b'a: "b" '),
         (["value", "cache", "none", "valkey"], b"", b""),
         (["value", "parts", "none", "off"], b'"none", 1', b'"off", 1'),
-        (
-            ["value", "parts", "1", "2", "value", "parts", "redis", "on"],
-            b'redis, "none", 1',
-            b'"on", "none", 2',
-        ),
+        (["value", "parts", "1", "2", "value", "parts", "redis", "on"], b'redis, "none", 1', b'"on", "none", 2'),
         (["value", "replica", "true", "near"], b"replica: true", b'replica: "near"'),
         (["value", "replica", "1", "2"], b"", b""),
         (["rename", "text", "words"], b"text: |", b"words: |"),

@@ -91,9 +91,7 @@ def test_a_combination_that_no_variant_has_is_found() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_service_gets_the_tests_that_make_sense_with_all_that_they_import(
-    variant: str, tmp_path: Path
-) -> None:
+def test_a_service_gets_the_tests_that_make_sense_with_all_that_they_import(variant: str, tmp_path: Path) -> None:
     lay_over(tmp_path, variant)
 
     home = tmp_path / "tests" / "internals"
@@ -101,9 +99,7 @@ def test_a_service_gets_the_tests_that_make_sense_with_all_that_they_import(
     imported = {
         f"{module.replace('.', '/')}.py"
         for name in laid
-        for module in re.findall(
-            r"^from tests\.internals\.(\S+) import", (home / name).read_text(), re.MULTILINE
-        )
+        for module in re.findall(r"^from tests\.internals\.(\S+) import", (home / name).read_text(), re.MULTILINE)
     }
     assert laid & TESTS.keys() == set(sensible(variant))
     assert imported <= laid & HELPERS.keys()
@@ -128,9 +124,7 @@ def imported_by(name: str) -> set[str]:
 
 def test_every_module_that_depends_on_the_interpreter_is_tested_on_the_newest() -> None:
     run = {name for variant in ON_NEWEST for name in on_newest(variant)}
-    tested = set().union(*map(imported_by, run)) | {
-        module for module, name in STARTED_BY.items() if name in run
-    }
+    tested = set().union(*map(imported_by, run)) | {module for module, name in STARTED_BY.items() if name in run}
 
     assert sensitive() - tested == NOT_ON_NEWEST
     assert STARTED_BY.keys() <= sensitive()
@@ -168,6 +162,4 @@ def test_ruff_sees_the_internals_of_a_service_below_a_directory_that_git_ignores
         check=False,
     )
 
-    assert ruff.stdout.splitlines()[:-1] == [
-        "tests/internals/test_planted.py:1:101: E501 Line too long (106 > 100)"
-    ]
+    assert ruff.stdout.splitlines()[:-1] == ["tests/internals/test_planted.py:1:101: E501 Line too long (106 > 100)"]

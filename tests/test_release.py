@@ -127,18 +127,8 @@ ROWS: list[tuple[Edit, Level, str, str]] = [
     (lambda config, texts: config.pop("cores"), MAJOR, "question gone", "cores"),
     (ask("cores", when=False), MAJOR, "question gone", "cores"),
     (ask("cores", type="float"), MAJOR, "question of another type", "cores"),
-    (
-        ask("cores", validator="{% if cores > 32 %}No.{% endif %}"),
-        MAJOR,
-        "question stricter",
-        "cores",
-    ),
-    (
-        ask("cores", validator="{% if cores > 99 %}No.{% endif %}"),
-        MINOR,
-        "question validated otherwise",
-        "cores",
-    ),
+    (ask("cores", validator="{% if cores > 32 %}No.{% endif %}"), MAJOR, "question stricter", "cores"),
+    (ask("cores", validator="{% if cores > 99 %}No.{% endif %}"), MINOR, "question validated otherwise", "cores"),
     (ask("cores", default=2), MINOR, "question with another default", "cores"),
     (ask("cores", ask=False), MINOR, "question asked otherwise", "cores"),
     (ask("cores", when="{{ cache == 'redis' }}"), MINOR, "question asked otherwise", "cores"),
@@ -151,10 +141,7 @@ ROWS: list[tuple[Edit, Level, str, str]] = [
     (
         both(
             drop("app/core/engine.py"),
-            configure(
-                "_exclude",
-                [EXCLUDE_UPDATE, EXCLUDE_UPDATE.replace("README.md", "app/core/engine.py")],
-            ),
+            configure("_exclude", [EXCLUDE_UPDATE, EXCLUDE_UPDATE.replace("README.md", "app/core/engine.py")]),
         ),
         MAJOR,
         "path handed over",
@@ -167,11 +154,7 @@ ROWS: list[tuple[Edit, Level, str, str]] = [
         "app/core/engine.py",
     ),
     (
-        both(
-            drop("app/core/engine.py"),
-            write("app/new/engine.py", ""),
-            hook("merge_moved.py", "app/core", "app/new"),
-        ),
+        both(drop("app/core/engine.py"), write("app/new/engine.py", ""), hook("merge_moved.py", "app/core", "app/new")),
         MAJOR,
         "path moved",
         "app/core/engine.py",
@@ -186,20 +169,12 @@ ROWS: list[tuple[Edit, Level, str, str]] = [
         "cache",
     ),
     (
-        both(
-            ask("cache", choices=["valkey", "memory"]),
-            hook("edit_answers.py", "value", "cache", "redis", "valkey"),
-        ),
+        both(ask("cache", choices=["valkey", "memory"]), hook("edit_answers.py", "value", "cache", "redis", "valkey")),
         MAJOR,
         "choice renamed",
         "cache",
     ),
-    (
-        configure("_skip_if_exists", ["/app/api.py", "/app/main.py"]),
-        MAJOR,
-        "path given to the team",
-        "app/main.py",
-    ),
+    (configure("_skip_if_exists", ["/app/api.py", "/app/main.py"]), MAJOR, "path given to the team", "app/main.py"),
     (
         configure("_exclude", [EXCLUDE_UPDATE, EXCLUDE_UPDATE.replace("README.md", "app/api.py")]),
         MAJOR,
@@ -209,9 +184,7 @@ ROWS: list[tuple[Edit, Level, str, str]] = [
     (configure("_exclude", []), MAJOR, "path taken from the team", "README.md"),
     (configure("_seam", ["/pyproject.toml"]), MINOR, "path of another class", "app/main.py"),
     (
-        both(
-            configure("_exclude", []), configure("_skip_if_exists", ["/app/api.py", "/README.md"])
-        ),
+        both(configure("_exclude", []), configure("_skip_if_exists", ["/app/api.py", "/README.md"])),
         MINOR,
         "path of another class",
         "README.md",
@@ -224,10 +197,7 @@ ROWS: list[tuple[Edit, Level, str, str]] = [
         "app/main.py, # Add your own below this line",
     ),
     (
-        write(
-            "pyproject.toml",
-            TEXTS["pyproject.toml"].replace("  # Add your own below this line.\n", "", 1),
-        ),
+        write("pyproject.toml", TEXTS["pyproject.toml"].replace("  # Add your own below this line.\n", "", 1)),
         MAJOR,
         "anchor gone",
         "pyproject.toml, # Add your own below this line. (2)",
@@ -239,20 +209,13 @@ ROWS: list[tuple[Edit, Level, str, str]] = [
         "NEW",
     ),
     (
-        write(
-            "docs/configuration.md", TEXTS["docs/configuration.md"] + "| `NEW` | required | . |\n"
-        ),
+        write("docs/configuration.md", TEXTS["docs/configuration.md"] + "| `NEW` | required | . |\n"),
         MAJOR,
         "variable required",
         "NEW",
     ),
     (substitute("docs/configuration.md", "`8000`", "required"), MAJOR, "variable required", "PORT"),
-    (
-        substitute("docs/configuration.md", "8000", "80"),
-        MINOR,
-        "variable with another default",
-        "PORT",
-    ),
+    (substitute("docs/configuration.md", "8000", "80"), MINOR, "variable with another default", "PORT"),
     (substitute("docs/configuration.md", "`PORT`", "PORT"), MAJOR, "variable gone", "PORT"),
     (
         substitute("app/core/engine.py", '["Session", ', '["Session", "spare", '),
@@ -261,72 +224,22 @@ ROWS: list[tuple[Edit, Level, str, str]] = [
         "app.core.engine:spare",
     ),
     (substitute("app/core/engine.py", "stop = 1", ""), MAJOR, "name gone", "app.core.engine:stop"),
-    (
-        substitute("app/core/engine.py", "def start", "def begin"),
-        MAJOR,
-        "name gone",
-        "app.core.engine:start",
-    ),
-    (
-        substitute("tests/core/plugin.py", "client", "caller"),
-        MAJOR,
-        "name gone",
-        "tests.core.plugin:client",
-    ),
-    (
-        substitute("app/core/engine.py", "(port", "(number"),
-        MAJOR,
-        "signature broken",
-        "app.core.engine.start",
-    ),
-    (
-        substitute("app/core/engine.py", "(port", "(port, host"),
-        MAJOR,
-        "signature broken",
-        "app.core.engine.start",
-    ),
-    (
-        substitute("app/core/engine.py", "def run", "def do"),
-        MAJOR,
-        "signature broken",
-        "app.core.engine.Session.run",
-    ),
-    (
-        substitute("app/core/engine.py", "size", "length"),
-        MAJOR,
-        "signature broken",
-        "app.core.engine.Session.size",
-    ),
-    (
-        substitute("app/core/engine.py", "function", "f"),
-        MAJOR,
-        "signature broken",
-        "app.core.engine.Policy.__call__",
-    ),
-    (
-        substitute("app/core/engine.py", "commit", "end"),
-        MAJOR,
-        "signature broken",
-        "app.core.engine.Base.commit",
-    ),
+    (substitute("app/core/engine.py", "def start", "def begin"), MAJOR, "name gone", "app.core.engine:start"),
+    (substitute("tests/core/plugin.py", "client", "caller"), MAJOR, "name gone", "tests.core.plugin:client"),
+    (substitute("app/core/engine.py", "(port", "(number"), MAJOR, "signature broken", "app.core.engine.start"),
+    (substitute("app/core/engine.py", "(port", "(port, host"), MAJOR, "signature broken", "app.core.engine.start"),
+    (substitute("app/core/engine.py", "def run", "def do"), MAJOR, "signature broken", "app.core.engine.Session.run"),
+    (substitute("app/core/engine.py", "size", "length"), MAJOR, "signature broken", "app.core.engine.Session.size"),
+    (substitute("app/core/engine.py", "function", "f"), MAJOR, "signature broken", "app.core.engine.Policy.__call__"),
+    (substitute("app/core/engine.py", "commit", "end"), MAJOR, "signature broken", "app.core.engine.Base.commit"),
     (
         substitute("app/core/engine.py", "False", "True"),
         MINOR,
         "parameter with another default",
         "app.core.engine.start",
     ),
-    (
-        substitute("pyproject.toml", '["fastapi[all]>=0.1"]', "[]"),
-        MAJOR,
-        "dependency gone",
-        "fastapi",
-    ),
-    (
-        substitute("pyproject.toml", ">=0.1", ">=0.2"),
-        MINOR,
-        "dependency with another range",
-        "fastapi",
-    ),
+    (substitute("pyproject.toml", '["fastapi[all]>=0.1"]', "[]"), MAJOR, "dependency gone", "fastapi"),
+    (substitute("pyproject.toml", ">=0.1", ">=0.2"), MINOR, "dependency with another range", "fastapi"),
     (substitute("pyproject.toml", '0.1"]', '0.1", "orjson"]'), MINOR, "dependency added", "orjson"),
     (substitute("pyproject.toml", "3.11", "3.12"), MAJOR, "Python required", ">=3.12"),
     (configure("_min_copier_version", "9.20.0"), MINOR, "Copier required", "9.20.0"),
@@ -341,20 +254,14 @@ def changed(edit: Edit, answers: Mapping[str, Any] = ANSWERS) -> list[Change]:
     crossed = migrations(newer)
     wanted = migrated(answers, crossed)
     row = fitting(wanted, newer)
-    pair = Pair(
-        answers, facts(TEXTS, older, answers), facts(texts, newer, row), accepted=row == wanted
-    )
+    pair = Pair(answers, facts(TEXTS, older, answers), facts(texts, newer, row), accepted=row == wanted)
     return compare(older, newer, [pair], [], crossed)
 
 
 @pytest.mark.parametrize(
-    ("edit", "level", "kind", "subject"),
-    ROWS,
-    ids=lambda value: value if isinstance(value, str) else "",
+    ("edit", "level", "kind", "subject"), ROWS, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_a_change_asks_for_its_part_of_the_version(
-    edit: Edit, level: Level, kind: str, subject: str
-) -> None:
+def test_a_change_asks_for_its_part_of_the_version(edit: Edit, level: Level, kind: str, subject: str) -> None:
     changes = changed(edit)
     found = next(change for change in changes if change.kind == kind)
     assert found.subject == subject
@@ -387,17 +294,11 @@ def test_every_rule_has_a_row_and_is_explained() -> None:
 def test_what_services_do_not_see_is_no_change(edit: Edit) -> None:
     assert changed(edit) == []
     for internal in ("spare = 2", "    def _inner(self): ...\n"):
-        assert {
-            change.kind for change in changed(substitute("app/core/engine.py", internal, ""))
-        } == {"content"}
+        assert {change.kind for change in changed(substitute("app/core/engine.py", internal, ""))} == {"content"}
 
 
 def test_of_an_answer_that_no_longer_exists_only_what_is_gone_for_all_counts() -> None:
-    edit = both(
-        ask("cache", choices=["redis"]),
-        substitute("docs/configuration.md", "8000", "80"),
-        drop("app/main.py"),
-    )
+    edit = both(ask("cache", choices=["redis"]), substitute("docs/configuration.md", "8000", "80"), drop("app/main.py"))
     kinds = [change.kind for change in changed(edit, {"cache": "memory", "cores": 2})]
     assert kinds == ["choice gone", "path gone"]
 
@@ -405,17 +306,11 @@ def test_of_an_answer_that_no_longer_exists_only_what_is_gone_for_all_counts() -
 def test_a_path_that_an_older_answer_leaves_out_stays_with_the_service() -> None:
     # Copier renders the newer `_exclude` with the older answers, and so never sees such a file go.
     off = "{% if cache is defined and cache == 'redis' %}/app/core/engine.py{% endif %}"
-    changes = changed(
-        both(drop("app/core/engine.py"), configure("_exclude", [EXCLUDE_UPDATE, off]))
-    )
+    changes = changed(both(drop("app/core/engine.py"), configure("_exclude", [EXCLUDE_UPDATE, off])))
     assert Change("path handed over", "app/core/engine.py") in changes
     unknown = "{% if new is defined and new == 'off' %}/app/core/engine.py{% endif %}"
     changes = changed(
-        both(
-            drop("app/core/engine.py"),
-            ask("new", default="off"),
-            configure("_exclude", [EXCLUDE_UPDATE, unknown]),
-        )
+        both(drop("app/core/engine.py"), ask("new", default="off"), configure("_exclude", [EXCLUDE_UPDATE, unknown]))
     )
     assert Change("path gone", "app/core/engine.py", "NEW") in changes
 
@@ -451,15 +346,11 @@ def test_a_level_moves_its_part(last: str, level: Level, expected: str) -> None:
         ("major", "1.4.0", "2.0.0"),
     ],
 )
-def test_a_version_is_asked_for_by_its_number_or_its_part(
-    text: str, last: str | None, expected: str
-) -> None:
+def test_a_version_is_asked_for_by_its_number_or_its_part(text: str, last: str | None, expected: str) -> None:
     assert parse_asked(text, Version(last) if last else None) == Version(expected)
 
 
-@pytest.mark.parametrize(
-    "text", ["1.2", "1.2.0.dev1", "1.2.0+local", "1.2.0.post1", "next", "2!1.0.0", "1.2.0\n"]
-)
+@pytest.mark.parametrize("text", ["1.2", "1.2.0.dev1", "1.2.0+local", "1.2.0.post1", "next", "2!1.0.0", "1.2.0\n"])
 def test_another_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no version: write 1\.2\.0"):
         parse_asked(text, Version("1.0.0"))
@@ -505,28 +396,15 @@ def test_a_move_is_read_from_either_form_of_a_command(command: str | list[str]) 
 
 
 def test_answers_are_edited_in_order() -> None:
-    command = (
-        "python hooks/edit_answers.py rename cache kv value kv redis valkey value on true false"
-    )
-    entries = migrations(
-        {"_migrations": [{"version": "2.0.0", "command": command.replace("true", "True")}]}
-    )
-    assert migrated({"cache": "redis", "on": True, "n": 1}, entries) == {
-        "kv": "valkey",
-        "on": False,
-        "n": 1,
-    }
+    command = "python hooks/edit_answers.py rename cache kv value kv redis valkey value on true false"
+    entries = migrations({"_migrations": [{"version": "2.0.0", "command": command.replace("true", "True")}]})
+    assert migrated({"cache": "redis", "on": True, "n": 1}, entries) == {"kv": "valkey", "on": False, "n": 1}
     assert migrated({}, entries) == {}
 
 
 def test_a_hook_hands_over_a_path_and_what_is_below() -> None:
     entries = [Migration(Version("2.0.0"), ("python", "hooks/hand_over.py", "a/b", "c.py"))]
-    assert [handed_over(path, entries) for path in ("a/b/x.py", "a/b", "c.py", "a/c.py")] == [
-        True,
-        True,
-        True,
-        False,
-    ]
+    assert [handed_over(path, entries) for path in ("a/b/x.py", "a/b", "c.py", "a/c.py")] == [True, True, True, False]
 
 
 # --- Refusals ---
@@ -572,9 +450,7 @@ READY = Plan(
         ),
         (
             replace(
-                READY,
-                changes=[Change("question gone", "q")],
-                changelog=LOG.replace("News", "### Breaking\n\n`q`"),
+                READY, changes=[Change("question gone", "q")], changelog=LOG.replace("News", "### Breaking\n\n`q`")
             ),
             None,
         ),
@@ -626,9 +502,7 @@ def test_a_refusal_names_what_is_wrong_and_what_to_do(plan: Plan, expected: str 
 
 def test_unreleased_becomes_a_section() -> None:
     assert unreleased(LOG) == "News."
-    assert released(
-        LOG, Version("1.1.0"), "2026-02-01", "### Update\n\n- Fine."
-    ) == textwrap.dedent("""\
+    assert released(LOG, Version("1.1.0"), "2026-02-01", "### Update\n\n- Fine.") == textwrap.dedent("""\
         # Changelog
 
         ## Unreleased
@@ -649,20 +523,14 @@ def test_unreleased_becomes_a_section() -> None:
 
 def test_a_changelog_says_what_only_its_author_knows() -> None:
     assert declared(LOG) == {}
-    assert list(
-        declared(LOG.replace("News.", "News.\n\n### Breaking\n\nA guard.\n\n### Added\n\nX"))
-    ) == [
+    assert list(declared(LOG.replace("News.", "News.\n\n### Breaking\n\nA guard.\n\n### Added\n\nX"))) == [
         "breaking",
         "added",
     ]
 
 
 def test_a_section_lists_what_changed_and_what_an_update_comes_to() -> None:
-    changes = [
-        Change("question added", "q", "1"),
-        Change("path gone", "a.py"),
-        Change("content", "9"),
-    ]
+    changes = [Change("question added", "q", "1"), Change("path gone", "a.py"), Change("content", "9")]
     trials = [Trial("a", 1000, ("x.py",), ("a.py",)), Trial("b", 500, ("x.py", "y.py"))]
     text = parts(Version("1.0.0"), changes, 2, trials, "Effect on performance: not measured.")
     assert text.splitlines() == [
@@ -675,9 +543,7 @@ def test_a_section_lists_what_changed_and_what_an_update_comes_to() -> None:
         "  Deleted files: 1 (`a.py`). Lost lines: 0.",
         "- Effect on performance: not measured.",
     ]
-    assert "- `copier update` from 1.0.0 needs no `--trust`." in parts(
-        Version("1.0.0"), [], 0, trials, ""
-    )
+    assert "- `copier update` from 1.0.0 needs no `--trust`." in parts(Version("1.0.0"), [], 0, trials, "")
 
 
 def test_the_effect_on_performance_is_a_ratio_of_one_run_before_and_after() -> None:
@@ -733,10 +599,7 @@ class Release:
     def commit(self, news: str = "") -> None:
         if news:
             self.write(
-                "CHANGELOG.md",
-                self.read("CHANGELOG.md").replace(
-                    "## Unreleased\n", f"## Unreleased\n\n{news}\n", 1
-                ),
+                "CHANGELOG.md", self.read("CHANGELOG.md").replace("## Unreleased\n", f"## Unreleased\n\n{news}\n", 1)
             )
         commit(self.root)
 
@@ -772,16 +635,12 @@ def test_the_first_version_is_free(tmp_path: Path) -> None:
         release.write(path, text)
     release.commit()
     assert release.run() == 0
-    assert (
-        release.said == "There is no tag of a version yet: the first version may have any number."
-    )
+    assert release.said == "There is no tag of a version yet: the first version may have any number."
     assert release.run("0.1.0") == 0
     assert release.changed == "M CHANGELOG.md"
     section = r"## Unreleased\n\n## 0\.1\.0 - \d{4}-\d\d-\d\d\n\nThe first\.\n\n### Update\n\nThe first version: .+\n"
     assert re.fullmatch(rf"# Changelog\n\n{section}", release.read("CHANGELOG.md"))
-    assert (
-        "git tag --annotate v0.1.0 --message 0.1.0\n  git push origin HEAD v0.1.0" in release.said
-    )
+    assert "git tag --annotate v0.1.0 --message 0.1.0\n  git push origin HEAD v0.1.0" in release.said
     assert release.said.index("nox -s thorough") < release.said.index("git tag")
 
 
@@ -829,9 +688,7 @@ def test_a_file_that_goes_needs_a_hook_and_the_hook_is_tried(small: Release) -> 
     (small.root / "template/app/cache.py").unlink()
     small.commit("No cache.")
     assert small.run("2.0.0") == 1
-    assert re.fullmatch(
-        r"Refused: app/cache.py is gone, .* hooks/hand_over.py app/cache.py, .*", small.said
-    )
+    assert re.fullmatch(r"Refused: app/cache.py is gone, .* hooks/hand_over.py app/cache.py, .*", small.said)
 
     entry = """\
 _migrations:
@@ -849,10 +706,7 @@ _migrations:
     assert small.said == (
         "Refused: an update of variant defaults from 1.0.0 loses a team's lines in app/cache.py: keep them with a hook."
     )
-    small.write(
-        "hooks/hand_over.py",
-        "import subprocess\nsubprocess.run('git checkout HEAD app/cache.py'.split())\n",
-    )
+    small.write("hooks/hand_over.py", "import subprocess\nsubprocess.run('git checkout HEAD app/cache.py'.split())\n")
     small.commit()
     assert small.run("2.0.0") == 0
     text = small.read("CHANGELOG.md")
@@ -865,21 +719,16 @@ PYPROJECT = '[project]\ndependencies = ["a>=1"]\n'
 GROW = 'def grow(service):\n    (service / "team.py").write_text("from app.core import a\\n")\n'
 
 
-def test_the_code_of_a_team_is_checked_after_the_update(
-    small: Release, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_code_of_a_team_is_checked_after_the_update(small: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checks are stand-ins: `a>=2` does not exist, and `app.core` must have the name that the team imports."""
     before: list[str] = []
 
     def run_uv(service: Path, *arguments: str, **_: Any) -> subprocess.CompletedProcess[str]:
         failing = {
             "lock": ">=2" in (service / "pyproject.toml").read_text(),
-            "mypy": "a = 1" not in (service / "app/core.py").read_text()
-            and (service / "team.py").exists(),
+            "mypy": "a = 1" not in (service / "app/core.py").read_text() and (service / "team.py").exists(),
         }
-        output = next(
-            (f"{word} found it." for word in arguments if failing.get(word) or word in before), ""
-        )
+        output = next((f"{word} found it." for word in arguments if failing.get(word) or word in before), "")
         return subprocess.CompletedProcess(arguments, bool(output), output, "")
 
     monkeypatch.setattr("releases.trial.run_uv", run_uv)
@@ -894,8 +743,7 @@ def test_the_code_of_a_team_is_checked_after_the_update(
     small.commit("News.")
     assert small.run("1.1.0") == 1
     assert (
-        small.said
-        == "Refused: variant defaults cannot be updated from 1.0.1: `uv lock --quiet` fails: lock found it."
+        small.said == "Refused: variant defaults cannot be updated from 1.0.1: `uv lock --quiet` fails: lock found it."
     )
 
     small.write("template/pyproject.toml", PYPROJECT)
@@ -909,10 +757,7 @@ def test_the_code_of_a_team_is_checked_after_the_update(
     assert small.run("2.0.0rc1") == 0
     before.append("mypy")
     assert small.run("2.0.0") == 1
-    assert (
-        "variant defaults cannot be updated from 1.0.1: before the update, `uv run --quiet mypy` fails"
-        in small.said
-    )
+    assert "variant defaults cannot be updated from 1.0.1: before the update, `uv run --quiet mypy` fails" in small.said
 
 
 def test_an_answer_that_copier_would_replace_by_the_default_is_refused(small: Release) -> None:
@@ -921,19 +766,14 @@ def test_an_answer_that_copier_would_replace_by_the_default_is_refused(small: Re
     small.write("tests/variants.py", ONE_VARIANT)
     small.commit("News.")
     assert small.run("1.1.0") == 1
-    assert (
-        small.said
-        == "Refused: 1.1.0 is too small, 2.0.0 is needed: `cache` refuses the former answer `none`."
-    )
+    assert small.said == "Refused: 1.1.0 is too small, 2.0.0 is needed: `cache` refuses the former answer `none`."
     assert small.run("2.0.0") == 1
     assert small.said == (
         "Refused: an update of variant minimum from 1.0.0 loses the answer to cache: use hooks/edit_answers.py."
     )
 
 
-def test_copier_takes_the_newest_tag_with_a_v_and_no_pre_release(
-    small: Release, tmp_path: Path
-) -> None:
+def test_copier_takes_the_newest_tag_with_a_v_and_no_pre_release(small: Release, tmp_path: Path) -> None:
     entry = "_migrations:\n  - version: v1.10.0\n    command: [git, config, a.b, crossed]\n"
     for version in ("v1.9.0", "v1.10.0", "v1.11.0rc1", "nightly"):
         small.write("template/version", version)
@@ -965,12 +805,7 @@ def test_copier_offers_the_post_releases_of_a_fork_between_the_versions_of_slips
         small.commit()
         git(small.root, "tag", tag)
         # 2 means that there is a newer version.
-        if (
-            subprocess.run(
-                [*COPIER, "check-update", "--quiet"], cwd=service, check=False
-            ).returncode
-            == 2
-        ):
+        if subprocess.run([*COPIER, "check-update", "--quiet"], cwd=service, check=False).returncode == 2:
             copier.run_update(service, defaults=True, overwrite=True, quiet=True)
             assert (service / "version").read_text() == tag
             assert yaml.safe_load((service / ANSWERS_FILE).read_text())["_commit"] == tag
@@ -983,9 +818,7 @@ def test_copier_offers_the_post_releases_of_a_fork_between_the_versions_of_slips
 
 
 @pytest.mark.parametrize("checks", thorough(["skipped", "run"], but=["skipped"]))
-def test_a_version_of_the_template_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checks: str
-) -> None:
+def test_a_version_of_the_template_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checks: str) -> None:
     if checks == "skipped":
         monkeypatch.setattr("releases.trial.failure", lambda *_: "")
     release = Release(snapshot(tmp_path / "template", "v1.0.0"))
@@ -999,9 +832,7 @@ def test_a_version_of_the_template_itself(
     assert release.said.startswith("Since v1.0.0:\nThe smallest version is 1.0.1 (patch)")
 
     git(release.root, "mv", "template/app/core/http/problems.py", "template/app/problems.py")
-    variables = release.read("template/docs/configuration.md.jinja").replace(
-        "`LOG_LEVEL`", "`LEVEL`"
-    )
+    variables = release.read("template/docs/configuration.md.jinja").replace("`LOG_LEVEL`", "`LEVEL`")
     release.write("template/docs/configuration.md.jinja", variables)
     assert release.run() == 0
     assert "  major  Removed: `app/core/http/problems.py`.\n" in release.said
@@ -1020,11 +851,5 @@ _migrations:
     release.commit("News.")
     assert release.run("2.0.0") == 0
     text = " ".join(release.read("CHANGELOG.md").split())
-    assert (
-        "Moved: `app/core/http/problems.py` to `app/problems.py`; a hook merges the changes of a team in it."
-        in text
-    )
-    assert re.search(
-        r"Variants updated from 1\.0\.0: 1, .* Conflicts: 0\. Deleted files: 0\. Lost lines: 0\.",
-        text,
-    )
+    assert "Moved: `app/core/http/problems.py` to `app/problems.py`; a hook merges the changes of a team in it." in text
+    assert re.search(r"Variants updated from 1\.0\.0: 1, .* Conflicts: 0\. Deleted files: 0\. Lost lines: 0\.", text)

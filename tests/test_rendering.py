@@ -27,11 +27,7 @@ def service(answers: Answers, rendered: Callable[[Answers], Path]) -> Path:
 
 def files(service: Path) -> dict[str, str]:
     """The text of every rendered file, by its name."""
-    return {
-        path.relative_to(service).as_posix(): path.read_text()
-        for path in service.rglob("*")
-        if path.is_file()
-    }
+    return {path.relative_to(service).as_posix(): path.read_text() for path in service.rglob("*") if path.is_file()}
 
 
 def test_no_tag_is_left(service: Path, answers: Answers) -> None:
@@ -40,9 +36,7 @@ def test_no_tag_is_left(service: Path, answers: Answers) -> None:
 
     # `${{ }}` is GitHub's, and `{{ $value }}` Prometheus's.
     tag = re.compile(r"(?<!\$)\{[{%#](?! \$)")
-    assert [
-        name for name, text in files(service).items() if tag.search(text.replace(own, ""))
-    ] == []
+    assert [name for name, text in files(service).items() if tag.search(text.replace(own, ""))] == []
     assert [name for name in files(service) if "{" in name or name.endswith(".jinja")] == []
 
 
@@ -85,16 +79,10 @@ def test_nothing_speaks_of_the_template(service: Path) -> None:
     """But for how to update, which is Copier's and its answers file's to say."""
     about = re.compile(r"slipstream|jinja|cookiecutter|_copier", re.IGNORECASE)
 
-    assert [
-        name
-        for name, text in files(service).items()
-        if about.search(text) and name != ".copier-answers.yml"
-    ] == []
+    assert [name for name, text in files(service).items() if about.search(text) and name != ".copier-answers.yml"] == []
 
 
-def test_a_second_rendering_is_identical(
-    service: Path, answers: Answers, template: Path, tmp_path: Path
-) -> None:
+def test_a_second_rendering_is_identical(service: Path, answers: Answers, template: Path, tmp_path: Path) -> None:
     assert files(render(template, tmp_path / "elsewhere" / "again", answers)) == files(service)
 
 
@@ -143,25 +131,14 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
     assert change("none") == (
         set(),
         {
-            *(
-                f"app/core/cache/{name}.py"
-                for name in ("cached", "commands", "keys", "parameters", "tags")
-            ),
+            *(f"app/core/cache/{name}.py" for name in ("cached", "commands", "keys", "parameters", "tags")),
             *(
                 f"app/core/cache/responses/{name}.py"
                 for name in ("__init__", "admission", "loading", "middleware", "repeated", "rules")
             ),
             *(
                 f"app/core/cache/store/{name}.py"
-                for name in (
-                    "__init__",
-                    "cache",
-                    "connection",
-                    "entry",
-                    "local",
-                    "server",
-                    "valkey",
-                )
+                for name in ("__init__", "cache", "connection", "entry", "local", "server", "valkey")
             ),
             "app/core/settings/cache.py",
             "app/core/settings/redis_url.py",
@@ -179,10 +156,7 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
     for engine, way in (("celery", "outbox"), ("rq", "outbox"), ("direct", "direct")):
         library = "celery" if engine == "celery" else "rq"
         assert change(engine) == (
-            {
-                *broker,
-                *(f"app/core/jobs/{name}.py" for name in (way, library, f"{library}_worker")),
-            },
+            {*broker, *(f"app/core/jobs/{name}.py" for name in (way, library, f"{library}_worker"))},
             {*postgres, "app/core/jobs/worker.py"},
         )
     added, removed = change("no client")
@@ -201,10 +175,7 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
     assert change("replica") == (
         {
             "app/core/settings/replica.py",
-            *(
-                f"app/core/database/replica/{name}.py"
-                for name in ("__init__", "consistency", "decisions", "monitor")
-            ),
+            *(f"app/core/database/replica/{name}.py" for name in ("__init__", "consistency", "decisions", "monitor")),
             "app/core/database/replica/router.py",
         },
         set(),
@@ -220,7 +191,9 @@ def test_every_answer_is_in_one_file_list(rendered: Callable[[Answers], Path]) -
     }
 
 
-RENDER = "import sys; from pathlib import Path; from tests.rendering import render; from tests.variants import VARIANTS\n"
+RENDER = (
+    "import sys; from pathlib import Path; from tests.rendering import render; from tests.variants import VARIANTS\n"
+)
 RENDER += "render(Path(sys.argv[1]), Path(sys.argv[2]), VARIANTS['everything'])"
 
 

@@ -30,10 +30,7 @@ def clones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         git(template, "tag", tag)
     single, several = tmp_path / "origin/single", tmp_path / "origin/several"
     write(single / ".copier-answers.yml", ANSWERS.format("v1.0.0", template, "single"))
-    write(
-        several / "orders/.copier-answers.slip.yml",
-        ANSWERS.format("v1.2.0-3-g1a2b3c4", template, "orders"),
-    )
+    write(several / "orders/.copier-answers.slip.yml", ANSWERS.format("v1.2.0-3-g1a2b3c4", template, "orders"))
     write(several / "mail/.copier-answers.yml", ANSWERS.format("v1.1.0", tmp_path / "gone", "mail"))
     write(several / "mail/app.py", MARKED)
     found = []
@@ -68,17 +65,13 @@ def test_a_report_has_the_version_the_conflicts_and_the_last_green_run_of_each_s
     assert (mail["name"], mail["behind"], mail["conflicts"]) == ("several/mail", None, ["app.py"])
 
 
-def test_a_run_that_nobody_can_name_is_unknown(
-    clones: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_nobody_can_name_is_unknown(clones: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     write(Path(shutil.which("gh") or ""), "#!/bin/sh\nexit 4\n")
     assert main(["--json", clones[0]]) == 0
     assert json.loads(capsys.readouterr().out)[0]["green"] is None
 
 
-def test_a_directory_without_a_repository_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_directory_without_a_repository_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([str(tmp_path)])
     assert caught.value.code == 2
@@ -86,8 +79,7 @@ def test_a_directory_without_a_repository_is_named(
 
 
 @pytest.mark.parametrize(
-    ("tag", "version"),
-    [("v1.2.0", "1.2.0"), ("1.2.0.post1", "1.2.0.post1"), ("v1.2.0-3-gabc1234", "1.2.0")],
+    ("tag", "version"), [("v1.2.0", "1.2.0"), ("1.2.0.post1", "1.2.0.post1"), ("v1.2.0-3-gabc1234", "1.2.0")]
 )
 def test_a_tag_and_a_commit_after_it_have_a_version(tag: str, version: str) -> None:
     assert str(parse(tag)) == version
@@ -96,6 +88,4 @@ def test_a_tag_and_a_commit_after_it_have_a_version(tag: str, version: str) -> N
 def test_a_branch_has_no_version_and_no_service_makes_an_empty_table() -> None:
     assert parse("main") is None
     assert report([]) == "service  version  behind by  open updates  conflicts  last green run"
-    assert Service("a", "main", None, (), (), None).name in report(
-        [Service("a", "main", None, (), (), None)]
-    )
+    assert Service("a", "main", None, (), (), None).name in report([Service("a", "main", None, (), (), None)])

@@ -33,13 +33,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (hooks / name).chmod(0o755)
     (tmp_path / ".gitconfig").write_text(HOSTILE.format(hooks=hooks))
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in (
-        "GIT_AUTHOR_NAME",
-        "GIT_AUTHOR_EMAIL",
-        "GIT_COMMITTER_NAME",
-        "GIT_COMMITTER_EMAIL",
-        "EMAIL",
-    ):
+    for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "EMAIL"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -54,14 +48,9 @@ def test_a_hostile_git_configuration_does_no_harm(hostile: Path) -> None:
 
 
 def test_the_configuration_is_hostile_indeed(hostile: Path) -> None:
-    subprocess.run(
-        ["git", "init", "--quiet", "--initial-branch=main", "."], cwd=hostile, check=True
-    )
+    subprocess.run(["git", "init", "--quiet", "--initial-branch=main", "."], cwd=hostile, check=True)
     refused = subprocess.run(
-        ["git", "commit", "--allow-empty", "--message", "x"],
-        cwd=hostile,
-        capture_output=True,
-        check=False,
+        ["git", "commit", "--allow-empty", "--message", "x"], cwd=hostile, capture_output=True, check=False
     )
 
     assert refused.returncode != 0
@@ -72,6 +61,4 @@ def test_uncommitted_work_is_rendered_and_ignored_files_are_not(template: Path) 
 
     assert "copier.yml" in names
     assert "template/pyproject.toml.jinja" in names
-    assert not {
-        name for name in names if name.startswith((".nox/", ".venv/")) or "__pycache__" in name
-    }
+    assert not {name for name in names if name.startswith((".nox/", ".venv/")) or "__pycache__" in name}

@@ -130,17 +130,8 @@ async def order(session: WriteSessionDep, order_id: UUID) -> None:
 ENGINES: dict[str, Answers] = {
     "postgres": {"background_jobs": "postgres", "cache_backend": "memory", "pagination": "offset"},
     "celery": {"background_jobs": "celery", "cache_backend": "valkey", "pagination": "cursor"},
-    "rq": {
-        "background_jobs": "rq",
-        "outbox": False,
-        "cache_backend": "memory",
-        "pagination": "offset",
-    },
-    "background_tasks": {
-        "background_jobs": "background_tasks",
-        "cache_backend": "valkey",
-        "pagination": "cursor",
-    },
+    "rq": {"background_jobs": "rq", "outbox": False, "cache_backend": "memory", "pagination": "offset"},
+    "background_tasks": {"background_jobs": "background_tasks", "cache_backend": "valkey", "pagination": "cursor"},
 }
 
 
@@ -187,10 +178,7 @@ def findings(service: Path, command: str) -> list[str]:
     assert process.returncode == 1, process.stdout + process.stderr
     errors = re.findall(r"^(\S+\.py:\d+:) error: (.*?)  \[", process.stdout, re.MULTILINE)
     first = dict(reversed(errors))
-    return [
-        f"{place} {MISSING.sub(NAME, first[place])}"
-        for place in dict.fromkeys(place for place, _ in errors)
-    ]
+    return [f"{place} {MISSING.sub(NAME, first[place])}" for place in dict.fromkeys(place for place, _ in errors)]
 
 
 def own(service: Path, command: str) -> list[str]:
@@ -199,9 +187,7 @@ def own(service: Path, command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", thorough(SWITCHES, but=["cache"]))
-def test_what_an_answer_deletes_comes_back_and_what_used_it_is_named(
-    template: Path, tmp_path: Path, name: str
-) -> None:
+def test_what_an_answer_deletes_comes_back_and_what_used_it_is_named(template: Path, tmp_path: Path, name: str) -> None:
     before, after, edited, uses, directory = SWITCHES[name]
     # Its tests and its example use the feature as well: they are the team's.
     service = render(template, tmp_path / "repository" / directory, {**DEFAULTS, **before})
@@ -219,15 +205,11 @@ def test_what_an_answer_deletes_comes_back_and_what_used_it_is_named(
     assert command_lines(service, conflicts) == []
     assert command_lines(service, variables) != []
     assert own(service, check_types) == [
-        f"app/orders/service.py:{number}: {problem}"
-        for number, problem in enumerate(uses.values(), 1)
-        if problem
+        f"app/orders/service.py:{number}: {problem}" for number, problem in enumerate(uses.values(), 1) if problem
     ]
 
     git(service, "add", "--all")
-    assert command_lines(service, deletions) == gone, (
-        "staged as well, and next to files that look like them"
-    )
+    assert command_lines(service, deletions) == gone, "staged as well, and next to files that look like them"
     command_lines(service, bring_back.replace("FILE", edited))
     assert read(service / edited) == kept[edited]
     assert command_lines(service, deletions) == [path for path in gone if path != edited]
@@ -239,17 +221,14 @@ def test_what_an_answer_deletes_comes_back_and_what_used_it_is_named(
 
 
 @pytest.mark.parametrize("name", thorough(ENGINES, but=["celery"]))
-def test_what_knows_only_the_seams_works_with_another_engine(
-    template: Path, tmp_path: Path, name: str
-) -> None:
+def test_what_knows_only_the_seams_works_with_another_engine(template: Path, tmp_path: Path, name: str) -> None:
     names = [*ENGINES]
     before = ENGINES[names[names.index(name) - 1]]
     service = render(template, tmp_path / "service", before)
     write(service / "app/orders/__init__.py", "")
     write(service / "app/orders/router.py", SEAMS)
     append(
-        service / "app/api.py",
-        "\nfrom app.orders.router import router as orders\n\nrouter.include_router(orders)\n",
+        service / "app/api.py", "\nfrom app.orders.router import router as orders\n\nrouter.include_router(orders)\n"
     )
     commit(service)
 

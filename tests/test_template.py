@@ -18,11 +18,7 @@ FORBIDDEN = re.compile(r'[<>:"\\|?*]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)'
 
 
 def files() -> Iterator[Path]:
-    return (
-        path
-        for path in sorted(TEMPLATE.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
-    )
+    return (path for path in sorted(TEMPLATE.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
 
 
 def templates() -> Iterator[Path]:
@@ -37,11 +33,7 @@ def test_templates_use_known_names_only_and_every_question_is_used() -> None:
         names = meta.find_undeclared_variables(environment.parse(path.read_text()))
         assert names <= QUESTIONS | {"_copier_answers"}, path
         used |= names
-    used |= {
-        name
-        for name in QUESTIONS
-        if any(f"{name} " in entry for entry in CONFIGURATION["_exclude"])
-    }
+    used |= {name for name in QUESTIONS if any(f"{name} " in entry for entry in CONFIGURATION["_exclude"])}
     derived = {name for name in QUESTIONS if CONFIGURATION[name].get("when") is False}
     for name in derived - used:
         assert name in CONFIGURATION["_message_after_copy"]
@@ -88,9 +80,7 @@ def test_tags_in_python_are_few_and_not_nested() -> None:
 def test_names_fit_every_file_system() -> None:
     names = [path.relative_to(TEMPLATE).as_posix() for path in files()]
     # Copier's own placeholder for the answers file has a fixed, safe value.
-    parts = {
-        part for name in names for part in name.split("/") if not part.startswith("{{ _copier_conf")
-    }
+    parts = {part for name in names for part in name.split("/") if not part.startswith("{{ _copier_conf")}
 
     assert [part for part in parts if FORBIDDEN.search(part)] == []
     assert len({name.lower() for name in names}) == len(names)

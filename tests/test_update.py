@@ -50,9 +50,7 @@ CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding
 Made = Callable[[str, str], Path]
 
 # The questions that decide which paths there are.
-PATH_QUESTIONS = [
-    question for question in QUESTIONS if any(question in entry for entry in CONFIG["_exclude"])
-]
+PATH_QUESTIONS = [question for question in QUESTIONS if any(question in entry for entry in CONFIG["_exclude"])]
 OTHER_ANSWERS: Answers = {
     "cache_backend": "memory",
     "background_jobs": "celery",
@@ -90,9 +88,7 @@ def releases(template: Path, destination: Path, make_older: Callable[[Path], Non
     return destination
 
 
-def start(
-    template: Path, destination: Path, answers: Mapping[str, Any], vcs_ref: str = "HEAD"
-) -> Path:
+def start(template: Path, destination: Path, answers: Mapping[str, Any], vcs_ref: str = "HEAD") -> Path:
     """A service as a team starts it: rendered and committed."""
     service = render(template, destination, answers, vcs_ref)
     commit(service, "Start from the template")
@@ -123,9 +119,7 @@ def test_an_untouched_service_equals_a_fresh_copy_after_every_version(
     service = tmp_path / "repository/services/everything"
     render(history, service, answers_at(start, answers), start)
     commit(tmp_path / "repository")
-    assert git(service, "status", "--porcelain", "--ignored") == "", (
-        "git ignores what the template brings"
-    )
+    assert git(service, "status", "--porcelain", "--ignored") == "", "git ignores what the template brings"
     team = team_owned(service)
     for version in VERSIONS[VERSIONS.index(start) + 1 :]:
         upgrade(service, answers, version)
@@ -138,9 +132,7 @@ def test_an_untouched_service_equals_a_fresh_copy_after_every_version(
 
 @pytest.mark.parametrize(
     ("variant", "version"),
-    thorough(
-        zip(VARIANTS, VERSIONS[1:-1], strict=False), but=[(HARDEST, before("added question"))]
-    ),
+    thorough(zip(VARIANTS, VERSIONS[1:-1], strict=False), but=[(HARDEST, before("added question"))]),
 )
 def test_an_untouched_service_of_any_version_equals_a_fresh_copy_after_one_update(
     made: Made, tmp_path: Path, tally: Tally, variant: str, version: str
@@ -190,23 +182,15 @@ def test_edits_in_files_of_the_template_merge_or_conflict_visibly(
     upgrade(service, VARIANTS[variant])
     assert not tally.count(service, marks)
     # Where the template changed the same lines: never in silence, and only there.
-    chosen = {
-        path
-        for path in template_owned(service)
-        if CHOSEN.fullmatch(path) and path in marks.values()
-    }
+    chosen = {path for path in template_owned(service) if CHOSEN.fullmatch(path) and path in marks.values()}
     assert conflicts(service) == CONTESTED - {MOVED[0]} | chosen
     # The update lists files that no hook has handed over, and the printed command restores them.
     assert {DROPPED} <= listed(service, "D") <= {DROPPED, MOVED[0]}
-    assert all(
-        token in restored(service, DROPPED) for token, path in marks.items() if path == DROPPED
-    )
+    assert all(token in restored(service, DROPPED) for token, path in marks.items() if path == DROPPED)
 
 
 def test_every_kind_of_file_can_be_marked_or_says_why_not(made: Made) -> None:
-    paths = {
-        path for variant in ("everything", "defaults") for path in files(made(variant, PRESENT))
-    }
+    paths = {path for variant in ("everything", "defaults") for path in files(made(variant, PRESENT))}
     kinds = {Path(path).suffix or Path(path).name for path in paths if path not in UNMARKED}
     # JSON has no comments.
     assert kinds <= {*COMMENTS, ".json"}
@@ -214,14 +198,7 @@ def test_every_kind_of_file_can_be_marked_or_says_why_not(made: Made) -> None:
 
 
 def delete_example(service: Path) -> None:
-    for directory in (
-        "app/users",
-        "app/posts",
-        "app/dashboard",
-        "tests/users",
-        "tests/posts",
-        "tests/dashboard",
-    ):
+    for directory in ("app/users", "app/posts", "app/dashboard", "tests/users", "tests/posts", "tests/dashboard"):
         shutil.rmtree(service / directory)
     for path in ("app/seed.py", "migrations/versions/0001_users_and_posts.py"):
         (service / path).unlink()
@@ -310,27 +287,17 @@ def test_a_migration_keeps_what_copier_alone_loses(
         return {
             "renamed question": recorded[RENAMED_QUESTION[1]] == "offset"
             and (service / "app/core/pagination/offset.py").exists(),
-            "renamed choice": recorded[question] == choice
-            and (service / "app/core/jobs/celery_worker.py").exists(),
-            "moved file": [
-                token in read(service / MOVED[1])
-                for token, path in marks.items()
-                if path == MOVED[0]
-            ]
+            "renamed choice": recorded[question] == choice and (service / "app/core/jobs/celery_worker.py").exists(),
+            "moved file": [token in read(service / MOVED[1]) for token, path in marks.items() if path == MOVED[0]]
             == [True],
-            "removed file": [token in text for token, path in marks.items() if path == REMOVED]
-            == [True],
+            "removed file": [token in text for token, path in marks.items() if path == REMOVED] == [True],
         }
 
     assert set(kept(history, trust=True).values()) == {True}
-    assert set(kept(unprotected, trust=False).values()) == {False}, (
-        "Copier has learnt something: see which hook can go"
-    )
+    assert set(kept(unprotected, trust=False).values()) == {False}, "Copier has learnt something: see which hook can go"
 
 
-def test_a_removed_file_that_is_listed_stays_without_any_trust(
-    template: Path, tmp_path: Path, tally: Tally
-) -> None:
+def test_a_removed_file_that_is_listed_stays_without_any_trust(template: Path, tmp_path: Path, tally: Tally) -> None:
     def add(template: Path) -> None:
         write(template / "template" / REMOVED, REMOVED_TEXT)
 
@@ -351,9 +318,7 @@ def test_a_removed_file_that_is_listed_stays_without_any_trust(
 def test_a_new_file_of_the_template_and_the_teams_own_of_that_name_are_a_conflict_with_both_in_it(
     template: Path, tmp_path: Path, tally: Tally
 ) -> None:
-    template = releases(
-        template, tmp_path / "template", lambda template: append(template / "README.md", "Older.\n")
-    )
+    template = releases(template, tmp_path / "template", lambda template: append(template / "README.md", "Older.\n"))
     write(template / "template/stack.yaml", "services:\n  web:\n    build: .\n")
     commit(template, "Bring servers")
     git(template, "tag", "v1.2.0")
@@ -399,9 +364,7 @@ def run_copier(service: Path, *arguments: str, path: str = "") -> subprocess.Com
     )
 
 
-def test_a_service_with_uncommitted_work_is_refused_and_left_as_it_was(
-    home: Path, tmp_path: Path
-) -> None:
+def test_a_service_with_uncommitted_work_is_refused_and_left_as_it_was(home: Path, tmp_path: Path) -> None:
     service = copy(home, tmp_path / "service")
     append(service / "app/main.py", "# Not committed\n")
     write(service / "new.py", "# Not committed either\n")
@@ -434,9 +397,7 @@ exec {git} "$@"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals, and a shell script in the place of git")
-@pytest.mark.parametrize(
-    "moment", thorough(MOMENTS, but=["the same, by Ctrl-C", "a conflict is being written"])
-)
+@pytest.mark.parametrize("moment", thorough(MOMENTS, but=["the same, by Ctrl-C", "a conflict is being written"]))
 def test_an_interrupted_update_says_the_way_back_and_loses_nothing(
     oldest: Callable[[str], Path], tmp_path: Path, tally: Tally, moment: str
 ) -> None:
@@ -448,11 +409,7 @@ def test_an_interrupted_update_says_the_way_back_and_loses_nothing(
     command, when, name = MOMENTS[moment]
     # Ctrl-C reaches all processes of a terminal.
     text = INTERRUPTING.format(
-        command=command,
-        when=when,
-        signal=name,
-        git=shutil.which("git"),
-        target="0" if name == "INT" else "$PPID",
+        command=command, when=when, signal=name, git=shutil.which("git"), target="0" if name == "INT" else "$PPID"
     )
     write(tmp_path / "bin/git", text)
     (tmp_path / "bin/git").chmod(stat.S_IRWXU)
@@ -491,10 +448,7 @@ def test_the_way_back_changes_nothing_outside_of_the_service(tmp_path: Path) -> 
     subprocess.run(UNDO, shell=True, cwd=tmp_path / "services/orders", check=True, timeout=30)  # noqa: S602
     assert files(tmp_path / "services/orders") == state
     assert (files(tmp_path / "services/mail"), read(tmp_path / "README.md")) == neighbours
-    assert (
-        git(tmp_path, "status", "--porcelain")
-        == "M  README.md\n M services/mail/app.py\n?? services/mail/new.py\n"
-    )
+    assert git(tmp_path, "status", "--porcelain") == "M  README.md\n M services/mail/app.py\n?? services/mail/new.py\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Python writes these line ends there by itself")
@@ -523,33 +477,22 @@ def test_a_new_question_with_its_default_changes_nothing_in_an_older_service(
     template: Path, tmp_path: Path, tally: Tally, unknown: str
 ) -> None:
     template = releases(
-        template,
-        tmp_path / "template",
-        lambda template: forget(template, {unknown: DEFAULTS[unknown]}),
+        template, tmp_path / "template", lambda template: forget(template, {unknown: DEFAULTS[unknown]})
     )
     # The other answers are not the defaults: conditions that name two questions then look at both.
-    answers = {
-        question: answer for question, answer in OTHER_ANSWERS.items() if question != unknown
-    }
+    answers = {question: answer for question, answer in OTHER_ANSWERS.items() if question != unknown}
     service = start(template, tmp_path / "service", answers, "v1.0.0")
     update(service)
     assert not tally.count(service)
     assert changes(service) == [f"M {ANSWERS_FILE}"]
     recorded = yaml.safe_load(read(service / ANSWERS_FILE))
-    assert {question: recorded[question] for question in PATH_QUESTIONS} == {
-        **answers,
-        unknown: DEFAULTS[unknown],
-    }
+    assert {question: recorded[question] for question in PATH_QUESTIONS} == {**answers, unknown: DEFAULTS[unknown]}
 
 
 def test_a_new_question_brings_what_its_default_gives_to_an_older_service(
     template: Path, tmp_path: Path, tally: Tally
 ) -> None:
-    older: Answers = {
-        "cache_backend": "none",
-        "background_jobs": "background_tasks",
-        "pagination": "offset",
-    }
+    older: Answers = {"cache_backend": "none", "background_jobs": "background_tasks", "pagination": "offset"}
     template = releases(template, tmp_path / "template", lambda template: forget(template, older))
     service = start(template, tmp_path / "service", {}, "v1.0.0")
     team = team_owned(service)
@@ -599,9 +542,7 @@ def test_the_journeys_visit_every_answer() -> None:
         for question, answer in (item for stop in stops for item in stop.items()):
             visited[question].add(answer)
     assert all(len(visited[question]) >= len(QUESTIONS.get(question, (1, 2))) for question in HOME)
-    assert sorted(HOME) == sorted(
-        name for name in CONFIG if name[0] != "_" and CONFIG[name].get("when") is not False
-    )
+    assert sorted(HOME) == sorted(name for name in CONFIG if name[0] != "_" and CONFIG[name].get("when") is not False)
 
 
 @pytest.fixture(scope="module")
@@ -647,14 +588,10 @@ def test_a_file_that_another_answer_deletes_is_listed_with_what_brings_it_back(
     assert "app/core/cache/cached.py" in deleted
     assert not tally.count(service, marks)
     for path in deleted:
-        assert all(
-            token in restored(service, path) for token, marked in marks.items() if marked == path
-        )
+        assert all(token in restored(service, path) for token, marked in marks.items() if marked == path)
 
 
-def test_an_answer_that_does_not_fit_the_others_changes_none_of_them_in_silence(
-    template: Path, tmp_path: Path
-) -> None:
+def test_an_answer_that_does_not_fit_the_others_changes_none_of_them_in_silence(template: Path, tmp_path: Path) -> None:
     service = start(template, tmp_path / "service", {"cpu_cores": 4, "instances": 4})
     # 4 instances of 4 workers, and 5 connections in reserve, need 21: the service says so when it starts.
     update(service, {"db_max_connections": 20}, copier.VcsRef.CURRENT)

@@ -38,11 +38,7 @@ def test_every_answer_of_every_choice_has_traces_to_look_for() -> None:
 @pytest.fixture(scope="module", params=VARIANTS)
 def answers(request: pytest.FixtureRequest) -> Answers:
     # The texts of the users are theirs: only the answers that have traces count here.
-    return {
-        key: value
-        for key, value in (DEFAULTS | VARIANTS[request.param]).items()
-        if key in QUESTIONS
-    }
+    return {key: value for key, value in (DEFAULTS | VARIANTS[request.param]).items() if key in QUESTIONS}
 
 
 @pytest.fixture(scope="module")
@@ -51,29 +47,19 @@ def service(answers: Answers, rendered: Callable[[Answers], Path]) -> Path:
 
 
 def test_answers_that_were_not_given_leave_no_trace(service: Path, answers: Answers) -> None:
-    absent = [
-        re.compile(trace, re.IGNORECASE)
-        for trace, allowed in TRACES.items()
-        if not allowed(answers)
-    ]
+    absent = [re.compile(trace, re.IGNORECASE) for trace, allowed in TRACES.items() if not allowed(answers)]
 
     assert [found for pattern in absent for found in _traces(service, pattern.search)] == []
 
 
 def test_answers_that_were_given_leave_their_traces(service: Path, answers: Answers) -> None:
-    present = [
-        re.compile(trace, re.IGNORECASE) for trace, allowed in TRACES.items() if allowed(answers)
-    ]
+    present = [re.compile(trace, re.IGNORECASE) for trace, allowed in TRACES.items() if allowed(answers)]
 
-    assert [
-        pattern.pattern for pattern in present if not any(_traces(service, pattern.search))
-    ] == []
+    assert [pattern.pattern for pattern in present if not any(_traces(service, pattern.search))] == []
 
 
 @pytest.mark.parametrize(("page", "count"), [("AGENTS.md", 10), ("ARCHITECTURE.md", 25)])
-def test_a_page_about_the_code_names_only_files_that_exist(
-    service: Path, page: str, count: int
-) -> None:
+def test_a_page_about_the_code_names_only_files_that_exist(service: Path, page: str, count: int) -> None:
     text = (service / page).read_text(encoding="utf-8")
     named = set(re.findall(r"`(\.?[\w-]+/[\w./-]*|\.?[\w.-]+\.(?:example|md|py|toml))`", text))
 
@@ -85,19 +71,10 @@ def test_a_page_about_the_code_names_only_files_that_exist(
 
 @pytest.mark.parametrize("page", ["AGENTS.md", "ARCHITECTURE.md"])
 def test_a_page_about_the_code_names_only_what_the_code_defines(service: Path, page: str) -> None:
-    text = re.sub(
-        r"^```.*?^```$",
-        "",
-        (service / page).read_text(encoding="utf-8"),
-        flags=re.MULTILINE | re.DOTALL,
-    )
+    text = re.sub(r"^```.*?^```$", "", (service / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     named = set(re.findall(r"`([A-Za-z_]\w*)`", text))
     code = "\n".join(path.read_text(encoding="utf-8") for path in service.rglob("*.py"))
-    defined = set(
-        re.findall(
-            r"^\s*(?:async def|def|class|from|import) (\w+)|^(\w+)(?::.+)? = ", code, re.MULTILINE
-        )
-    )
+    defined = set(re.findall(r"^\s*(?:async def|def|class|from|import) (\w+)|^(\w+)(?::.+)? = ", code, re.MULTILINE))
 
     assert len(named) > 3
     assert named - {name for pair in defined for name in pair} == set()

@@ -19,11 +19,7 @@ ENGINES: dict[str, Answers] = {
 }
 # A cell of work that does not use the server: the tests of servers that are away try this work as well.
 UNUSED = "–"
-COLUMNS = {
-    "process": "if its process dies",
-    "broker": "if the broker dies",
-    "database": "if the database dies",
-}
+COLUMNS = {"process": "if its process dies", "broker": "if the broker dies", "database": "if the database dies"}
 KILLED = "test_requests_of_a_killed_process_get_no_answer_and_write_nothing"
 AWAY = "test_without_the_database_only_work_that_needs_it_fails"
 JOB = "work after the response, or at intervals"
@@ -35,10 +31,7 @@ PROOFS: dict[str, dict[str, tuple[str, ...]]] = {
     "a computation": {"process": (KILLED, "test_a_killed_process_of_the_pool_fails_its_own_call")},
     "a library that blocks": {"process": (KILLED,)},
     "a stream": {
-        "process": (
-            KILLED,
-            "test_a_stream_ends_with_an_item_at_a_stop_and_its_client_connects_again",
-        ),
+        "process": (KILLED, "test_a_stream_ends_with_an_item_at_a_stop_and_its_client_connects_again"),
         "database": (AWAY,),
     },
 }
@@ -55,10 +48,7 @@ WORKER = (
     PERIODIC,
 )
 OUTBOX = {
-    "process": (
-        *WORKER,
-        "test_another_relay_sends_the_jobs_of_one_that_was_killed_before_it_published",
-    ),
+    "process": (*WORKER, "test_another_relay_sends_the_jobs_of_one_that_was_killed_before_it_published"),
     "broker": (
         "test_jobs_whose_messages_the_broker_loses_run",
         "test_a_job_that_runs_while_the_broker_restarts_runs_once",
@@ -105,11 +95,7 @@ def names(answers: Answers) -> set[str]:
     variants = [variant for variant in VARIANTS if answers_of(variant).items() >= answers.items()]
     files = {name for variant in variants for name in assigned(variant)}
     texts = [(SOURCE / name).read_text(encoding="utf-8") for name in files]
-    return {
-        name
-        for text in texts
-        for name in re.findall(r"^(?:async )?def (test_\w+)", text, re.MULTILINE)
-    }
+    return {name for text in texts for name in re.findall(r"^(?:async )?def (test_\w+)", text, re.MULTILINE)}
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -27,13 +27,7 @@ def update(
 ) -> None:
     """Run `copier update`, by default to the newest release, without --trust and without questions."""
     copier.run_update(
-        service,
-        data=dict(answers or {}),
-        vcs_ref=vcs_ref,
-        defaults=True,
-        overwrite=True,
-        quiet=True,
-        unsafe=trust,
+        service, data=dict(answers or {}), vcs_ref=vcs_ref, defaults=True, overwrite=True, quiet=True, unsafe=trust
     )
 
 
@@ -44,18 +38,14 @@ def upgrade(service: Path, answers: Answers, version: str = PRESENT) -> None:
     """
     start = yaml.safe_load(read(service / ANSWERS_FILE))["_commit"]
     assert start in VERSIONS
-    update(
-        service, new_answers(start, version, answers), version, trust=needs_trust(start, version)
-    )
+    update(service, new_answers(start, version, answers), version, trust=needs_trust(start, version))
 
 
 def changes(service: Path) -> list[str]:
     """Return the changes since the last commit, as `M path`."""
     git(service, "add", "--all")
     return (
-        git(service, "diff", "--cached", "--name-status", "--no-renames", "--relative")
-        .replace("\t", " ")
-        .splitlines()
+        git(service, "diff", "--cached", "--name-status", "--no-renames", "--relative").replace("\t", " ").splitlines()
     )
 
 
@@ -98,9 +88,7 @@ class Tally:
     deletions: int = 0
     lost: int = 0
 
-    def count(
-        self, service: Path, edits: Iterable[str] | Mapping[str, str] = ()
-    ) -> Collection[str]:
+    def count(self, service: Path, edits: Iterable[str] | Mapping[str, str] = ()) -> Collection[str]:
         """Count a service that was just updated; returns the edits, by text, that are lost without a word."""
         deleted = listed(service, "D")
         missing = lost(service, edits)
@@ -127,10 +115,7 @@ def table(title: str, rows: Mapping[str, Sequence[Any]], heads: Sequence[str]) -
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads) + 1)]
     return "\n".join(
         "  ".join(
-            [
-                line[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
-            ]
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
         )
         for line in lines
     )
@@ -141,11 +126,6 @@ HEADS = (*(field.name for field in fields(Tally)), "seconds")
 
 def cases(tallies: Mapping[str, Tally], seconds: Mapping[str, float]) -> str:
     """The table at the end of the run, with the sums in its last line."""
-    rows = {
-        case: (*asdict(tally).values(), f"{seconds[case]:.1f}") for case, tally in tallies.items()
-    }
-    rows["all"] = (
-        *asdict(sum(tallies.values(), Tally())).values(),
-        f"{sum(seconds[case] for case in tallies):.1f}",
-    )
+    rows = {case: (*asdict(tally).values(), f"{seconds[case]:.1f}") for case, tally in tallies.items()}
+    rows["all"] = (*asdict(sum(tallies.values(), Tally())).values(), f"{sum(seconds[case] for case in tallies):.1f}")
     return table("case", rows, HEADS)

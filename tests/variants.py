@@ -216,9 +216,7 @@ HARDEST = ("defaults", "everything", "minimum", "none-rq", "memory-postgres")
 # The words that only some answers may bring into the rendered files and their names: a pattern (case does not
 # matter), and the answers with which it may, and must, occur.
 TRACES: dict[str, Callable[[Answers], bool]] = {
-    r"redis|valkey": lambda answers: (
-        answers["cache_backend"] == "valkey" or answers["background_jobs"] in WITH_BROKER
-    ),
+    r"redis|valkey": lambda answers: answers["cache_backend"] == "valkey" or answers["background_jobs"] in WITH_BROKER,
     r"cache_url|cache_prefix|sharedcache|allkeys-lfu`|cache/valkey": lambda answers: (
         answers["cache_backend"] == "valkey"
     ),
@@ -234,36 +232,26 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     r"\brq\b": lambda answers: answers["background_jobs"] == "rq",
     r"broker|job_queue|job_process": lambda answers: answers["background_jobs"] in WITH_BROKER,
     r"app/worker": lambda answers: answers["background_jobs"] != "background_tasks",
-    r"jobs[./]outbox": lambda answers: (
-        answers["background_jobs"] in WITH_BROKER and bool(answers["outbox"])
-    ),
-    r"jobs[./]direct": lambda answers: (
-        answers["background_jobs"] in WITH_BROKER and not answers["outbox"]
-    ),
+    r"jobs[./]outbox": lambda answers: answers["background_jobs"] in WITH_BROKER and bool(answers["outbox"]),
+    r"jobs[./]direct": lambda answers: answers["background_jobs"] in WITH_BROKER and not answers["outbox"],
     r"jobs[./]postgres": lambda answers: answers["background_jobs"] == "postgres",
     # Not those of FastAPI, which handlers may take.
-    r"background_tasks(?!_param)|job_backlog": lambda answers: (
-        answers["background_jobs"] == "background_tasks"
-    ),
+    r"background_tasks(?!_param)|job_backlog": lambda answers: answers["background_jobs"] == "background_tasks",
     r"job_concurrency": lambda answers: answers["background_jobs"] not in WITH_BROKER,
     # Not SQLAlchemy's CursorResult and before_cursor_execute.
     r"cursor(?!result|_execute)|keyset": lambda answers: answers["pagination"] == "cursor",
     r"offset": lambda answers: answers["pagination"] == "offset",
     # Not the numbers of pods in Kubernetes.
     r"(?<!min)(?<!max)replica(?!s:)|lsn": lambda answers: bool(answers["read_replica"]),
-    r"static_(files|url|directory)|servestatic|app/static": lambda answers: bool(
-        answers["static_files"]
-    ),
+    r"static_(files|url|directory)|servestatic|app/static": lambda answers: bool(answers["static_files"]),
     r"\bjwt\b|\bprincipal\b|security/(tokens|api_keys)": lambda answers: answers["auth"] == "jwt",
     r"rate_?limits?\b": lambda answers: bool(answers["rate_limits"]),
     # Not the keys of jobs and of outgoing calls.
-    r"idempotency-key|idempotency_lifetime|http/idempotency|idempotent(_answer|session)": lambda answers: (
-        bool(answers["idempotency"])
+    r"idempotency-key|idempotency_lifetime|http/idempotency|idempotent(_answer|session)": lambda answers: bool(
+        answers["idempotency"]
     ),
     r"dockerfile|dockerignore|docker build": lambda answers: answers["deployment"] != "none",
-    r"compose\.yaml|docker compose|deploy/nginx": lambda answers: (
-        answers["deployment"] == "compose"
-    ),
+    r"compose\.yaml|docker compose|deploy/nginx": lambda answers: answers["deployment"] == "compose",
     r"deploy/kubernetes|kustomiz|kubectl": lambda answers: answers["deployment"] == "kubernetes",
     r"grafana|promql|prometheus/|rules\.ya?ml": lambda answers: (
         answers["metrics"] == "prometheus" and answers["deployment"] in ("compose", "kubernetes")
@@ -279,8 +267,8 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     r"gitlab(?!\.com/\|)|merge.request": lambda answers: answers["ci"] == "gitlab",
     r"template.update": lambda answers: answers["ci"] != "none",
     # Not the files and words of Grafana.
-    r"\bposts\b|postread|(?<!grafana_)dashboard(?!s)|welcome|app/users|app\.users|seed": lambda answers: (
-        bool(answers["example"])
+    r"\bposts\b|postread|(?<!grafana_)dashboard(?!s)|welcome|app/users|app\.users|seed": lambda answers: bool(
+        answers["example"]
     ),
 }
 
@@ -301,6 +289,4 @@ def all_pairs() -> set[frozenset[tuple[str, Answer]]]:
         for other_answer in QUESTIONS[other]
     }
     engines = set(QUESTIONS["background_jobs"]) - set(WITH_BROKER)
-    return every - {
-        frozenset({("outbox", False), ("background_jobs", engine)}) for engine in engines
-    }
+    return every - {frozenset({("outbox", False), ("background_jobs", engine)}) for engine in engines}

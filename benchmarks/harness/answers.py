@@ -50,10 +50,7 @@ def ask(port: int, request: Request) -> Answer:
 
 def comparable(answer: Answer) -> Any:
     """What must be equal."""
-    return {
-        "status": answer.status,
-        "body": _comparable(answer.body) if answer.status < 400 else None,
-    }
+    return {"status": answer.status, "body": _comparable(answer.body) if answer.status < 400 else None}
 
 
 def _comparable(value: Any) -> Any:
@@ -74,10 +71,7 @@ def difference(one: Any, other: Any, path: str = "") -> str | None:
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         members = [(one[key], other[key], f"{path}/{key}") for key in one]
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        members = [
-            (mine, its, f"{path}/{index}")
-            for index, (mine, its) in enumerate(zip(one, other, strict=True))
-        ]
+        members = [(mine, its, f"{path}/{index}") for index, (mine, its) in enumerate(zip(one, other, strict=True))]
     # True == 1 in Python, and not in JSON.
     elif one == other and type(one) is type(other):
         return None
@@ -112,15 +106,11 @@ def check_written(name: str, port: int, written: Request) -> None:
     ask(port, read)
     answer = ask(port, written)
     if answer.status != 200:
-        raise AnswersDiffer(
-            f"{name}: {written.method} {written.path} answers {answer.status}: {answer.body}"
-        )
+        raise AnswersDiffer(f"{name}: {written.method} {written.path} answers {answer.status}: {answer.body}")
     expected = json.loads(written.body)["name"]
     answer = ask(port, read)
     if answer.status != 200 or answer.body["name"] != expected:
-        raise AnswersDiffer(
-            f"{name}: after the name became {expected!r}, GET {read.path} answers {answer.body}"
-        )
+        raise AnswersDiffer(f"{name}: after the name became {expected!r}, GET {read.path} answers {answer.body}")
 
 
 def _short(value: Any) -> str:

@@ -41,9 +41,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         prog="nox -s bench --", description="Measures the rendered service beside five others."
     )
     parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="some of the endpoints in short rounds: the picture, not the figures",
+        "--quick", action="store_true", help="some of the endpoints in short rounds: the picture, not the figures"
     )
     what = parser.add_argument_group("what (names are separated by commas)")
     what.add_argument("--services", type=some(SERVICES), help=f"of {text(SERVICES)} (default: all)")
@@ -66,29 +64,17 @@ def parse(argv: Sequence[str]) -> Arguments:
         help=f"measured at a fixed rate as well (default: {text(full.open_loop_of)})",
     )
     how = parser.add_argument_group("how")
-    how.add_argument(
-        "--clients", type=at_least(1), help=f"connections at once (default: {full.clients})"
-    )
-    how.add_argument(
-        "--sweep", type=counts, help=f"the several numbers of clients (default: {text(full.sweep)})"
-    )
+    how.add_argument("--clients", type=at_least(1), help=f"connections at once (default: {full.clients})")
+    how.add_argument("--sweep", type=counts, help=f"the several numbers of clients (default: {text(full.sweep)})")
     how.add_argument(
         "--workers",
         type=at_least(1),
         help="of all services but naive (default: one for endpoints, lanes and caches, as each kind runs in "
         "production for mixes)",
     )
-    how.add_argument(
-        "--rounds",
-        type=at_least(1),
-        help=f"of each service in each scenario (default: {full.rounds})",
-    )
-    how.add_argument(
-        "--seconds", type=positive, help=f"length of a round (default: {full.seconds:g})"
-    )
-    how.add_argument(
-        "--rate", type=positive, help="requests per second (default: half of what plain can answer)"
-    )
+    how.add_argument("--rounds", type=at_least(1), help=f"of each service in each scenario (default: {full.rounds})")
+    how.add_argument("--seconds", type=positive, help=f"length of a round (default: {full.seconds:g})")
+    how.add_argument("--rate", type=positive, help="requests per second (default: half of what plain can answer)")
     how.add_argument(
         "--client",
         choices=("auto", "own", "wrk"),
@@ -97,34 +83,17 @@ def parse(argv: Sequence[str]) -> Arguments:
         "(default: wrk where it is installed and can)",
     )
     where = parser.add_argument_group("where")
-    where.add_argument(
-        "--database-url", help="an empty PostgreSQL database instead of the embedded server"
-    )
+    where.add_argument("--database-url", help="an empty PostgreSQL database instead of the embedded server")
     where.add_argument("--cache-url", help="a Valkey or Redis instead of the embedded server")
-    where.add_argument(
-        "--users", type=at_least(2_000), help=f"rows to make (default: {full.size.users})"
-    )
-    where.add_argument(
-        "--posts", type=at_least(2_000), help=f"rows to make (default: {full.size.posts})"
-    )
-    where.add_argument(
-        "--output", type=Path, default=ROOT / "benchmark-results", help="directory of the results"
-    )
+    where.add_argument("--users", type=at_least(2_000), help=f"rows to make (default: {full.size.users})")
+    where.add_argument("--posts", type=at_least(2_000), help=f"rows to make (default: {full.size.posts})")
+    where.add_argument("--output", type=Path, default=ROOT / "benchmark-results", help="directory of the results")
     given = parser.parse_args(argv)
 
     plan = QUICK if given.quick else full
     changes = {
         name: getattr(given, name)
-        for name in (
-            "services",
-            "sweep_of",
-            "open_loop_of",
-            "clients",
-            "sweep",
-            "workers",
-            "rounds",
-            "seconds",
-        )
+        for name in ("services", "sweep_of", "open_loop_of", "clients", "sweep", "workers", "rounds", "seconds")
         if getattr(given, name) is not None
     }
     if given.scenarios:
@@ -138,9 +107,7 @@ def parse(argv: Sequence[str]) -> Arguments:
             parser.error(f"{option}: {text(left_out)} is not among --scenarios")
     compared = [name for name in given.scenarios or () if name in COMPARISONS]
     if compared and SUBJECT not in plan.services:
-        parser.error(
-            f"--scenarios: {text(compared)} are those of {SUBJECT}, which is not among --services"
-        )
+        parser.error(f"--scenarios: {text(compared)} are those of {SUBJECT}, which is not among --services")
     try:
         driver = drivers.choose(given.client, plan.seconds)
     except drivers.DriverError as error:
@@ -166,9 +133,7 @@ def some(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
         if not names:
             raise argparse.ArgumentTypeError("no name is given")
         if unknown := sorted(names - set(known)):
-            raise argparse.ArgumentTypeError(
-                f"unknown: {', '.join(unknown)}; choose from {', '.join(known)}"
-            )
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; choose from {', '.join(known)}")
         return tuple(name for name in known if name in names)
 
     return parse_names

@@ -224,9 +224,7 @@ class Load:
         task.add_done_callback(self.reconnecting.discard)
 
     async def connect(self) -> None:
-        _, connection = await self.loop.create_connection(
-            lambda: Connection(self), self.job.host, self.job.port
-        )
+        _, connection = await self.loop.create_connection(lambda: Connection(self), self.job.host, self.job.port)
         if connection.lost:
             return
         self.connections.add(connection)
@@ -309,9 +307,7 @@ class OpenLoop(Load):
         if due < math.inf:
             wait_s = due - perf_counter()
         else:
-            in_flight = [
-                connection.counts_from for connection in self.connections if connection.in_flight
-            ]
+            in_flight = [connection.counts_from for connection in self.connections if connection.in_flight]
             unanswered = [*self.waiting, *in_flight]
             if now >= self.ends_at and (self.over(now) or not unanswered):
                 self.waited_s = [now - due for due in unanswered]

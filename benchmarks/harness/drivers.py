@@ -46,20 +46,11 @@ class Load:
     seconds: float
     rate: float | None = None
     timeout_s: float = 10.0
-    cores: frozenset[int] | None = (
-        None  # the load generator's own, where the system can pin processes
-    )
+    cores: frozenset[int] | None = None  # the load generator's own, where the system can pin processes
 
     def __post_init__(self) -> None:
-        if (
-            not self.requests
-            or self.clients < 1
-            or self.seconds <= 0
-            or (self.rate is not None and self.rate <= 0)
-        ):
-            raise ValueError(
-                "a load needs requests, clients, seconds and, for an open loop, a positive rate"
-            )
+        if not self.requests or self.clients < 1 or self.seconds <= 0 or (self.rate is not None and self.rate <= 0):
+            raise ValueError("a load needs requests, clients, seconds and, for an open loop, a positive rate")
 
 
 @dataclass(frozen=True)
@@ -111,22 +102,16 @@ def own(load: Load) -> Sample:
         "timeout_s": load.timeout_s,
     }
     command = [sys.executable, "-m", "benchmarks.harness.client"]
-    output = run(
-        command, time_limit_s=load.seconds + GRACE_S, cores=load.cores, stdin=json.dumps(job)
-    )
+    output = run(command, time_limit_s=load.seconds + GRACE_S, cores=load.cores, stdin=json.dumps(job))
     result: dict[str, Any] = json.loads(output)
     return Sample(**result | {"latencies_ms": tuple(result["latencies_ms"])})
 
 
 def wrk_version() -> str:
     if shutil.which("wrk") is None:
-        raise DriverError(
-            "wrk is not installed; the client of this project needs nothing: choose own"
-        )
+        raise DriverError("wrk is not installed; the client of this project needs nothing: choose own")
     # It ends with status 1 after its version.
-    shown = subprocess.run(
-        ["wrk", "--version"], capture_output=True, text=True, timeout=10, check=False
-    )
+    shown = subprocess.run(["wrk", "--version"], capture_output=True, text=True, timeout=10, check=False)
     return re.sub(r" \[.*", "", (shown.stdout or shown.stderr).partition("\n")[0])
 
 
@@ -144,17 +129,8 @@ def wrk(load: Load, *, threads: int = 1) -> Sample:
         script = Path(directory, "load.lua")
         script.write_bytes(wrk_script(load.requests, connections=load.clients, threads=threads))
         seconds = max(1, round(load.seconds))
-        command = [
-            "wrk",
-            f"--threads={threads}",
-            f"--connections={load.clients}",
-            f"--duration={seconds}s",
-        ]
-        command += [
-            f"--timeout={max(1, round(load.timeout_s))}s",
-            f"--script={script}",
-            f"http://{HOST}:{load.port}/",
-        ]
+        command = ["wrk", f"--threads={threads}", f"--connections={load.clients}", f"--duration={seconds}s"]
+        command += [f"--timeout={max(1, round(load.timeout_s))}s", f"--script={script}", f"http://{HOST}:{load.port}/"]
         output = run(command, time_limit_s=seconds + GRACE_S, cores=load.cores)
     _, found, result = output.rpartition(RESULT_MARK)
     if not found:
@@ -203,9 +179,7 @@ def wrk_sample(result: dict[str, Any]) -> Sample:
     )
 
 
-def run(
-    command: list[str], *, time_limit_s: float, cores: frozenset[int] | None = None, stdin: str = ""
-) -> str:
+def run(command: list[str], *, time_limit_s: float, cores: frozenset[int] | None = None, stdin: str = "") -> str:
     """What the program prints; a DriverError with its last lines when it fails or takes too long.
 
     It runs in a session of its own, so that Ctrl-C is for this process to handle, and never outlives this call.
@@ -233,9 +207,7 @@ def run(
         process.communicate()
         raise
     if process.returncode != 0:
-        raise DriverError(
-            f"{command[0]} failed ({process.returncode}):\n{last_lines(output + errors)}"
-        )
+        raise DriverError(f"{command[0]} failed ({process.returncode}):\n{last_lines(output + errors)}")
     return output
 
 

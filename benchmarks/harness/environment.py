@@ -12,13 +12,13 @@ from tempfile import mkdtemp
 import asyncpg
 import psutil
 import redis
+from dev.guardian import stop
+from dev.processes import ServerUnavailable, free_port, start
+from dev.valkey import valkey
 
 from benchmarks.harness import machine, seeding
 from benchmarks.harness.cluster import kept_cluster
 from benchmarks.harness.services import Renderings, answers, migrate
-from dev.guardian import stop
-from dev.processes import ServerUnavailable, free_port, start
-from dev.valkey import valkey
 from tests.rendering import ROOT
 
 UPSTREAM_TIMEOUT_S = 10.0
@@ -71,9 +71,7 @@ def environment(
     with ExitStack() as stack:
         say("starting PostgreSQL and Valkey")
         cache = cache_url or stack.enter_context(
-            valkey(
-                workspace, variable="--cache-url", maxmemory_policy="allkeys-lfu", maxmemory="256mb"
-            )
+            valkey(workspace, variable="--cache-url", maxmemory_policy="allkeys-lfu", maxmemory="256mb")
         )
         database = database_url or _embedded(stack, workspace, size)
         servers = tuple(psutil.Process().children())
@@ -96,10 +94,7 @@ def environment(
             servers=servers,
             upstream=upstream,
             accountable=not (database_url or cache_url),
-            server_versions={
-                "postgresql": asyncio.run(seeding.server_version(database)),
-                "cache": cache_version,
-            },
+            server_versions={"postgresql": asyncio.run(seeding.server_version(database)), "cache": cache_version},
         )
 
 
@@ -135,9 +130,7 @@ def _embedded(stack: ExitStack, workspace: Path, size: seeding.Size) -> str:
 def _upstream(stack: ExitStack, workspace: Path) -> tuple[int, psutil.Process]:
     port = free_port()
     home = Path(mkdtemp(prefix="upstream-", dir=workspace))
-    process = start(
-        [sys.executable, "-m", "benchmarks.harness.upstream", str(port)], home, cwd=ROOT
-    )
+    process = start([sys.executable, "-m", "benchmarks.harness.upstream", str(port)], home, cwd=ROOT)
     stack.callback(stop, process)
     deadline = time.monotonic() + UPSTREAM_TIMEOUT_S
     while answers(port) is None:

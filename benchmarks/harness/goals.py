@@ -24,12 +24,7 @@ from benchmarks.harness.summary import (
 SUBJECT = "rendered"
 
 Figure = Literal["requests", "p95", "p99", "cpu", "tail"]
-NAMES: dict[Figure, str] = {
-    "requests": "requests/s",
-    "p95": "p95",
-    "p99": "p99",
-    "cpu": "CPU time of a request",
-}
+NAMES: dict[Figure, str] = {"requests": "requests/s", "p95": "p95", "p99": "p99", "cpu": "CPU time of a request"}
 
 
 @dataclass(frozen=True)
@@ -72,14 +67,8 @@ GOALS = (
     Goal("mixes", "read-mostly-cached", "requests", 100, "naive"),
     Goal("mixes", "read-mostly-cached", "requests", 0.70, "raw"),
     Goal("mixes", "write-heavy", "requests", 1.1, "plain"),
-    *(
-        Goal("crud", "crud", "requests", 1.0, "plain", service=way)
-        for way in ("valkey", "memory", "no-cache")
-    ),
-    *(
-        Goal("crud", "crud", "p99", 0.6, "plain", service=way)
-        for way in ("valkey", "memory", "no-cache")
-    ),
+    *(Goal("crud", "crud", "requests", 1.0, "plain", service=way) for way in ("valkey", "memory", "no-cache")),
+    *(Goal("crud", "crud", "p99", 0.6, "plain", service=way) for way in ("valkey", "memory", "no-cache")),
     Goal("caches", "user", "cpu", 1.15, "uncached", service="miss"),
     Goal("caches", "user-popular", "requests", 0.75, "raw", service="local"),
     # Endpoints are measured with as many clients as this goal speaks of; a probe takes no connection.
@@ -103,11 +92,7 @@ class Verdict:
     @property
     def subject(self) -> str:
         """The scenario, or how those of the section are taken together."""
-        together = {
-            "each": "any",
-            "lowest": "the slowest endpoint",
-            "median": "the median of endpoints",
-        }
+        together = {"each": "any", "lowest": "the slowest endpoint", "median": "the median of endpoints"}
         return together[self.goal.of] if self.goal.of != "each" else self.scenario or "any"
 
     @property
@@ -151,9 +136,7 @@ def _together(goal: Goal, found: Sequence[Verdict]) -> Verdict:
         return replace(lowest, remarks=(str(lowest.scenario), *lowest.remarks))
     # The range is that of the endpoints, and not of rounds.
     value = Spread(median(values.values()), min(values.values()), max(values.values()))
-    return Verdict(
-        goal, None, value, (f"{len(values)} endpoints, from the slowest to the fastest",)
-    )
+    return Verdict(goal, None, value, (f"{len(values)} endpoints, from the slowest to the fastest",))
 
 
 def _verdict(goal: Goal, measurement: Measurement, results: Results) -> Verdict:

@@ -36,16 +36,12 @@ def parse_head(data: bytes, *, to_head: bool = False) -> Head | None:
         if not value.isdigit():
             raise ProtocolError("Content-Length is not a number")
         body_bytes = int(value)
-    elif (at := head.find(b"\r\ntransfer-encoding:")) >= 0 and b"chunked" in head[
-        at : head.find(b"\r\n", at + 2)
-    ]:
+    elif (at := head.find(b"\r\ntransfer-encoding:")) >= 0 and b"chunked" in head[at : head.find(b"\r\n", at + 2)]:
         body_bytes = None
     else:
         raise ProtocolError("neither Content-Length nor chunked")
     at = head.find(b"\r\nconnection:")
-    return Head(
-        status, end + 4, body_bytes, at < 0 or b"close" not in head[at : head.find(b"\r\n", at + 2)]
-    )
+    return Head(status, end + 4, body_bytes, at < 0 or b"close" not in head[at : head.find(b"\r\n", at + 2)])
 
 
 def chunks_end(data: bytes, at: int) -> int | None:

@@ -83,9 +83,7 @@ def own_cpu_s() -> float:
 def busy_s() -> float:
     """CPU time of the whole machine, with what the hypervisor took, in seconds; interrupts belong to nobody."""
     times = psutil.cpu_times()
-    return float(
-        times.user + times.system + getattr(times, "nice", 0.0) + getattr(times, "steal", 0.0)
-    )
+    return float(times.user + times.system + getattr(times, "nice", 0.0) + getattr(times, "steal", 0.0))
 
 
 def memory_bytes(root: psutil.Process) -> int:
@@ -122,7 +120,5 @@ def describe() -> dict[str, str | int | float | bool]:
 def _cpu_name() -> str:
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return platform.processor() or platform.machine()

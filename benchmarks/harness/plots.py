@@ -23,15 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from benchmarks.harness.goals import SUBJECT
 from benchmarks.harness.report import plain, times
 from benchmarks.harness.results import QUANTILES, Measurement, Results, Section
-from benchmarks.harness.summary import (
-    Spread,
-    counterpart,
-    latency,
-    ratio,
-    services,
-    spread,
-    summary,
-)
+from benchmarks.harness.summary import Spread, counterpart, latency, ratio, services, spread, summary
 
 WIDTH_INCH = 8.0
 DPI = 100
@@ -184,9 +176,7 @@ def cpu(results: Results) -> Figure | None:
 
 def latencies(results: Results) -> Figure | None:
     """Distributions, a panel for each load; the axis of shares is stretched towards the slowest requests."""
-    measured = [
-        each for each in (*_of(results, "mixes"), *_of(results, "open_loop")) if _distribution(each)
-    ]
+    measured = [each for each in (*_of(results, "mixes"), *_of(results, "open_loop")) if _distribution(each)]
     panels = _by_load(measured, clients=True)
     if not panels:
         return None
@@ -201,16 +191,12 @@ def latencies(results: Results) -> Figure | None:
             axis.plot(
                 [_stretched(quantile) for quantile, _ in values],
                 [value for _, value in values],
-                markevery=[
-                    index for index, (quantile, _) in enumerate(values) if quantile in shares
-                ],
+                markevery=[index for index, (quantile, _) in enumerate(values) if quantile in shares],
                 **_line(each.service),
             )
         _log(axis, "y")
         axis.set_xlim(0, _stretched(shares[-1]) * 1.02)
-        axis.set_xticks(
-            [_stretched(each) for each in shares], [f"{100 * each:g} %" for each in shares]
-        )
+        axis.set_xticks([_stretched(each) for each in shares], [f"{100 * each:g} %" for each in shares])
         late = [each.service for each in group if each.rate_per_s and not summary(each).keeps_up]
         if late:
             axis.set_xlabel(f"cannot keep up: {', '.join(late)}", color=FAINT[0])
@@ -234,15 +220,9 @@ def clients(results: Results) -> Figure | None:
         rates.set_title(f"{scenario}: requests/s")
         tails.set_title(f"{scenario}: p99, ms")
         for name in services(results, group):
-            mine = sorted(
-                (each for each in group if each.service == name), key=lambda each: each.clients
-            )
+            mine = sorted((each for each in group if each.service == name), key=lambda each: each.clients)
             for axis, figures in ((rates, _rates(mine)), (tails, _tails(mine))):
-                axis.plot(
-                    [number for number, _ in figures],
-                    [value for _, value in figures],
-                    **_line(name),
-                )
+                axis.plot([number for number, _ in figures], [value for _, value in figures], **_line(name))
         numbers = sorted({each.clients for each in group})
         for axis in (rates, tails):
             _log(axis, "y")
@@ -285,25 +265,14 @@ def _figure(title: str, inches: float, under_title_inch: float = 0.0) -> Figure:
     figure = Figure(figsize=(WIDTH_INCH, inches), dpi=DPI, layout=layout)
     figure.suptitle(
         title,
-        **{
-            "x": 0.008,
-            "y": 1 - 0.08 / inches,
-            "horizontalalignment": "left",
-            "verticalalignment": "top",
-        },
+        **{"x": 0.008, "y": 1 - 0.08 / inches, "horizontalalignment": "left", "verticalalignment": "top"},
         **{"fontsize": 11.5, "fontweight": "bold"},
     )
     return figure
 
 
 def _rows(
-    title: str,
-    groups: Sequence[Group],
-    form: Callable[[float], str],
-    unit: str,
-    *,
-    log: bool,
-    bars: bool,
+    title: str, groups: Sequence[Group], form: Callable[[float], str], unit: str, *, log: bool, bars: bool
 ) -> Figure:
     """A labelled line for each row, in groups; bars begin at 1 on a log axis and at 0 on another."""
     row_inch, gap_inch, frame_inch = 0.15, 0.14, 1.0
@@ -326,11 +295,7 @@ def _rows(
         middle = y + (len(group.rows) - 1) * row_inch / 2
         edge = axis.get_yaxis_transform()
         shift = 0.06 if group.subtitle else 0.0
-        beside: dict[str, Any] = {
-            "transform": edge,
-            "horizontalalignment": "right",
-            "verticalalignment": "center",
-        }
+        beside: dict[str, Any] = {"transform": edge, "horizontalalignment": "right", "verticalalignment": "center"}
         axis.text(-0.015, middle - shift, group.title, fontweight="bold", **beside)
         axis.text(-0.015, middle + 0.08, group.subtitle, color=FAINT[0], fontsize=8.5, **beside)
         for row in group.rows:
@@ -347,29 +312,14 @@ def _rows(
     return figure
 
 
-def _row(
-    axis: Axes,
-    y: float,
-    row: Row,
-    form: Callable[[float], str],
-    origin: float | None,
-    row_inch: float,
-) -> None:
+def _row(axis: Axes, y: float, row: Row, form: Callable[[float], str], origin: float | None, row_inch: float) -> None:
     look = LOOKS.get(row.service, OTHER)
     value = row.value
     if origin is None:
         axis.plot([value.low, value.high], [y, y], color=look.colour[0], linewidth=1.5)
-        axis.plot(
-            value.median,
-            y,
-            look.marker,
-            color=look.colour[0],
-            markersize=7.5 if look.strong else 5.5,
-        )
+        axis.plot(value.median, y, look.marker, color=look.colour[0], markersize=7.5 if look.strong else 5.5)
     else:
-        axis.barh(
-            y, value.median - origin, left=origin, height=0.85 * row_inch, color=look.colour[0]
-        )
+        axis.barh(y, value.median - origin, left=origin, height=0.85 * row_inch, color=look.colour[0])
         axis.plot([value.low, value.high], [y, y], color=INK[0], linewidth=0.8)
     axis.annotate(
         f"{form(value.median)}  {row.label}",
@@ -392,11 +342,7 @@ def _panels(
     axes = [figure.add_subplot(rows, columns, index + 1) for index in range(number)]
     names = services(results, measured)
     handles = [Line2D([], [], label=name, **_line(name)) for name in names]
-    place: dict[str, Any] = {
-        "loc": "upper left",
-        "bbox_to_anchor": (0, 1 - 0.3 / inches),
-        "borderaxespad": 0.2,
-    }
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, 1 - 0.3 / inches), "borderaxespad": 0.2}
     legend = figure.legend(handles=handles, ncols=max(1, len(names)), handlelength=3.2, **place)
     legend.set_in_layout(False)
     for text in legend.get_texts():
@@ -435,10 +381,7 @@ def _stretched(quantile: float) -> float:
 
 def _distribution(measurement: Measurement) -> list[tuple[float, float]]:
     """The median over the rounds at each quantile that is shown; a log axis has no place for 0."""
-    values = [
-        (quantile, spread([latency(quantile)(each) for each in measurement.rounds]))
-        for quantile in SHOWN
-    ]
+    values = [(quantile, spread([latency(quantile)(each) for each in measurement.rounds])) for quantile in SHOWN]
     return [(quantile, value.median) for quantile, value in values if value and value.median > 0]
 
 
@@ -459,9 +402,7 @@ def _of(results: Results, section: Section) -> list[Measurement]:
     return sorted(found, key=lambda each: order.index(each.service))
 
 
-def _by_load(
-    measurements: Sequence[Measurement], *, clients: bool = False
-) -> dict[str, list[Measurement]]:
+def _by_load(measurements: Sequence[Measurement], *, clients: bool = False) -> dict[str, list[Measurement]]:
     """By the name of the load, which has the number of clients in it where that is asked for or varies."""
     varying = len({each.clients for each in measurements}) > 1
     groups: dict[str, list[Measurement]] = {}
@@ -475,9 +416,7 @@ def _by_load(
     return groups
 
 
-def _labelled(
-    group: Iterable[Measurement], figure: Callable[[Measurement], Spread | None]
-) -> list[Row]:
+def _labelled(group: Iterable[Measurement], figure: Callable[[Measurement], Spread | None]) -> list[Row]:
     """A row for each measurement with a figure; a service is told from itself by its number of workers."""
     group = list(group)
     counts = Counter(each.service for each in group)

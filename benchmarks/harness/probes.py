@@ -99,9 +99,7 @@ def stampede(environment: Environment, stampedes: int) -> list[Probe]:
     with started as service:
         service.wait_until_ready()
         try:
-            found = asyncio.run(
-                _stampedes(stampedes, service.port, environment.variables["DATABASE_URL"])
-            )
+            found = asyncio.run(_stampedes(stampedes, service.port, environment.variables["DATABASE_URL"]))
         except OSError as error:
             service.check()
             raise ServiceDied(f"a stampede did not get to its end: {error!r}") from error
@@ -113,14 +111,7 @@ def stampede_probes(found: Sequence[Stampede]) -> list[Probe]:
     crowd = f"{CLIENTS} clients at once for one expired response of {WORKERS} workers"
     latencies = [sorted(one.latencies_s) for one in found if one.latencies_s]
     return [
-        Probe(
-            "stampede",
-            f"queries that {crowd} cause",
-            "queries",
-            tuple(one.queries for one in found),
-            1,
-            every=True,
-        ),
+        Probe("stampede", f"queries that {crowd} cause", "queries", tuple(one.queries for one in found), 1, every=True),
         Probe(
             "stampede-errors",
             "of them, who had no answer",
@@ -150,10 +141,7 @@ async def _stampedes(stampedes: int, port: int, database_url: str) -> list[Stamp
         clients = [await connected(port) for _ in range(CLIENTS)]
         alive = Request("GET", "/livez").encoded()
         await asyncio.gather(*(client.ask(alive) for client in clients))
-        return [
-            await _stampede(clients, f"/caches/stampede/{number}", database)
-            for number in range(stampedes)
-        ]
+        return [await _stampede(clients, f"/caches/stampede/{number}", database) for number in range(stampedes)]
     finally:
         for client in clients:
             client.close()
@@ -176,11 +164,7 @@ async def _stampede(clients: Sequence["Client"], path: str, database: Any) -> St
 
 
 async def _count(database: Any) -> int:
-    return int(
-        await database.fetchval(
-            f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {COUNTER}"
-        )
-    )  # noqa: S608
+    return int(await database.fetchval(f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {COUNTER}"))  # noqa: S608
 
 
 class Client:

@@ -3,14 +3,7 @@
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from benchmarks.harness.results import Round
@@ -37,10 +30,7 @@ class Progress:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
 
@@ -56,6 +46,4 @@ class Progress:
         self._bar.advance(self._task)
         if not self._console.is_terminal:
             note = " (disturbed)" if measured.disturbed else ""
-            self._console.print(
-                f"  {measured.requests_per_s:,.0f} requests/s{note}", highlight=False
-            )
+            self._console.print(f"  {measured.requests_per_s:,.0f} requests/s{note}", highlight=False)

@@ -26,27 +26,13 @@ from benchmarks.harness.summary import (
 Key = TypeVar("Key", bound=Hashable)
 
 NOTHING = "-"
-TITLES: dict[Section, str] = {
-    "mixes": "Mixes",
-    "endpoints": "Endpoints",
-    "clients": "Numbers of clients",
-}
+TITLES: dict[Section, str] = {"mixes": "Mixes", "endpoints": "Endpoints", "clients": "Numbers of clients"}
 
 # Of comparisons: heading, what a way is called, the one that others are a multiple of, and what they are.
 WAYS: dict[Section, tuple[str, str, str, str]] = {
     "lanes": ("Lanes", "lane", "orm", f"The ways of one running {SUBJECT} service to its database"),
-    "caches": (
-        "Caches",
-        "way",
-        "uncached",
-        f"The ways of one running {SUBJECT} service to a user that may be cached",
-    ),
-    "crud": (
-        "HttpArena's crud",
-        "service",
-        "plain",
-        f"One worker of {SUBJECT} with each cache, and of other services",
-    ),
+    "caches": ("Caches", "way", "uncached", f"The ways of one running {SUBJECT} service to a user that may be cached"),
+    "crud": ("HttpArena's crud", "service", "plain", f"One worker of {SUBJECT} with each cache, and of other services"),
 }
 
 Mark = Literal["disturbed", "errors", Limit]
@@ -58,10 +44,7 @@ MARKS: dict[Mark, tuple[str, str]] = {
         "other processes took CPU time in at least one round, and repeating did not help or was used up",
     ),
     "errors": ("ᵉ", "some requests failed; they are not counted among the answered"),
-    "client": (
-        "ᶜ",
-        f"the client was the limit ({CLIENT_BUSY_CORES:g} cores or more): the service may be faster",
-    ),
+    "client": ("ᶜ", f"the client was the limit ({CLIENT_BUSY_CORES:g} cores or more): the service may be faster"),
     "database": ("ᵈ", f"the database was the limit ({DATABASE_BUSY_CORES:g} cores or more){_IDLE}"),
     "cores": ("ᵏ", f"the client and the database used up the cores beside the service's{_IDLE}"),
     "waiting": (
@@ -115,12 +98,7 @@ def main_tables(results: Results) -> list[str]:
 
 
 def whole_picture(results: Results) -> str:
-    measured = [
-        each
-        for section in ("mixes", "endpoints")
-        for each in results.measurements
-        if each.section == section
-    ]
+    measured = [each for section in ("mixes", "endpoints") for each in results.measurements if each.section == section]
     if not measured:
         return ""
     names = services(results, measured)
@@ -134,9 +112,7 @@ def whole_picture(results: Results) -> str:
         return f"{measurement.workers} workers: {text}" if several else text
 
     rows = []
-    for (_, scenario, clients), group in _grouped(
-        measured, lambda m: (m.section, m.scenario, m.clients)
-    ).items():
+    for (_, scenario, clients), group in _grouped(measured, lambda m: (m.section, m.scenario, m.clients)).items():
         by_service = _grouped(group, lambda m: m.service)
         cells = []
         for service in names:
@@ -165,21 +141,11 @@ def compared(results: Results, section: Section) -> str:
                 _spread(total.requests_per_s, plain) + _marked(total, marks),
                 _ratio(results, each, baseline, times),
                 _ratio(results, each, "raw", share),
-                *(
-                    _spread(it, plain, ranged=False)
-                    for it in (total.cpu_us, total.p50_ms, total.p95_ms, total.p99_ms)
-                ),
+                *(_spread(it, plain, ranged=False) for it in (total.cpu_us, total.p50_ms, total.p95_ms, total.p99_ms)),
                 errors_text(total.errors),
             ]
         )
-    headers = [
-        "scenario",
-        way,
-        "requests/s (low-high)",
-        f"of {baseline}",
-        "of raw",
-        "CPU us/request",
-    ]
+    headers = ["scenario", way, "requests/s (low-high)", f"of {baseline}", "of raw", "CPU us/request"]
     headers += ["p50 ms", "p95 ms", "p99 ms", "errors"]
     clients = " or ".join(str(number) for number in sorted({each.clients for each in measured}))
     lines = [
@@ -204,9 +170,7 @@ def probed(results: Results) -> str:
         if each.at_most is not None:
             goal = f"at most {each.at_most:g}" + (", always" if each.every else "")
         median_and_range = _spread(spread(each.values), plain)
-        rows.append(
-            [each.name, each.title, median_and_range, each.unit, goal, verdicts[each.reached]]
-        )
+        rows.append([each.name, each.title, median_and_range, each.unit, goal, verdicts[each.reached]])
     headers = ["figure", "what", "median (low-high)", "unit", "goal", ""]
     return "\n".join(["## The cache, probed", "", _table(headers, rows, text=(0, 1, 3, 5))])
 
@@ -219,36 +183,21 @@ def _details(results: Results, section: Section) -> str:
     lines = [f"## {TITLES[section]}"]
     # Where the number of clients is what varies, it is a column and not a heading.
     varies = section == "clients"
-    for (scenario, clients), group in _grouped(
-        measured, lambda m: (m.scenario, None if varies else m.clients)
-    ).items():
+    for (scenario, clients), group in _grouped(measured, lambda m: (m.scenario, None if varies else m.clients)).items():
         title = results.scenarios.get(scenario, "")
-        heading = (
-            f"### {scenario}"
-            + (f": {title}" if title else "")
-            + (f" ({clients} clients)" if clients else "")
-        )
+        heading = f"### {scenario}" + (f": {title}" if title else "") + (f" ({clients} clients)" if clients else "")
         order = services(results, group)
         group = sorted(group, key=lambda m: (m.clients, order.index(m.service), m.workers))
         headers = ["service", *(["clients"] if varies else []), *DETAILS]
         rows = [
-            [each.service, *([str(each.clients)] if varies else []), *_detail(results, each, marks)]
-            for each in group
+            [each.service, *([str(each.clients)] if varies else []), *_detail(results, each, marks)] for each in group
         ]
         lines += ["", heading, "", _table(*_without_empty(headers, rows))]
     return "\n".join([*lines, *_footnotes(marks)])
 
 
 DETAILS = (
-    *(
-        "workers",
-        "requests/s (low-high)",
-        "of naive",
-        "of usual",
-        "of raw",
-        "of plain",
-        "CPU us/request",
-    ),
+    *("workers", "requests/s (low-high)", "of naive", "of usual", "of raw", "of plain", "CPU us/request"),
     *("p50 ms", "p95 ms", "p99 ms", "errors", "memory MB", "bytes/answer"),
 )
 
@@ -263,10 +212,7 @@ def _detail(results: Results, measurement: Measurement, marks: set[Mark]) -> lis
         _ratio(results, measurement, "usual", times),
         _ratio(results, measurement, "raw", share),
         _ratio(results, measurement, "plain", share),
-        *(
-            _spread(each, plain, ranged=False)
-            for each in (total.cpu_us, total.p50_ms, total.p95_ms, total.p99_ms)
-        ),
+        *(_spread(each, plain, ranged=False) for each in (total.cpu_us, total.p50_ms, total.p95_ms, total.p99_ms)),
         errors_text(total.errors),
         _spread(total.memory_bytes, megabytes, ranged=False),
         NOTHING if measurement.response_bytes is None else f"{measurement.response_bytes:,}",
@@ -293,29 +239,15 @@ def short(results: Results) -> str:
     """The subject's requests per second as multiples of the other services', a hit, and the goals."""
     rows = []
     for name, title in COMPARED.items():
-        cells = [
-            _cell([_multiple(results, "mixes", scenario, SUBJECT, name)])
-            for scenario in SHORT_MIXES
-        ]
-        cells.append(
-            _cell(
-                [
-                    _multiple(results, "crud", "crud", way, name)
-                    for way in ("valkey", "memory", "no-cache")
-                ]
-            )
-        )
+        cells = [_cell([_multiple(results, "mixes", scenario, SUBJECT, name)]) for scenario in SHORT_MIXES]
+        cells.append(_cell([_multiple(results, "crud", "crud", way, name) for way in ("valkey", "memory", "no-cache")]))
         known = [
             ratio.median
             for each in results.measurements
             if (each.section, each.service) == ("endpoints", SUBJECT)
             and (ratio := _multiple(results, "endpoints", each.scenario, SUBJECT, name))
         ]
-        ends = (
-            f"{_times(min(known))} to {_times(max(known))} ({_times(median(known))})"
-            if known
-            else NOTHING
-        )
+        ends = f"{_times(min(known))} to {_times(max(known))} ({_times(median(known))})" if known else NOTHING
         rows.append([title, *cells, ends])
     rows = [row for row in rows if set(row[1:]) != {NOTHING}]
     if not rows:
@@ -338,20 +270,13 @@ def short(results: Results) -> str:
     missed = [verdict for verdict in found if not verdict.is_reached]
     lines.append(
         f"{len(found) - len(missed)} of {len(found)} goals are reached"
-        + (
-            "; missed: "
-            + "; ".join(f"{verdict.subject}, {verdict.goal.name}" for verdict in missed)
-            if missed
-            else ""
-        )
+        + ("; missed: " + "; ".join(f"{verdict.subject}, {verdict.goal.name}" for verdict in missed) if missed else "")
         + "."
     )
     return "\n".join(["## In short", "", SHORT[0], "", *lines, "", SHORT[1]])
 
 
-def _multiple(
-    results: Results, section: Section, scenario: str, service: str, other: str
-) -> Spread | None:
+def _multiple(results: Results, section: Section, scenario: str, service: str, other: str) -> Spread | None:
     for each in results.measurements:
         if (each.section, each.scenario, each.service) == (section, scenario, service):
             baseline = counterpart(results, each, other)
@@ -407,9 +332,7 @@ def _open_loop(results: Results) -> str:
         return ""
     marks: set[Mark] = set()
     rows = []
-    for (scenario, rate, _), group in _grouped(
-        measured, lambda m: (m.scenario, m.rate_per_s, m.clients)
-    ).items():
+    for (scenario, rate, _), group in _grouped(measured, lambda m: (m.scenario, m.rate_per_s, m.clients)).items():
         order = services(results, group)
         for each in sorted(group, key=lambda m: order.index(m.service)):
             total = summary(each, cores(results))
@@ -439,9 +362,7 @@ def _open_loop(results: Results) -> str:
         "of the latencies and stands beside them.",
         "",
     ]
-    return "\n".join(
-        [*lines, _table(headers, rows, text=(0, 1, len(headers) - 1)), *_footnotes(marks)]
-    )
+    return "\n".join([*lines, _table(headers, rows, text=(0, 1, len(headers) - 1)), *_footnotes(marks)])
 
 
 def _keeps_up(total: Summary) -> str:
@@ -500,9 +421,7 @@ def _spread(value: Spread | None, form: Callable[[float], str], *, ranged: bool 
     return f"{text} ({'-'.join(ends)})" if ranged and len(ends) > 1 else text
 
 
-def _ratio(
-    results: Results, measurement: Measurement, name: str, form: Callable[[float], str]
-) -> str:
+def _ratio(results: Results, measurement: Measurement, name: str, form: Callable[[float], str]) -> str:
     baseline = counterpart(results, measurement, name)
     return _spread(ratio(measurement, baseline), form, ranged=False) if baseline else NOTHING
 
@@ -523,9 +442,7 @@ def _footnotes(marks: set[Mark]) -> list[str]:
     return ["", "<br>\n".join(used)] if used else []
 
 
-def _grouped(
-    measurements: Iterable[Measurement], key: Callable[[Measurement], Key]
-) -> dict[Key, list[Measurement]]:
+def _grouped(measurements: Iterable[Measurement], key: Callable[[Measurement], Key]) -> dict[Key, list[Measurement]]:
     groups: dict[Key, list[Measurement]] = {}
     for each in measurements:
         groups.setdefault(key(each), []).append(each)
@@ -546,17 +463,13 @@ def _value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _without_empty(
-    headers: Sequence[str], rows: Sequence[Sequence[str]]
-) -> tuple[list[str], list[list[str]]]:
+def _without_empty(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
     """Without columns that say nothing in any row."""
     kept = [column for column in range(len(headers)) if any(row[column] != NOTHING for row in rows)]
     return [headers[column] for column in kept], [[row[column] for column in kept] for row in rows]
 
 
-def _table(
-    headers: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[int] = (0,)
-) -> str:
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[int] = (0,)) -> str:
     """A table of pipes; columns are aligned to the right, except those of `text`."""
     rule = ["---" if column in text else "---:" for column in range(len(headers))]
     lines = [headers, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]

@@ -26,9 +26,7 @@ class Sample:
 
     seconds: float
     answered: int
-    errors: dict[
-        str, int
-    ]  # by status code, or "connection", "timeout", "protocol"; they are not in `answered`
+    errors: dict[str, int]  # by status code, or "connection", "timeout", "protocol"; they are not in `answered`
     latencies_ms: tuple[float, ...]
     client_cores: float
     unanswered: int = 0

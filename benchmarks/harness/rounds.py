@@ -20,11 +20,7 @@ def measure(running: Running, load: Load, driver: Driver, environment: Environme
     Raises:
         ServiceDied: when one of its processes ended; there is no number then.
     """
-    service, servers, upstream = (
-        [running.process],
-        list(environment.servers),
-        [environment.upstream],
-    )
+    service, servers, upstream = [running.process], list(environment.servers), [environment.upstream]
     started, busy, own = time.monotonic(), machine.busy_s(), machine.own_cpu_s()
     before = [machine.cpu_s(roots) for roots in (service, servers, upstream)]
     sample = _drive(running, load, driver)
@@ -72,9 +68,7 @@ def answered_share(sample: Sample, load: Load) -> float:
     return sample.answered / begun if sample.answered else 1.0
 
 
-def undisturbed(
-    measure_once: Callable[[], Round], may_repeat: Callable[[], bool]
-) -> tuple[Round, int]:
+def undisturbed(measure_once: Callable[[], Round], may_repeat: Callable[[], bool]) -> tuple[Round, int]:
     """A round that other processes left alone, or else the least disturbed; and how many were thrown away."""
     rounds = [measure_once()]
     while rounds[-1].disturbed and len(rounds) < ATTEMPTS and may_repeat():

@@ -89,11 +89,7 @@ class Plan:
     @property
     def scenarios(self) -> dict[str, str]:
         """Of what is asked, on what it is."""
-        asked = [
-            *self.endpoints,
-            *self.mixes,
-            *(name for each in self.comparisons for name in COMPARISONS[each].of),
-        ]
+        asked = [*self.endpoints, *self.mixes, *(name for each in self.comparisons for name in COMPARISONS[each].of)]
         return {name: SCENARIOS[name].title for name in asked}
 
     def settings(self) -> dict[str, str | int | float | None]:
@@ -103,8 +99,7 @@ class Plan:
             "posts": self.size.posts,
             "clients": self.clients,
             "pool_clients": 4 * POOL_SIZE,
-            "workers": self.workers
-            or "one for endpoints, lanes and caches, as in production for mixes",
+            "workers": self.workers or "one for endpoints, lanes and caches, as in production for mixes",
             "rounds": self.rounds,
             "seconds": self.seconds,
         }
@@ -125,9 +120,7 @@ class Group:
     cached: bool
     alone: bool
 
-    def line_ups(
-        self, started: Sequence[Running]
-    ) -> list[tuple[tuple[str, ...], Sequence[Running]]]:
+    def line_ups(self, started: Sequence[Running]) -> list[tuple[tuple[str, ...], Sequence[Running]]]:
         """Who is compared in which scenarios: all services in all of them, or in each the ways that differ in it."""
         comparison = COMPARISONS.get(self.section)
         if comparison is None:
@@ -150,13 +143,7 @@ def groups(plan: Plan) -> list[Group]:
     for comparison in map(COMPARISONS.__getitem__, plan.comparisons):
         taking_part = comparison.needed(plan.services)
         found.append(
-            Group(
-                comparison.section,
-                tuple(comparison.of),
-                taking_part,
-                cached=comparison.cached,
-                alone=alone,
-            )
+            Group(comparison.section, tuple(comparison.of), taking_part, cached=comparison.cached, alone=alone)
         )
     for cached in (False, True):
         names = tuple(name for name in plan.mixes if MIXES[name].cached == cached)
@@ -167,9 +154,7 @@ def groups(plan: Plan) -> list[Group]:
 def expected_rounds(plan: Plan) -> int:
     """How many rounds the plan takes when none is repeated."""
     scenarios = {*plan.endpoints, *plan.mixes}
-    more = len(scenarios & set(plan.sweep_of)) * len(plan.sweep) + len(
-        scenarios & set(plan.open_loop_of)
-    )
+    more = len(scenarios & set(plan.sweep_of)) * len(plan.sweep) + len(scenarios & set(plan.open_loop_of))
     of_services = len(plan.services) * (plan.rounds * len(scenarios) + plan.fewer_rounds * more)
     of_ways = 0
     for comparison in map(COMPARISONS.__getitem__, plan.comparisons):
@@ -187,34 +172,20 @@ def check(scenarios: Sequence[str], running: Sequence[Running], data: Mapping[st
     Raises:
         AnswersDiffer: when they do not, or one does not keep what it was told to write.
     """
-    kinds = {
-        make: SCENARIOS[scenario].choose
-        for scenario in scenarios
-        for make in SCENARIOS[scenario].parts
-    }
+    kinds = {make: SCENARIOS[scenario].choose for scenario in scenarios for make in SCENARIOS[scenario].parts}
     ports = {one.service.name: one.port for one in running}
     sizes: Sizes = {}
-    for make in [
-        *(make for make in kinds if make not in WRITES),
-        *(make for make in WRITES if make in kinds),
-    ]:
+    for make in [*(make for make in kinds if make not in WRITES), *(make for make in WRITES if make in kinds)]:
         sizes |= _check_alike(make, kinds[make], ports, data)
     for make in WRITES:
         if make in kinds and make is not create_item:
             _check_kept(make, kinds[make], running, data)
-    for missing in (
-        f"/users/{answers.NOBODY}",
-        *([f"/crud/items/{answers.NO_ITEM}"] if read_item in kinds else []),
-    ):
-        answers.check_equal(
-            {name: Request("GET", data[name].root + missing) for name in ports}, ports
-        )
+    for missing in (f"/users/{answers.NOBODY}", *([f"/crud/items/{answers.NO_ITEM}"] if read_item in kinds else [])):
+        answers.check_equal({name: Request("GET", data[name].root + missing) for name in ports}, ports)
     return sizes
 
 
-def _check_alike(
-    make: Make, choose: Choose, ports: Mapping[str, int], data: Mapping[str, Data]
-) -> Sizes:
+def _check_alike(make: Make, choose: Choose, ports: Mapping[str, int], data: Mapping[str, Data]) -> Sizes:
     sizes: Sizes = {}
     for seed in range(COMPARED):
         requests = {
@@ -228,9 +199,7 @@ def _check_alike(
     return sizes
 
 
-def _check_kept(
-    make: Make, choose: Choose, running: Sequence[Running], data: Mapping[str, Data]
-) -> None:
+def _check_kept(make: Make, choose: Choose, running: Sequence[Running], data: Mapping[str, Data]) -> None:
     for one in running:
         if one.service.coherent or one.workers == 1:
             name = one.service.name
@@ -242,9 +211,7 @@ def _check_kept(
 class Runner:
     """Measures a plan; `measurements` and `probes` hold what there is, however the run ends."""
 
-    def __init__(
-        self, plan: Plan, environment: Environment, driver: Driver, watcher: Watcher
-    ) -> None:
+    def __init__(self, plan: Plan, environment: Environment, driver: Driver, watcher: Watcher) -> None:
         self.measurements: list[Measurement] = []
         self.probes: list[Probe] = []
         self._plan = plan
@@ -267,12 +234,8 @@ class Runner:
         for group in groups(self._plan):
             with self._started(group) as started:
                 line_ups = group.line_ups(started)
-                compared = {
-                    one.service.name: one.service for _, running in line_ups for one in running
-                }
-                self._data = {
-                    name: self._data_of(service, group) for name, service in compared.items()
-                }
+                compared = {one.service.name: one.service for _, running in line_ups for one in running}
+                self._data = {name: self._data_of(service, group) for name, service in compared.items()}
                 self._watcher.say("checking that all answers are equal")
                 for names, running in line_ups:
                     self._sizes |= check(names, running, self._data)
@@ -282,9 +245,7 @@ class Runner:
                         if group.section not in COMPARISONS:
                             self._measure_further(name, group, running)
             if group.section == "caches":
-                self.probes += probes.all_of(
-                    self._environment, self._plan.rounds, self._watcher.say
-                )
+                self.probes += probes.all_of(self._environment, self._plan.rounds, self._watcher.say)
 
     def _measure_further(self, name: str, group: Group, running: Sequence[Running]) -> None:
         if name in self._plan.sweep_of:
@@ -326,15 +287,11 @@ class Runner:
     def _directory(self, service: Service, group: Group) -> Path:
         if not service.is_rendered:
             return ROOT
-        return self._environment.renderings.directory(
-            service.cache_backend or ("valkey" if group.cached else "none")
-        )
+        return self._environment.renderings.directory(service.cache_backend or ("valkey" if group.cached else "none"))
 
     def _data_of(self, service: Service, group: Group) -> Data:
         rows = self._environment.rows
-        return Data(
-            rows.users, service.deep_page(rows, self._directory(service, group)), service.root
-        )
+        return Data(rows.users, service.deep_page(rows, self._directory(service, group)), service.root)
 
     def _measure(
         self,
@@ -354,9 +311,7 @@ class Runner:
         loads = {
             one.service.name: Load(
                 port=one.port,
-                requests=[
-                    request.encoded() for request in stream(scenario, self._data[one.service.name])
-                ],
+                requests=[request.encoded() for request in stream(scenario, self._data[one.service.name])],
                 clients=clients or self._plan.clients,
                 seconds=seconds,
                 rate=rate,
@@ -374,21 +329,13 @@ class Runner:
                     self._watcher.say(f"{what}: warming {service}")
                     share = CACHES_WARM_UP_SHARE if section == "caches" else WARM_UP_SHARE
                     shorter = replace(load, seconds=max(0.2, seconds * share))
-                    sample = rounds.warm_up(
-                        by_name[service], shorter, self._driver, self._environment
-                    )
+                    sample = rounds.warm_up(by_name[service], shorter, self._driver, self._environment)
                     if sample.answered < load.clients:
                         loads[service] = replace(load, seconds=max(seconds, SLOW_SECONDS))
             for _, service in schedule(list(by_name), number_of_rounds):
                 self._watcher.say(f"{what}: {service}")
                 one, repeated = rounds.undisturbed(
-                    partial(
-                        rounds.measure,
-                        by_name[service],
-                        loads[service],
-                        self._driver,
-                        self._environment,
-                    ),
+                    partial(rounds.measure, by_name[service], loads[service], self._driver, self._environment),
                     self._may_repeat,
                 )
                 measured[service].append(one)
@@ -405,9 +352,7 @@ class Runner:
                     cached=group.cached,
                     rounds=tuple(done),
                     rate_per_s=rate,
-                    response_bytes=self._sizes[parts[0].__name__, service]
-                    if len(parts) == 1
-                    else None,
+                    response_bytes=self._sizes[parts[0].__name__, service] if len(parts) == 1 else None,
                     discarded=discarded[service],
                 )
                 for service, done in measured.items()
@@ -422,11 +367,7 @@ class Runner:
         """The fixed rate: as given, or a share of what was just measured, to two digits."""
         if self._plan.rate_per_s:
             return self._plan.rate_per_s
-        measured = {
-            one.service: one
-            for one in self.measurements
-            if (one.section, one.scenario) == (section, scenario)
-        }
+        measured = {one.service: one for one in self.measurements if (one.section, one.scenario) == (section, scenario)}
         bar = measured.get(BAR) or next(iter(measured.values()))
         return two_digits(RATE_SHARE * median(one.requests_per_s for one in bar.rounds))
 

@@ -26,9 +26,7 @@ class Request(NamedTuple):
 
     def encoded(self) -> bytes:
         """The request as it is sent, HTTP/1.1 with keep-alive."""
-        head = (
-            f"{self.method} {self.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n"
-        )
+        head = f"{self.method} {self.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n"
         if self.body:
             head += f"Content-Type: application/json\r\nContent-Length: {len(self.body)}\r\n"
         return head.encode() + b"\r\n" + self.body
@@ -98,22 +96,12 @@ def list_items(rng: random.Random, _data: Data, _choose: Choose) -> Request:
 
 
 def update_item(rng: random.Random, _data: Data, _choose: Choose) -> Request:
-    content = {
-        "name": f"Updated Product {rng.randrange(1_000_000):06d}",
-        "price": 200,
-        "quantity": 25,
-    }
+    content = {"name": f"Updated Product {rng.randrange(1_000_000):06d}", "price": 200, "quantity": 25}
     return Request("PUT", f"/crud/items/{rng.randint(1, READ_ITEMS)}", json.dumps(content).encode())
 
 
 def create_item(rng: random.Random, _data: Data, _choose: Choose) -> Request:
-    content = {
-        "id": rng.choice(CREATED_ITEMS),
-        "name": "New Product",
-        "category": "test",
-        "price": 150,
-        "quantity": 30,
-    }
+    content = {"id": rng.choice(CREATED_ITEMS), "name": "New Product", "category": "test", "price": 150, "quantity": 30}
     return Request("POST", "/crud/items", json.dumps(content).encode())
 
 
@@ -157,20 +145,14 @@ ENDPOINTS: dict[str, Scenario] = {
 }
 
 MIXES: dict[str, Scenario] = {
-    "read-mostly-cached": Scenario(
-        "90 % reads, caches on, popular users", READ_MOSTLY, True, someone_popular
-    ),
+    "read-mostly-cached": Scenario("90 % reads, caches on, popular users", READ_MOSTLY, True, someone_popular),
     "read-mostly": Scenario("90 % reads, no caches, any user", READ_MOSTLY),
-    "write-heavy": Scenario(
-        "half writes, half reads, caches on", {write: 50, user: 50}, True, someone_popular
-    ),
+    "write-heavy": Scenario("half writes, half reads, caches on", {write: 50, user: 50}, True, someone_popular),
 }
 
 # Asked in a comparison of ways only.
 FURTHER: dict[str, Scenario] = {
-    "user-popular": Scenario(
-        "one popular user by key, caches on", {user: 1}, True, someone_popular
-    ),
+    "user-popular": Scenario("one popular user by key, caches on", {user: 1}, True, someone_popular),
     "crud": Scenario(
         "HttpArena's profile: 75 % reads of 50,000 items that live for 200 ms, 15 % updates, 5 % lists, 5 % upserts",
         {read_item: 75, update_item: 15, list_items: 5, create_item: 5},
@@ -192,9 +174,7 @@ def asked(make: Make, rng: random.Random, data: Data, choose: Choose) -> Request
     return request._replace(path=data.root + request.path)
 
 
-def stream(
-    scenario: Scenario, data: Data, *, seed: int = 0, length: int | None = None
-) -> list[Request]:
+def stream(scenario: Scenario, data: Data, *, seed: int = 0, length: int | None = None) -> list[Request]:
     """The requests of a scenario, as many as it says unless `length` does; for equal arguments always the same ones."""
     rng = random.Random(seed)  # noqa: S311 - not for secrets
     makers, weights = list(scenario.parts), list(accumulate(scenario.parts.values()))

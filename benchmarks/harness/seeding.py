@@ -15,9 +15,7 @@ MARK = "slipstream_benchmark"
 VERSION = 2
 FIRST_USER = datetime(2025, 1, 1, 0, 0, 0, 123456, tzinfo=UTC)
 FIRST_POST = datetime(2025, 4, 1, 0, 0, 0, 654321, tzinfo=UTC)
-SENTENCE = (
-    "The quick brown fox jumps over the lazy dog, and nobody measures how much time that takes. "
-)
+SENTENCE = "The quick brown fox jumps over the lazy dog, and nobody measures how much time that takes. "
 # Of HttpArena's profile `crud`; no migration of a service makes it.
 ITEMS = 100_000
 CATEGORIES = ("electronics", "office", "tools", "home", "sports")
@@ -48,9 +46,7 @@ async def state(url: str, size: Size) -> bool | None:
     """Whether the rows are there: True, or None for an empty database, or False for other rows or half of them."""
     connection = await asyncpg.connect(url)
     try:
-        tables = await connection.fetchval(
-            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
-        )
+        tables = await connection.fetchval("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
         if not tables:
             return None
         if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", MARK):
@@ -71,15 +67,11 @@ async def seed(url: str, size: Size) -> None:
             "users", columns=["id", "email", "name", "created_at"], records=_users(users)
         )
         await connection.copy_records_to_table(
-            "posts",
-            columns=["id", "author_id", "title", "body", "created_at"],
-            records=_posts(rng, users, size.posts),
+            "posts", columns=["id", "author_id", "title", "body", "created_at"], records=_posts(rng, users, size.posts)
         )
         columns = ", ".join(f"{name} {kind}" for name, kind in ITEM_COLUMNS.items())
         await connection.execute(f"CREATE TABLE items ({columns})")
-        await connection.copy_records_to_table(
-            "items", columns=list(ITEM_COLUMNS), records=_items(rng)
-        )
+        await connection.copy_records_to_table("items", columns=list(ITEM_COLUMNS), records=_items(rng))
         await connection.execute("CREATE INDEX ON items (category, id)")
         await connection.execute("VACUUM (ANALYZE, FREEZE) users, posts, items")
         await connection.execute(
@@ -107,13 +99,10 @@ async def look(url: str, *, depth: int) -> Rows:
         # Warms the buffers as well.
         users = await connection.fetch("SELECT id FROM users ORDER BY created_at, id")
         last = await connection.fetchrow(
-            "SELECT id, created_at FROM posts ORDER BY created_at DESC, id DESC OFFSET $1 LIMIT 1",
-            depth - 1,
+            "SELECT id, created_at FROM posts ORDER BY created_at DESC, id DESC OFFSET $1 LIMIT 1", depth - 1
         )
         await connection.fetchval("SELECT sum(length(body)) FROM posts")
-        return Rows(
-            [UUID(bytes=row["id"].bytes) for row in users], depth, last["id"], last["created_at"]
-        )
+        return Rows([UUID(bytes=row["id"].bytes) for row in users], depth, last["id"], last["created_at"])
     finally:
         await connection.close()
 
@@ -129,21 +118,9 @@ async def server_version(url: str) -> str:
 def _items(rng: random.Random) -> Iterator[tuple[Any, ...]]:
     for number in range(1, ITEMS + 1):
         category = CATEGORIES[number % len(CATEGORIES)]
-        price, quantity, score, count = (
-            rng.randrange(1, limit) for limit in (500, 100, 101, 1_000)
-        )
+        price, quantity, score, count = (rng.randrange(1, limit) for limit in (500, 100, 101, 1_000))
         tags = '["fast", "new"]' if number % 2 else '["fast"]'
-        yield (
-            number,
-            f"Alpha Widget {number}",
-            category,
-            price,
-            quantity,
-            bool(number % 10),
-            tags,
-            score,
-            count,
-        )
+        yield number, f"Alpha Widget {number}", category, price, quantity, bool(number % 10), tags, score, count
 
 
 def _identifier(rng: random.Random) -> UUID:
@@ -152,17 +129,10 @@ def _identifier(rng: random.Random) -> UUID:
 
 def _users(identifiers: list[UUID]) -> Iterator[tuple[Any, ...]]:
     for number, identifier in enumerate(identifiers):
-        yield (
-            identifier,
-            f"user{number}@example.com",
-            f"User {number}",
-            FIRST_USER + timedelta(minutes=number),
-        )
+        yield identifier, f"user{number}@example.com", f"User {number}", FIRST_USER + timedelta(minutes=number)
 
 
-def _posts(
-    rng: random.Random, users: list[UUID], number_of_posts: int
-) -> Iterator[tuple[Any, ...]]:
+def _posts(rng: random.Random, users: list[UUID], number_of_posts: int) -> Iterator[tuple[Any, ...]]:
     for number in range(number_of_posts):
         yield (
             _identifier(rng),

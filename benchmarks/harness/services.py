@@ -14,10 +14,10 @@ from tempfile import mkdtemp
 from urllib.parse import urlencode
 
 import psutil
-
-from benchmarks.harness.seeding import Rows
 from dev.guardian import stop
 from dev.processes import StartFailed, free_port, start
+
+from benchmarks.harness.seeding import Rows
 from tests.quick_copier import quicken
 from tests.rendering import ROOT, render, snapshot
 from tests.variants import DEFAULTS
@@ -87,20 +87,12 @@ class Running:
         enough = self.workers if self.workers > 1 else 0
         while True:
             if self.process.poll() is not None:
-                raise StartFailed(
-                    self.service.name, f"ended with exit code {self.process.returncode}", self.home
-                )
+                raise StartFailed(self.service.name, f"ended with exit code {self.process.returncode}", self.home)
             if time.monotonic() > deadline:
-                raise StartFailed(
-                    self.service.name, f"was not ready in {START_TIMEOUT_S:.0f} s", self.home
-                )
+                raise StartFailed(self.service.name, f"was not ready in {START_TIMEOUT_S:.0f} s", self.home)
             before, self.children = self.children, _children(self.process)
             # Twice the same ones: a worker that was just born may still have children of its own to come.
-            if (
-                answers(self.port) == 200
-                and len(self.children) >= enough
-                and self.children == before
-            ):
+            if answers(self.port) == 200 and len(self.children) >= enough and self.children == before:
                 return
             time.sleep(READY_POLL_S)
 
@@ -115,37 +107,14 @@ def uvicorn(name: str, *options: str) -> Callable[[int, int], list[str]]:
     def command(workers: int, port: int) -> list[str]:
         application = f"benchmarks.{name}.main:app"
         number = ["--workers", str(workers)] if workers > 1 else []
-        return [
-            sys.executable,
-            "-m",
-            "uvicorn",
-            application,
-            "--port",
-            str(port),
-            *number,
-            *options,
-        ]
+        return [sys.executable, "-m", "uvicorn", application, "--port", str(port), *number, *options]
 
     return command
 
 
 def gunicorn(workers: int, port: int) -> list[str]:
-    options = [
-        "--worker-class",
-        "uvicorn_worker.UvicornWorker",
-        "--workers",
-        str(workers),
-        "--no-control-socket",
-    ]
-    return [
-        sys.executable,
-        "-m",
-        "gunicorn",
-        *options,
-        "--bind",
-        f"127.0.0.1:{port}",
-        "benchmarks.usual.main:app",
-    ]
+    options = ["--worker-class", "uvicorn_worker.UvicornWorker", "--workers", str(workers), "--no-control-socket"]
+    return [sys.executable, "-m", "gunicorn", *options, "--bind", f"127.0.0.1:{port}", "benchmarks.usual.main:app"]
 
 
 def rendered(_workers: int, _port: int) -> list[str]:
@@ -157,9 +126,7 @@ def by_offset(rows: Rows, _directory: Path) -> str:
 
 
 def by_keyset(rows: Rows, _directory: Path) -> str:
-    return "/posts?" + urlencode(
-        {"limit": 20, "before": f"{rows.last_created_at.isoformat()}_{rows.last_id}"}
-    )
+    return "/posts?" + urlencode({"limit": 20, "before": f"{rows.last_created_at.isoformat()}_{rows.last_id}"})
 
 
 def by_cursor(rows: Rows, directory: Path) -> str:
@@ -253,13 +220,8 @@ SERVICES = {
 def render_service(template: Path, destination: Path, cache_backend: str) -> Path:
     """Render the service with its example, and lay over it what the benchmark needs beside that."""
     render(template, destination, DEFAULTS | {"cache_backend": cache_backend})
-    lay_over(
-        destination,
-        (*OVERLAY_DOMAINS, CACHED_DOMAIN) if cache_backend == "valkey" else OVERLAY_DOMAINS,
-    )
-    shutil.copytree(
-        OVERLAY / "app" / REPLACED_DOMAIN, destination / "app" / REPLACED_DOMAIN, dirs_exist_ok=True
-    )
+    lay_over(destination, (*OVERLAY_DOMAINS, CACHED_DOMAIN) if cache_backend == "valkey" else OVERLAY_DOMAINS)
+    shutil.copytree(OVERLAY / "app" / REPLACED_DOMAIN, destination / "app" / REPLACED_DOMAIN, dirs_exist_ok=True)
     return destination
 
 
@@ -269,14 +231,8 @@ def lay_over(service: Path, domains: Sequence[str]) -> None:
         shutil.copytree(OVERLAY / "app" / domain, service / "app" / domain)
     routers = service / "app" / "api.py"
     lines = routers.read_text().splitlines()
-    first_import = next(
-        number
-        for number, line in enumerate(lines)
-        if line.startswith(("from app.", "from fastapi"))
-    )
-    lines[first_import:first_import] = [
-        f"from app.{name}.router import router as {name}" for name in domains
-    ]
+    first_import = next(number for number, line in enumerate(lines) if line.startswith(("from app.", "from fastapi")))
+    lines[first_import:first_import] = [f"from app.{name}.router import router as {name}" for name in domains]
     lines += [f"router.include_router({name})" for name in domains]
     routers.write_text("\n".join([*lines, ""]))
 
@@ -288,10 +244,7 @@ class Renderings:
         self._workspace = workspace
 
     def directory(self, cache_backend: str) -> Path:
-        template, directory = (
-            self._workspace / "template",
-            self._workspace / f"rendered-{cache_backend}",
-        )
+        template, directory = self._workspace / "template", self._workspace / f"rendered-{cache_backend}"
         if not template.exists():
             snapshot(template)
         if not directory.exists():

@@ -85,8 +85,7 @@ class Summary:
         """Of an open loop: whether the service answered nearly all of what was due, and as fast as it was due."""
         due = self.answered + self.unanswered + sum(self.errors.values())
         in_time = not self.rate_per_s or (
-            self.requests_per_s is not None
-            and self.requests_per_s.median >= KEEPS_UP_SHARE * self.rate_per_s
+            self.requests_per_s is not None and self.requests_per_s.median >= KEEPS_UP_SHARE * self.rate_per_s
         )
         return bool(due) and self.answered >= KEEPS_UP_SHARE * due and in_time
 
@@ -204,11 +203,7 @@ def counterpart(results: Results, measurement: Measurement, service: str) -> Mea
     def load(each: Measurement) -> tuple[str, str, int, float | None]:
         return each.section, each.scenario, each.clients, each.rate_per_s
 
-    same = [
-        each
-        for each in results.measurements
-        if each.service == service and load(each) == load(measurement)
-    ]
+    same = [each for each in results.measurements if each.service == service and load(each) == load(measurement)]
     return min(same, key=lambda each: abs(each.workers - measurement.workers), default=None)
 
 
@@ -217,19 +212,12 @@ def document(results: Results) -> dict[str, Any]:
     whole = results.as_dict() | {"quantiles": list(QUANTILES)}
     whole["measurements"] = [
         _rounded(
-            data
-            | {
-                "summary": asdict(summary(measurement, cores(results))),
-                "ratios": _ratios(results, measurement),
-            }
+            data | {"summary": asdict(summary(measurement, cores(results))), "ratios": _ratios(results, measurement)}
         )
         for data, measurement in zip(whole["measurements"], results.measurements, strict=True)
     ]
     whole["probes"] = [
-        _rounded(
-            data
-            | {"median": median(probe.values) if probe.values else None, "reached": probe.reached}
-        )
+        _rounded(data | {"median": median(probe.values) if probe.values else None, "reached": probe.reached})
         for data, probe in zip(whole["probes"], results.probes, strict=True)
     ]
     return whole
@@ -241,10 +229,7 @@ def _ratios(results: Results, measurement: Measurement) -> dict[str, Any]:
     for name in BASELINES:
         baseline = counterpart(results, measurement, name)
         if baseline and name != measurement.service:
-            by_figure = {
-                "requests_per_s": ratio(measurement, baseline),
-                "cpu_us": cpu_ratio(measurement, baseline),
-            }
+            by_figure = {"requests_per_s": ratio(measurement, baseline), "cpu_us": cpu_ratio(measurement, baseline)}
             ratios[name] = {figure: value and asdict(value) for figure, value in by_figure.items()}
     return ratios
 

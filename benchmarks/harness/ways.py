@@ -34,9 +34,7 @@ class Comparison:
         present = tuple(name for name in services if name in taking_part)
         if SUBJECT not in present:
             return ()
-        return (
-            (*(name for name in present if name != SUBJECT), *self.ways) if self.apart else present
-        )
+        return (*(name for name in present if name != SUBJECT), *self.ways) if self.apart else present
 
     def contestants(self, scenario: str, services: Iterable[str]) -> list[str]:
         """Who is compared in a scenario, when these services take part."""
@@ -55,9 +53,7 @@ class Comparison:
 def _ways(root: str, titles: Mapping[str, str]) -> dict[str, Service]:
     return {
         # None has a page far down the list, so nobody has to make its cursor.
-        name: replace(
-            SERVICES[SUBJECT], name=name, title=title, root=f"{root}/{name}", deep_page=by_offset
-        )
+        name: replace(SERVICES[SUBJECT], name=name, title=title, root=f"{root}/{name}", deep_page=by_offset)
         for name, title in titles.items()
     }
 
@@ -106,15 +102,7 @@ CACHES = Comparison(
     # Of a key that is asked for by many at once only the first misses, so misses are of any user. There is no limit
     # beside them: a dict would not miss.
     of={
-        "user-popular": (
-            "uncached",
-            "local",
-            "shared",
-            "function",
-            "cashews",
-            "redis-in-route",
-            LIMIT,
-        ),
+        "user-popular": ("uncached", "local", "shared", "function", "cashews", "redis-in-route", LIMIT),
         "user": ("uncached", "miss"),
     },
 )
@@ -123,15 +111,9 @@ CRUD = Comparison(
     section="crud",
     cached=True,
     ways={
-        name: replace(
-            SERVICES[SUBJECT], name=name, title=title, deep_page=by_offset, cache_backend=answer
-        )
+        name: replace(SERVICES[SUBJECT], name=name, title=title, deep_page=by_offset, cache_backend=answer)
         for name, answer, title in (
-            (
-                "valkey",
-                "valkey",
-                "rendered with its cache in Valkey, and the responses in use in the worker",
-            ),
+            ("valkey", "valkey", "rendered with its cache in Valkey, and the responses in use in the worker"),
             ("memory", "memory", "rendered with its cache in the worker's memory"),
             ("no-cache", "none", "rendered without a store for responses"),
         )

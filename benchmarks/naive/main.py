@@ -74,9 +74,7 @@ def read_user(user_id: UUID):
 @app.patch("/users/{user_id}")
 def rename_user(user_id: UUID, change: NameChange):
     with Session(engine) as session:
-        user = session.scalar(
-            update(User).where(User.id == user_id).values(name=change.name).returning(User)
-        )
+        user = session.scalar(update(User).where(User.id == user_id).values(name=change.name).returning(User))
         if user is None:
             raise HTTPException(404, "There is no such user.")
         renamed = user_dict(user)
@@ -85,9 +83,7 @@ def rename_user(user_id: UUID, change: NameChange):
 
 
 @app.get("/posts")
-def list_posts(
-    limit: Annotated[int, Query(ge=1, le=100)] = 20, offset: Annotated[int, Query(ge=0)] = 0
-):
+def list_posts(limit: Annotated[int, Query(ge=1, le=100)] = 20, offset: Annotated[int, Query(ge=0)] = 0):
     with Session(engine) as session:
         # OFFSET: fastapi/fastapi docs_src/sql_databases/sql_app/crud.py. One more tells whether there is a next page.
         posts = newest_posts(session, limit + 1, offset)
@@ -101,9 +97,7 @@ def list_posts(
 @app.get("/reports/users")
 def newest_users():
     with Session(engine) as session:
-        users = session.scalars(
-            select(User).order_by(User.created_at.desc(), User.id.desc()).limit(1000)
-        )
+        users = session.scalars(select(User).order_by(User.created_at.desc(), User.id.desc()).limit(1000))
         return [user_dict(user) for user in users]
 
 
@@ -120,10 +114,7 @@ async def read_dashboard(author_id: UUID):
     with Session(engine) as session:
         user = get_user(session, author_id)
         own_posts = session.scalars(
-            select(Post)
-            .where(Post.author_id == author_id)
-            .order_by(Post.created_at.desc(), Post.id.desc())
-            .limit(5)
+            select(Post).where(Post.author_id == author_id).order_by(Post.created_at.desc(), Post.id.desc()).limit(5)
         )
         # No client is kept either: each call makes a new connection.
         response = requests.get(f"{os.environ['UPSTREAM_URL']}/announcement", timeout=5)
@@ -131,10 +122,7 @@ async def read_dashboard(author_id: UUID):
         return {
             "user": user_dict(user),
             "summary": summarize(session, author_id),
-            "own_posts": [
-                {"id": post.id, "title": post.title, "created_at": post.created_at}
-                for post in own_posts
-            ],
+            "own_posts": [{"id": post.id, "title": post.title, "created_at": post.created_at} for post in own_posts],
             "latest_posts": [post_dict(post) for post in newest_posts(session, 5)],
             "announcement": response.json()["announcement"],
         }
@@ -148,9 +136,7 @@ def get_user(session: Session, user_id: UUID):
 
 
 def newest_posts(session: Session, limit: int, offset: int = 0):
-    statement = (
-        select(Post).order_by(Post.created_at.desc(), Post.id.desc()).offset(offset).limit(limit)
-    )
+    statement = select(Post).order_by(Post.created_at.desc(), Post.id.desc()).offset(offset).limit(limit)
     return session.scalars(statement).all()
 
 

@@ -8,9 +8,7 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.requests import Request
 from starlette.responses import Response
 
-REQUESTS = Counter(
-    "requests_total", "Requests by method, route and status", ["method", "path", "status"]
-)
+REQUESTS = Counter("requests_total", "Requests by method, route and status", ["method", "path", "status"])
 DURATION = Histogram("request_duration_seconds", "Duration by method and route", ["method", "path"])
 
 

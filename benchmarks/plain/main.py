@@ -22,9 +22,7 @@ from fastapi import FastAPI, HTTPException, Path, Query, Response
 from pydantic import BaseModel, Field, StringConstraints
 
 USER = "SELECT id, email, name, created_at FROM users WHERE id = $1"
-NEWEST_USERS = (
-    "SELECT id, email, name, created_at FROM users ORDER BY created_at DESC, id DESC LIMIT 1000"
-)
+NEWEST_USERS = "SELECT id, email, name, created_at FROM users ORDER BY created_at DESC, id DESC LIMIT 1000"
 RENAME = "UPDATE users SET name = $2 WHERE id = $1 RETURNING id, email, name, created_at"
 SUMMARY = """
     SELECT count(*), coalesce(sum(length(body)), 0), min(created_at), max(created_at)
@@ -47,9 +45,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 
 
 # Nothing is exported, so that there is nothing to look up for each request.
-app = FastAPI(
-    title="Plain", lifespan=lifespan, telemetry={"tracing": False, "metrics": False, "logs": False}
-)
+app = FastAPI(title="Plain", lifespan=lifespan, telemetry={"tracing": False, "metrics": False, "logs": False})
 
 
 class NameChange(BaseModel):
@@ -85,13 +81,7 @@ def user_dict(row: asyncpg.Record) -> dict[str, Any]:
 def post_dict(row: asyncpg.Record) -> dict[str, Any]:
     post_id, author_id, name, title, body, created_at = row
     author = {"id": str(author_id), "name": name}
-    return {
-        "id": str(post_id),
-        "author": author,
-        "title": title,
-        "body": body,
-        "created_at": created_at,
-    }
+    return {"id": str(post_id), "author": author, "title": title, "body": body, "created_at": created_at}
 
 
 def own_post_dict(row: asyncpg.Record) -> dict[str, Any]:
@@ -101,12 +91,7 @@ def own_post_dict(row: asyncpg.Record) -> dict[str, Any]:
 
 def summary_dict(row: asyncpg.Record) -> dict[str, Any]:
     posts, characters, first_post_at, last_post_at = row
-    return {
-        "posts": posts,
-        "characters": characters,
-        "first_post_at": first_post_at,
-        "last_post_at": last_post_at,
-    }
+    return {"posts": posts, "characters": characters, "first_post_at": first_post_at, "last_post_at": last_post_at}
 
 
 @app.get("/livez")
@@ -131,18 +116,14 @@ async def rename_user(user_id: UUID, change: NameChange) -> Response:
 
 
 @app.get("/posts")
-async def list_posts(
-    limit: Annotated[int, Query(ge=1, le=100)] = 20, before: str | None = None
-) -> Response:
+async def list_posts(limit: Annotated[int, Query(ge=1, le=100)] = 20, before: str | None = None) -> Response:
     # One more than asked tells whether there is a next page.
     if before is None:
         rows = await pool.fetch(posts_query(limit + 1))
     else:
         rows = await pool.fetch(posts_query(limit + 1, below=True), *parse_cursor(before))
     following = cursor(rows[limit - 1]) if len(rows) > limit else None
-    return as_json(
-        {"items": [post_dict(row) for row in rows[:limit]], "next": following, "prev": None}
-    )
+    return as_json({"items": [post_dict(row) for row in rows[:limit]], "next": following, "prev": None})
 
 
 def cursor(post: asyncpg.Record) -> str:
@@ -274,9 +255,7 @@ async def read_item(item_id: ItemId) -> Response:
 
 @app.post("/crud/items")
 async def create_item(item: NewItem) -> Response:
-    row = await pool.fetchrow(
-        CREATE_ITEM, item.id, item.name, item.category, item.price, item.quantity
-    )
+    row = await pool.fetchrow(CREATE_ITEM, item.id, item.name, item.category, item.price, item.quantity)
     items.pop(item.id, None)
     return Response(orjson.dumps(dict(row)), status_code=201, media_type="application/json")
 

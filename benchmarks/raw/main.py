@@ -25,9 +25,7 @@ ITEM_TTL_S = 0.2
 CACHED = os.environ.get("CACHED") == "1"
 
 USER = "SELECT id, email, name, created_at FROM users WHERE id = $1"
-NEWEST_USERS = (
-    "SELECT id, email, name, created_at FROM users ORDER BY created_at DESC, id DESC LIMIT 1000"
-)
+NEWEST_USERS = "SELECT id, email, name, created_at FROM users ORDER BY created_at DESC, id DESC LIMIT 1000"
 RENAME = "UPDATE users SET name = $2 WHERE id = $1 RETURNING id, email, name, created_at"
 SUMMARY = """
     SELECT count(*), coalesce(sum(length(body)), 0), min(created_at), max(created_at)
@@ -86,10 +84,7 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
             response = await get(path, query)
             # A list of items is not to be cached.
             if CACHED and response[0]["status"] == 200 and path != "/crud/items":
-                cache[key] = (
-                    monotonic() + (ITEM_TTL_S if path.startswith("/crud/") else CACHE_TTL_S),
-                    response,
-                )
+                cache[key] = monotonic() + (ITEM_TTL_S if path.startswith("/crud/") else CACHE_TTL_S), response
     elif scope["method"] == "PATCH" and path.startswith("/users/"):
         response = await rename_user(path[7:], await read_body(receive))
         cache.pop(path, None)
@@ -108,9 +103,7 @@ async def lifespan(receive: Any, send: Any) -> None:
     global pool, http
     await receive()
     async with (
-        asyncpg.create_pool(
-            os.environ["DATABASE_URL"], min_size=10, max_size=10, reset=no_reset
-        ) as pool,
+        asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=10, max_size=10, reset=no_reset) as pool,
         aiohttp.ClientSession(os.environ["UPSTREAM_URL"], raise_for_status=True) as http,
     ):
         await send({"type": "lifespan.startup.complete"})
@@ -167,9 +160,7 @@ async def rename_user(user_id: str, body: bytes) -> Answer:
 
 async def list_items(query: bytes) -> Answer:
     try:
-        parameters = (
-            dict(pair.split("=", 1) for pair in unquote(query.decode()).split("&")) if query else {}
-        )
+        parameters = dict(pair.split("=", 1) for pair in unquote(query.decode()).split("&")) if query else {}
         page, limit = int(parameters.get("page", 1)), int(parameters.get("limit", 10))
     except ValueError:
         return INVALID
@@ -183,9 +174,7 @@ async def list_items(query: bytes) -> Answer:
 async def update_item(item_id: str, body: bytes) -> Answer:
     try:
         change = orjson.loads(body)
-        row = await pool.fetchrow(
-            UPDATE_ITEM, int(item_id), change["name"], change["price"], change["quantity"]
-        )
+        row = await pool.fetchrow(UPDATE_ITEM, int(item_id), change["name"], change["price"], change["quantity"])
     except (ValueError, TypeError, KeyError, asyncpg.DataError):
         return INVALID
     return as_json(dict(row)) if row else NOT_FOUND
@@ -227,9 +216,7 @@ async def read_body(receive: Any) -> bytes:
 
 async def list_posts(query: bytes) -> Answer:
     try:
-        parameters = (
-            dict(pair.split("=", 1) for pair in unquote(query.decode()).split("&")) if query else {}
-        )
+        parameters = dict(pair.split("=", 1) for pair in unquote(query.decode()).split("&")) if query else {}
         limit = int(parameters.get("limit", 20))
         position = parse_cursor(parameters["before"]) if "before" in parameters else ()
     except ValueError:
@@ -239,9 +226,7 @@ async def list_posts(query: bytes) -> Answer:
     # One more than asked tells whether there is a next page.
     rows = await pool.fetch(posts_query(limit + 1, below=bool(position)), *position)
     following = cursor(rows[limit - 1]) if len(rows) > limit else None
-    return as_json(
-        {"items": [post_dict(row) for row in rows[:limit]], "next": following, "prev": None}
-    )
+    return as_json({"items": [post_dict(row) for row in rows[:limit]], "next": following, "prev": None})
 
 
 def cursor(post: asyncpg.Record) -> str:
@@ -306,13 +291,7 @@ def user_dict(row: asyncpg.Record) -> dict[str, Any]:
 def post_dict(row: asyncpg.Record) -> dict[str, Any]:
     post_id, author_id, name, title, body, created_at = row
     author = {"id": str(author_id), "name": name}
-    return {
-        "id": str(post_id),
-        "author": author,
-        "title": title,
-        "body": body,
-        "created_at": created_at,
-    }
+    return {"id": str(post_id), "author": author, "title": title, "body": body, "created_at": created_at}
 
 
 def own_post_dict(row: asyncpg.Record) -> dict[str, Any]:
@@ -322,9 +301,4 @@ def own_post_dict(row: asyncpg.Record) -> dict[str, Any]:
 
 def summary_dict(row: asyncpg.Record) -> dict[str, Any]:
     posts, characters, first_post_at, last_post_at = row
-    return {
-        "posts": posts,
-        "characters": characters,
-        "first_post_at": first_post_at,
-        "last_post_at": last_post_at,
-    }
+    return {"posts": posts, "characters": characters, "first_post_at": first_post_at, "last_post_at": last_post_at}

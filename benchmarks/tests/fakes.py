@@ -5,15 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.harness.results import (
-    QUANTILES,
-    Measurement,
-    Probe,
-    Results,
-    Round,
-    Sample,
-    Section,
-)
+from benchmarks.harness.results import QUANTILES, Measurement, Probe, Results, Round, Sample, Section
 from benchmarks.harness.scenarios import ENDPOINTS, MIXES, SCENARIOS
 
 SERVICES = {
@@ -42,13 +34,7 @@ LANE_SPEEDS = {
     "user": {"orm": 970, "core": 1_900, "prepared": 5_200, "raw": 8_800},
     "posts": {"orm": 940, "orm-selectinload": 430, "core": 1_500, "prepared": 3_600, "raw": 4_900},
     "users": {"orm": 70, "core": 110, "prepared": 590, "raw": 980},
-    "write": {
-        "orm": 600,
-        "core": 1_100,
-        "prepared": 2_700,
-        "prepared-autocommit": 4_100,
-        "raw": 7_000,
-    },
+    "write": {"orm": 600, "core": 1_100, "prepared": 2_700, "prepared-autocommit": 4_100, "raw": 7_000},
 }
 CACHE_SPEEDS = {
     "user-popular": {
@@ -62,15 +48,11 @@ CACHE_SPEEDS = {
     },
     "user": {"uncached": 3_600, "miss": 1_400},
 }
-CRUD_SPEEDS = {
-    "crud": {"plain": 3_000, "valkey": 2_900, "memory": 3_300, "no-cache": 3_600, "raw": 6_000}
-}
+CRUD_SPEEDS = {"crud": {"plain": 3_000, "valkey": 2_900, "memory": 3_300, "no-cache": 3_600, "raw": 6_000}}
 PROBES = [
     Probe("middleware", "what caching adds to a request", "us", (4.2, 3.9, 14.4), at_most=10),
     Probe("memory", "of 10,000 responses", "MB", (14.0,)),
-    Probe(
-        "stampede", "queries of many clients at once", "queries", (1, 1, 2), at_most=1, every=True
-    ),
+    Probe("stampede", "queries of many clients at once", "queries", (1, 1, 2), at_most=1, every=True),
 ]
 
 
@@ -78,8 +60,7 @@ def latencies(p50_ms: float, tail: float = 3.0) -> tuple[float, ...]:
     """A distribution with the given median; p99 is `tail` times that, which is 1.5 or more."""
     grow = (tail - 1.49) / (0.49**2 * 4)
     return tuple(
-        round(p50_ms * (0.5 + quantile + grow * max(0.0, quantile - 0.5) ** 2 * 4), 3)
-        for quantile in QUANTILES
+        round(p50_ms * (0.5 + quantile + grow * max(0.0, quantile - 0.5) ** 2 * 4), 3) for quantile in QUANTILES
     )
 
 
@@ -88,13 +69,9 @@ def sample(answered: int = 1_000, p50_ms: float = 8.0, tail: float = 3.0, **chan
     return replace(Sample(10.0, answered, {}, known, 0.4), **changes)
 
 
-def round_(
-    answered: int = 1_000, *, of_sample: dict[str, Any] | None = None, **changes: Any
-) -> Round:
+def round_(answered: int = 1_000, *, of_sample: dict[str, Any] | None = None, **changes: Any) -> Round:
     """A round of 10 s whose only worker was busy."""
-    return replace(
-        Round(sample(answered, **of_sample or {}), 0.97, 0.3, 0.01, 80_000_000, False), **changes
-    )
+    return replace(Round(sample(answered, **of_sample or {}), 0.97, 0.3, 0.01, 80_000_000, False), **changes)
 
 
 def measurement(service: str = "rendered", *rounds: Round, **changes: Any) -> Measurement:
@@ -121,12 +98,7 @@ def whole_run(seed: int = 0) -> Results:
     rng = random.Random(seed)  # noqa: S311 - not for secrets
 
     def measured(
-        section: Section,
-        scenario: str,
-        service: str,
-        speed: float,
-        clients: int = 40,
-        rate: float | None = None,
+        section: Section, scenario: str, service: str, speed: float, clients: int = 40, rate: float | None = None
     ) -> Measurement:
         workers = 2 if section in ("mixes", "open_loop") and service != "naive" else 1
         tail = 7.0 if service in ("naive", "usual") else 2.2
@@ -134,11 +106,7 @@ def whole_run(seed: int = 0) -> Results:
         for _ in range(3):
             reached = speed * rng.uniform(0.95, 1.05)
             answered = min(reached, rate or reached)
-            p50_ms = (
-                clients / reached * 1e3
-                if not rate
-                else 1e3 / reached * (1 + 3 * answered / reached)
-            )
+            p50_ms = clients / reached * 1e3 if not rate else 1e3 / reached * (1 + 3 * answered / reached)
             if rate and reached < rate:
                 p50_ms = 10_000 * (1 - reached / rate)
             rounds.append(
@@ -150,37 +118,21 @@ def whole_run(seed: int = 0) -> Results:
                         "client_cores": min(0.95, reached / 45_000),
                         "unanswered": max(0, int(((rate or 0) - answered) * 10)),
                     },
-                    service_cores=0.6
-                    if service == "naive" and scenario == "dashboard"
-                    else 0.97 * workers,
+                    service_cores=0.6 if service == "naive" and scenario == "dashboard" else 0.97 * workers,
                     database_cores=rng.uniform(0.1, 0.6),
                     memory_bytes=int(rng.uniform(55e6, 75e6)) * workers,
                 )
             )
         size = 300 if section == "endpoints" else None
         return Measurement(
-            section,
-            scenario,
-            service,
-            workers,
-            clients,
-            SCENARIOS[scenario].cached,
-            tuple(rounds),
-            rate,
-            size,
+            section, scenario, service, workers, clients, SCENARIOS[scenario].cached, tuple(rounds), rate, size
         )
 
     every = []
-    sections: tuple[tuple[Section, Iterable[str]], ...] = (
-        ("endpoints", ENDPOINTS),
-        ("mixes", MIXES),
-    )
+    sections: tuple[tuple[Section, Iterable[str]], ...] = (("endpoints", ENDPOINTS), ("mixes", MIXES))
     for section, names in sections:
         for scenario in names:
-            every += [
-                measured(section, scenario, *each)
-                for each in zip(SERVICES, SPEEDS[scenario], strict=True)
-            ]
+            every += [measured(section, scenario, *each) for each in zip(SERVICES, SPEEDS[scenario], strict=True)]
     compared: tuple[tuple[Section, dict[str, dict[str, int]]], ...] = (
         ("lanes", LANE_SPEEDS),
         ("caches", CACHE_SPEEDS),

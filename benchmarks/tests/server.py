@@ -73,9 +73,7 @@ def serving(answer: Callable[[int], Answer]) -> Iterator[Server]:
     """A server that asks `answer` what to do with the request of that number; a slow `answer` stalls it as a whole."""
     server = Server(answer)
     loop = asyncio.new_event_loop()
-    listening = loop.run_until_complete(
-        loop.create_server(lambda: Connection(server), "127.0.0.1", 0, backlog=1024)
-    )
+    listening = loop.run_until_complete(loop.create_server(lambda: Connection(server), "127.0.0.1", 0, backlog=1024))
     server.port = listening.sockets[0].getsockname()[1]
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

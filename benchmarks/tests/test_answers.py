@@ -8,14 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.harness.answers import (
-    Answer,
-    AnswersDiffer,
-    check_equal,
-    check_written,
-    comparable,
-    difference,
-)
+from benchmarks.harness.answers import Answer, AnswersDiffer, check_equal, check_written, comparable, difference
 from benchmarks.harness.scenarios import Request
 from benchmarks.tests.handlers import served_by
 
@@ -36,9 +29,7 @@ def test_equal_but_for_notation(one: Any, other: Any) -> None:
 
 
 def test_errors_are_equal_whatever_they_say() -> None:
-    assert comparable(Answer(404, {"detail": "Not Found"}, 0)) == comparable(
-        Answer(404, {"title": "There is none"}, 0)
-    )
+    assert comparable(Answer(404, {"detail": "Not Found"}, 0)) == comparable(Answer(404, {"title": "There is none"}, 0))
 
 
 @pytest.mark.parametrize(
@@ -49,11 +40,7 @@ def test_errors_are_equal_whatever_they_say() -> None:
         ({"a": 1}, {"a": 1.0}, "at /a: 1 and 1.0"),
         ({"a": 1}, {"b": 1}, 'at /: {"a": 1} and {"b": 1}'),
         ([1, 2], [1], "at /: [1, 2] and [1]"),
-        (
-            {"items": [{"author": {"name": "A"}}]},
-            {"items": [{"author": {"name": "B"}}]},
-            "at /items/0/author/name:",
-        ),
+        ({"items": [{"author": {"name": "A"}}]}, {"items": [{"author": {"name": "B"}}]}, "at /items/0/author/name:"),
         ("x" * 200, "y" * 200, "at /: " + '"' + "x" * 78 + "…"),
         (None, 0, "at /: null and 0"),
     ],
@@ -108,15 +95,11 @@ def test_services_that_agree_pass_with_the_size_of_what_they_sent() -> None:
     assert found["raw"].size > len(json.dumps(USER))
 
 
-@pytest.mark.parametrize(
-    ("status", "body"), [(200, USER | {"name": "Eve"}), (404, USER), (200, USER | {"extra": 1})]
-)
+@pytest.mark.parametrize(("status", "body"), [(200, USER | {"name": "Eve"}), (404, USER), (200, USER | {"extra": 1})])
 def test_a_planted_difference_is_found_and_named(status: int, body: Any) -> None:
     with server(200, USER) as one, server(status, body) as other:
         request = Request("GET", "/users/1")
-        with pytest.raises(
-            AnswersDiffer, match="raw and plain answer GET /users/1 differently at /"
-        ):
+        with pytest.raises(AnswersDiffer, match="raw and plain answer GET /users/1 differently at /"):
             check_equal({"raw": request, "plain": request}, {"raw": one, "plain": other})
 
 
@@ -126,8 +109,6 @@ def test_a_cache_that_misses_a_write_is_found() -> None:
         check_written("usual", port, written)
     with (
         server(200, dict(USER), remembers=False) as port,
-        pytest.raises(
-            AnswersDiffer, match="usual: after the name became 'Grace', GET /users/1 answers"
-        ),
+        pytest.raises(AnswersDiffer, match="usual: after the name became 'Grace', GET /users/1 answers"),
     ):
         check_written("usual", port, written)

@@ -24,19 +24,8 @@ def test_quick_is_a_fraction_of_the_whole() -> None:
 
 
 def test_parts_are_chosen_by_name() -> None:
-    chosen = [
-        "--services",
-        "raw,naive",
-        "--scenarios",
-        "write-heavy, user",
-        "--workers",
-        "2",
-        "--clients",
-        "7",
-    ]
-    plan = parse(
-        [*chosen, "--rounds", "3", "--seconds", "0.25", "--sweep", "1,2", "--rate", "100"]
-    ).plan
+    chosen = ["--services", "raw,naive", "--scenarios", "write-heavy, user", "--workers", "2", "--clients", "7"]
+    plan = parse([*chosen, "--rounds", "3", "--seconds", "0.25", "--sweep", "1,2", "--rate", "100"]).plan
 
     assert plan.services == ("naive", "raw")
     assert (plan.endpoints, plan.mixes, plan.comparisons) == (("user",), ("write-heavy",), ())
@@ -48,9 +37,7 @@ def test_lanes_are_chosen_like_a_scenario() -> None:
     plan = parse(["--quick", "--scenarios", "lanes"]).plan
 
     assert (plan.endpoints, plan.mixes, plan.comparisons) == ((), (), ("lanes",))
-    assert [(group.section, group.services) for group in groups(plan)] == [
-        ("lanes", ("rendered", "raw"))
-    ]
+    assert [(group.section, group.services) for group in groups(plan)] == [("lanes", ("rendered", "raw"))]
     assert list(plan.titles) == ["rendered", "raw", *LANES.ways]
     assert list(plan.scenarios) == list(LANES.of)
     # Two rounds of three or four lanes and of the limit beside them.
@@ -61,9 +48,7 @@ def test_caches_are_chosen_like_a_scenario() -> None:
     plan = parse(["--quick", "--scenarios", "caches", "--services", "rendered"]).plan
 
     assert (plan.endpoints, plan.mixes, plan.comparisons) == ((), (), ("caches",))
-    assert [(group.section, group.cached, group.alone) for group in groups(plan)] == [
-        ("caches", True, True)
-    ]
+    assert [(group.section, group.cached, group.alone) for group in groups(plan)] == [("caches", True, True)]
     assert list(plan.titles) == ["rendered", *CACHES.ways]
     assert list(plan.scenarios) == ["user-popular", "user"]
     assert expected_rounds(plan) == 2 * (6 + 2)
@@ -72,25 +57,13 @@ def test_caches_are_chosen_like_a_scenario() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (
-            ["--services", "fast"],
-            "unknown: fast; choose from naive, usual, plain, plain-gc, rendered, raw",
-        ),
+        (["--services", "fast"], "unknown: fast; choose from naive, usual, plain, plain-gc, rendered, raw"),
         (["--scenarios", "user,nonsense"], "unknown: nonsense; choose from health, user"),
         (["--services", ","], "no name is given"),
-        (
-            ["--scenarios", "user", "--sweep-of", "write"],
-            "--sweep-of: write is not among --scenarios",
-        ),
+        (["--scenarios", "user", "--sweep-of", "write"], "--sweep-of: write is not among --scenarios"),
         (["--scenarios", "user-popular"], "unknown: user-popular; choose from health, user"),
-        (
-            ["--scenarios", "lanes", "--services", "raw"],
-            "lanes are those of rendered, which is not among --services",
-        ),
-        (
-            ["--scenarios", "lanes,caches", "--services", "raw"],
-            "lanes,caches are those of rendered",
-        ),
+        (["--scenarios", "lanes", "--services", "raw"], "lanes are those of rendered, which is not among --services"),
+        (["--scenarios", "lanes,caches", "--services", "raw"], "lanes,caches are those of rendered"),
         (["--clients", "0"], "'0' is not a whole number of at least 1"),
         (["--seconds", "-1"], "'-1' is not a number above 0"),
         (["--rate", "nan"], "'nan' is not a number above 0"),
@@ -98,17 +71,13 @@ def test_caches_are_chosen_like_a_scenario() -> None:
         (["--posts", "5"], "'5' is not a whole number of at least 2000"),
     ],
 )
-def test_mistakes_are_named(
-    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes_are_named(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         parse(argv)
     assert message in capsys.readouterr().err
 
 
-def test_a_client_that_is_missing_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_client_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     with pytest.raises(SystemExit, match="2"):
         parse(["--client", "wrk"])
@@ -116,9 +85,7 @@ def test_a_client_that_is_missing_is_named(
 
 
 def test_endpoints_are_measured_alone_and_mixes_as_in_production_caches_apart() -> None:
-    found = [
-        (group.section, group.scenarios, group.cached, group.alone) for group in groups(Plan())
-    ]
+    found = [(group.section, group.scenarios, group.cached, group.alone) for group in groups(Plan())]
 
     assert found == [
         ("endpoints", tuple(ENDPOINTS), False, True),
@@ -133,21 +100,14 @@ def test_endpoints_are_measured_alone_and_mixes_as_in_production_caches_apart() 
 
 
 def test_expected_rounds() -> None:
-    plan = Plan(
-        services=("raw", "plain"),
-        endpoints=("user",),
-        mixes=("read-mostly",),
-        rounds=3,
-        sweep=(1, 4),
-    )
+    plan = Plan(services=("raw", "plain"), endpoints=("user",), mixes=("read-mostly",), rounds=3, sweep=(1, 4))
 
     # Two scenarios of three rounds; two sweeps and one open loop of two.
     assert expected_rounds(plan) == 2 * (2 * 3 + 3 * 2)
 
 
 @pytest.mark.parametrize(
-    ("number", "rounded"),
-    [(1234.0, 1200.0), (1250.1, 1300.0), (99.6, 100.0), (7.26, 7.3), (0.3, 1.0), (1.0, 1.0)],
+    ("number", "rounded"), [(1234.0, 1200.0), (1250.1, 1300.0), (99.6, 100.0), (7.26, 7.3), (0.3, 1.0), (1.0, 1.0)]
 )
 def test_two_digits(number: float, rounded: float) -> None:
     assert two_digits(number) == pytest.approx(rounded)

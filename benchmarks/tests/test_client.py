@@ -20,26 +20,14 @@ from benchmarks.tests.server import HANG, OK, Answer, response, serving
 
 CLIENT = [sys.executable, "-m", "benchmarks.harness.client"]
 # As on a machine without uvloop.
-ASYNCIO = (
-    "import sys; sys.modules['uvloop'] = None; from benchmarks.harness.client import main; main()"
-)
+ASYNCIO = "import sys; sys.modules['uvloop'] = None; from benchmarks.harness.client import main; main()"
 GET = "GET /users/{} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
 def start(port: int, *, command: list[str] = CLIENT, **job: Any) -> subprocess.Popen[str]:
-    job = {
-        "host": "127.0.0.1",
-        "port": port,
-        "requests": [GET.format(i) for i in range(7)],
-        "clients": 8,
-    } | job
+    job = {"host": "127.0.0.1", "port": port, "requests": [GET.format(i) for i in range(7)], "clients": 8} | job
     process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdin
     process.stdin.write(json.dumps(job))
@@ -79,54 +67,28 @@ def eventually(condition: Callable[[], bool], *, within_s: float = 5) -> bool:
 
 RESPONSES = {
     "sized": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", 200, True),
-    "lower case": (
-        b"HTTP/1.1 201 Created\r\ndate: x\r\ncontent-length:5\r\nserver: y\r\n\r\nhello",
-        201,
-        True,
-    ),
-    "upper case": (
-        b"HTTP/1.1 200 OK\r\nCONTENT-LENGTH:  5 \r\nCONNECTION: CLOSE\r\n\r\nhello",
-        200,
-        False,
-    ),
-    "length of another thing": (
-        b"HTTP/1.1 200 OK\r\nX-Content-Length: 9\r\nContent-Length: 2\r\n\r\nok",
-        200,
-        True,
-    ),
+    "lower case": (b"HTTP/1.1 201 Created\r\ndate: x\r\ncontent-length:5\r\nserver: y\r\n\r\nhello", 201, True),
+    "upper case": (b"HTTP/1.1 200 OK\r\nCONTENT-LENGTH:  5 \r\nCONNECTION: CLOSE\r\n\r\nhello", 200, False),
+    "length of another thing": (b"HTTP/1.1 200 OK\r\nX-Content-Length: 9\r\nContent-Length: 2\r\n\r\nok", 200, True),
     "body like a head": (b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\na\r\n\r\nb\r\n", 200, True),
     "empty": (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", 404, True),
     "no content": (b"HTTP/1.1 204 No Content\r\nServer: x\r\n\r\n", 204, True),
     "not modified": (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\n\r\n", 304, True),
-    "no reason": (
-        b"HTTP/1.1 500 \r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx",
-        500,
-        True,
-    ),
+    "no reason": (b"HTTP/1.1 500 \r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx", 500, True),
     "chunked": (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;x=y\r\n0123456789\r\n0\r\n\r\n",
         200,
         True,
     ),
-    "trailers": (
-        b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n1\r\na\r\n0\r\nX: y\r\n\r\n",
-        200,
-        True,
-    ),
-    "interim": (
-        b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx",
-        200,
-        True,
-    ),
+    "trailers": (b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n1\r\na\r\n0\r\nX: y\r\n\r\n", 200, True),
+    "interim": (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", 200, True),
 }
 
 
 @pytest.mark.parametrize("name", RESPONSES)
 def test_a_response_is_complete_with_its_last_byte_however_it_is_cut(name: str) -> None:
     data, status, keep_alive = RESPONSES[name]
-    cuts = [(i,) for i in range(1, len(data))] + [
-        (i, j) for i in range(1, len(data)) for j in range(i + 1, len(data))
-    ]
+    cuts = [(i,) for i in range(1, len(data))] + [(i, j) for i in range(1, len(data)) for j in range(i + 1, len(data))]
     for cut in [(), *cuts]:
         reader = Response()
         starts, ends = [0, *cut], [*cut, len(data)]
@@ -198,9 +160,7 @@ def test_quantiles_are_values_that_were_measured() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "command", [CLIENT, [sys.executable, "-c", ASYNCIO]], ids=["uvloop", "asyncio"]
-)
+@pytest.mark.parametrize("command", [CLIENT, [sys.executable, "-c", ASYNCIO]], ids=["uvloop", "asyncio"])
 def test_a_closed_loop_counts_what_the_server_answered(command: list[str]) -> None:
     with serving(lambda _: OK) as server:
         result = client(server.port, seconds=0.5, command=command)
@@ -250,9 +210,7 @@ def test_errors_are_counted_by_status() -> None:
     "answer",
     [
         Answer((b"HTTP/1.1 200 OK\r\nContent-", b"Length: 4\r\n\r\no", b"k", b"ay")),
-        Answer(
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nokay\r\n", b"0\r\n\r\n")
-        ),
+        Answer((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nokay\r\n", b"0\r\n\r\n")),
         Answer((response(200, b"x" * 1_000_000),)),
     ],
     ids=["in parts", "chunked", "large"],
@@ -343,9 +301,7 @@ def test_a_closed_port_is_a_clear_error(rate: float | None) -> None:
     assert len(errors.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("rate", "command"), [(150, CLIENT), (1500, CLIENT), (1500, [sys.executable, "-c", ASYNCIO])]
-)
+@pytest.mark.parametrize(("rate", "command"), [(150, CLIENT), (1500, CLIENT), (1500, [sys.executable, "-c", ASYNCIO])])
 def test_an_open_loop_keeps_its_rate(rate: int, command: list[str]) -> None:
     with serving(lambda _: OK) as server:
         result = client(server.port, seconds=0.6, rate=rate, clients=64, command=command)

@@ -14,16 +14,7 @@ import psutil
 import pytest
 
 from benchmarks.harness import drivers
-from benchmarks.harness.drivers import (
-    DriverError,
-    Load,
-    choose,
-    lua_string,
-    own,
-    run,
-    wrk,
-    wrk_sample,
-)
+from benchmarks.harness.drivers import DriverError, Load, choose, lua_string, own, run, wrk, wrk_sample
 from benchmarks.harness.results import QUANTILES, Sample
 from benchmarks.tests.server import HANG, OK, Answer, response, serving
 
@@ -71,19 +62,13 @@ def test_a_sample_says_what_the_server_answered(drive: Any) -> None:
 @pytest.mark.parametrize("drive", BOTH)
 def test_requests_are_sent_as_given_in_order(drive: Any) -> None:
     body = bytes(range(256)) + b'"\\ddd]]'
-    requests = [
-        GET % 1,
-        b"PATCH /x HTTP/1.1\r\nHost: y\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body),
-        GET % 2,
-    ]
+    requests = [GET % 1, b"PATCH /x HTTP/1.1\r\nHost: y\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body), GET % 2]
     # Slow, because this server's thread shares its core.
     with serving(lambda _: Answer((response(),), delay_s=0.01)) as server:
         drive(Load(server.port, requests, clients=1, seconds=SECONDS[drive]))
     assert len(server.requests) > 6
     first = requests.index(server.requests[0])
-    assert server.requests == list(
-        islice(requests * len(server.requests), first, first + len(server.requests))
-    )
+    assert server.requests == list(islice(requests * len(server.requests), first, first + len(server.requests)))
 
 
 @pytest.mark.parametrize("drive", BOTH)
@@ -135,20 +120,13 @@ def test_threads_of_wrk_begin_at_different_requests() -> None:
 
 @needs_wrk
 def test_both_agree_on_rate_and_latency(upstream_port: int) -> None:
-    load = Load(
-        upstream_port, [b"GET /announcement HTTP/1.1\r\nHost: x\r\n\r\n"], clients=8, seconds=1
-    )
+    load = Load(upstream_port, [b"GET /announcement HTTP/1.1\r\nHost: x\r\n\r\n"], clients=8, seconds=1)
     for last_attempt in (False, False, True):
         samples: dict[Any, list[Sample]] = {own: [], wrk: []}
         for drive in (own, wrk, wrk, own):
             samples[drive].append(drive(load))
-        rates = [
-            median(sample.answered / sample.seconds for sample in samples[drive])
-            for drive in (own, wrk)
-        ]
-        p50s = [
-            median(sample.latency_ms(0.5) or 0 for sample in samples[drive]) for drive in (own, wrk)
-        ]
+        rates = [median(sample.answered / sample.seconds for sample in samples[drive]) for drive in (own, wrk)]
+        p50s = [median(sample.latency_ms(0.5) or 0 for sample in samples[drive]) for drive in (own, wrk)]
         close = [pair[0] == pytest.approx(pair[1], rel=0.1) for pair in (rates, p50s)]
         if all(close):
             break
@@ -157,13 +135,7 @@ def test_both_agree_on_rate_and_latency(upstream_port: int) -> None:
 
 
 def test_the_open_loop_is_our_own(upstream_port: int) -> None:
-    load = Load(
-        upstream_port,
-        [b"GET /announcement HTTP/1.1\r\nHost: x\r\n\r\n"],
-        clients=8,
-        seconds=0.5,
-        rate=100,
-    )
+    load = Load(upstream_port, [b"GET /announcement HTTP/1.1\r\nHost: x\r\n\r\n"], clients=8, seconds=0.5, rate=100)
     sample = choose("auto", seconds=1)(load)
     assert (sample.answered, sample.errors, sample.unanswered) == (50, {}, 0)
     with pytest.raises(DriverError, match="no open loop"):
@@ -219,13 +191,7 @@ def test_lua_literals(data: bytes, literal: bytes) -> None:
 
 def test_what_wrk_counts_twice_is_counted_once() -> None:
     errors = {"connect": 1, "read": 2, "write": 4, "status": 10, "timeout": 20}
-    result = {
-        "requests": 100,
-        "duration_us": 2_000_000,
-        "cpu_s": 0.5,
-        "latencies_us": [1500.0],
-        "errors": errors,
-    }
+    result = {"requests": 100, "duration_us": 2_000_000, "cpu_s": 0.5, "latencies_us": [1500.0], "errors": errors}
     assert wrk_sample(result) == Sample(
         seconds=2.0,
         answered=70,
@@ -240,10 +206,7 @@ PYTHON = [sys.executable, "-c"]
 
 def test_a_program_that_fails_is_an_error_with_its_last_lines() -> None:
     with pytest.raises(DriverError, match=r"failed \(3\):\n(line \d\d\n){19}the end$"):
-        run(
-            [*PYTHON, "print(*(f'line {i}' for i in range(99)), 'the end', sep='\\n'); exit(3)"],
-            time_limit_s=20,
-        )
+        run([*PYTHON, "print(*(f'line {i}' for i in range(99)), 'the end', sep='\\n'); exit(3)"], time_limit_s=20)
 
 
 def test_a_program_that_does_not_end_is_killed() -> None:
@@ -271,11 +234,7 @@ def test_a_program_is_killed_when_this_one_is_interrupted(monkeypatch: pytest.Mo
 
 
 def sleeping() -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process().children()
-        if "time.sleep(60)" in " ".join(child.cmdline())
-    ]
+    return [child for child in psutil.Process().children() if "time.sleep(60)" in " ".join(child.cmdline())]
 
 
 def test_a_program_can_be_kept_on_some_cores() -> None:
@@ -283,10 +242,6 @@ def test_a_program_can_be_kept_on_some_cores() -> None:
         pytest.skip("this system cannot pin processes")
     before = os.sched_getaffinity(0)
     core = max(before)
-    shown = run(
-        [*PYTHON, "import os; print(os.sched_getaffinity(0))"],
-        time_limit_s=20,
-        cores=frozenset({core}),
-    )
+    shown = run([*PYTHON, "import os; print(os.sched_getaffinity(0))"], time_limit_s=20, cores=frozenset({core}))
     assert shown.strip() == str({core})
     assert os.sched_getaffinity(0) == before

@@ -18,9 +18,7 @@ def test_every_engine_and_library_has_its_figures(
     jobs.main()
     output = capsys.readouterr().out
     for name in (*jobs.ENGINES, *jobs.LIBRARIES):
-        assert re.search(rf"^\| {name}: one worker \| jobs/s \| [1-9]", output, re.MULTILINE), (
-            output
-        )
+        assert re.search(rf"^\| {name}: one worker \| jobs/s \| [1-9]", output, re.MULTILINE), output
 
 
 class Fast:
@@ -42,9 +40,7 @@ class Fast:
         pass
 
 
-def test_jobs_that_are_done_between_two_looks_are_run_again_and_more_of_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_jobs_that_are_done_between_two_looks_are_run_again_and_more_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     database = Fast()
 
     async def connect(_url: str) -> Fast:

@@ -44,21 +44,8 @@ def test_there_are_four_plots(drawn: dict[str, str]) -> None:
     [
         ("throughput", ["read-mostly-cached", "posts-deep", "write", "1x", "10x", "100x"]),
         ("cpu", ["health", "user", "posts-deep", "write", "100 µs", "1,000 µs"]),
-        (
-            "latency",
-            [
-                *fakes.SERVICES,
-                "read-mostly, 40 clients",
-                "read-mostly at 600/s",
-                "50 %",
-                "99 %",
-                "99.9 %",
-            ],
-        ),
-        (
-            "clients",
-            [*fakes.SERVICES, "user: requests/s", "user: p99, ms", "1", "4", "16", "40", "160"],
-        ),
+        ("latency", [*fakes.SERVICES, "read-mostly, 40 clients", "read-mostly at 600/s", "50 %", "99 %", "99.9 %"]),
+        ("clients", [*fakes.SERVICES, "user: requests/s", "user: p99, ms", "1", "4", "16", "40", "160"]),
     ],
 )
 def test_labels_are_text(drawn: dict[str, str], name: str, labels: list[str]) -> None:
@@ -71,9 +58,7 @@ def test_every_bar_is_labelled_with_its_figure(drawn: dict[str, str]) -> None:
         found = [word for word in words if re.fullmatch(rf"[\d.,]+x\s+{service}", word)]
         assert len(found) == len(fakes.SPEEDS)
     # The one that the others are compared with is a line, and its figure stands below the scenario's name.
-    assert len([word for word in words if re.fullmatch(r"naive: [\d.,]+/s", word)]) == len(
-        fakes.SPEEDS
-    )
+    assert len([word for word in words if re.fullmatch(r"naive: [\d.,]+/s", word)]) == len(fakes.SPEEDS)
 
 
 def test_figures_of_bars() -> None:
@@ -125,9 +110,7 @@ def colours(svg: str) -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize("name", plots.PLOTS)
 def test_each_colour_has_both_schemes(drawn: dict[str, str], name: str) -> None:
     by_scheme = colours(drawn[name])
-    used = {
-        each for classes in re.findall(r'class="([^"]*)"', drawn[name]) for each in classes.split()
-    }
+    used = {each for classes in re.findall(r'class="([^"]*)"', drawn[name]) for each in classes.split()}
     assert {"fill-ink", "stroke-grid", "fill-rendered"} <= used
     for scheme in by_scheme.values():
         assert used <= set(scheme)
@@ -150,9 +133,7 @@ def test_no_colour_is_fixed(drawn: dict[str, str], name: str) -> None:
 def luminance(colour: str) -> float:
     """Relative luminance (WCAG 2.2)."""
     channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-    red, green, blue = (
-        each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in channels
-    )
+    red, green, blue = (each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in channels)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
@@ -172,9 +153,7 @@ def test_colours_stand_out_from_both_pages(name: str) -> None:
 
 def test_services_differ_without_colours() -> None:
     looks = [*plots.LOOKS.values(), plots.OTHER]
-    assert (
-        len({look.marker for look in looks}) == len({look.dashes for look in looks}) == len(looks)
-    )
+    assert len({look.marker for look in looks}) == len({look.dashes for look in looks}) == len(looks)
     assert [name for name, look in plots.LOOKS.items() if look.strong] == ["rendered"]
     assert set(plots.LOOKS) == set(fakes.SERVICES)
     assert len({light for light, _ in plots.SCHEMES.values()}) == len(plots.SCHEMES)
@@ -197,9 +176,7 @@ def shown(figure: Figure) -> list[Text]:
         for side in (axis.xaxis, axis.yaxis):
             low, high = sorted(side.get_view_interval())
             ticks = zip(side.get_majorticklocs(), side.get_ticklabels(), strict=True)
-            found += [
-                label for place, label in ticks if side.get_visible() and low <= place <= high
-            ]
+            found += [label for place, label in ticks if side.get_visible() and low <= place <= high]
     return [text for text in found if text.get_text()]
 
 
@@ -220,10 +197,7 @@ def test_texts_are_inside_the_picture_and_apart(name: str) -> None:
 
 
 def test_equal_results_are_equal_files(drawn: dict[str, str], tmp_path: Path) -> None:
-    again = {
-        path.stem: path.read_text(encoding="utf-8")
-        for path in plots.write(fakes.whole_run(), tmp_path)
-    }
+    again = {path.stem: path.read_text(encoding="utf-8") for path in plots.write(fakes.whole_run(), tmp_path)}
     assert again == drawn
     assert not re.search(r"<dc:date>|20\d\d-\d\d", drawn["cpu"])
 
@@ -238,16 +212,10 @@ def test_equal_results_are_equal_files(drawn: dict[str, str], tmp_path: Path) ->
         ([measurement("naive", round_(0)), measurement("rendered", round_())], ["cpu"]),
         ([measurement("naive", round_()), measurement("rendered", round_(0))], ["cpu"]),
         (
-            [
-                measurement("naive", *[round_(9)] * 3),
-                measurement("raw", round_(0), round_(990), round_(999)),
-            ],
+            [measurement("naive", *[round_(9)] * 3), measurement("raw", round_(0), round_(990), round_(999))],
             ["throughput", "cpu"],
         ),
-        (
-            [measurement("other", round_(9)), measurement("another", round_(9))],
-            ["throughput", "cpu"],
-        ),
+        ([measurement("other", round_(9)), measurement("another", round_(9))], ["throughput", "cpu"]),
         ([measurement("rendered", round_(), section="mixes", scenario="read-mostly")], ["latency"]),
         ([measurement("rendered", round_(), section="open_loop", rate_per_s=9.0)], ["latency"]),
         ([measurement("rendered", round_(0), section="open_loop", rate_per_s=9.0)], []),
@@ -263,6 +231,4 @@ def test_only_that_is_drawn_for_which_there_is_data(
     assert [path.stem for path in paths] == written
     assert sorted(tmp_path.iterdir()) == sorted(paths)
     for path in paths:
-        assert not {"nan", "inf"} & set(
-            re.findall(r"\b(?:nan|inf)\b", path.read_text(encoding="utf-8"))
-        )
+        assert not {"nan", "inf"} & set(re.findall(r"\b(?:nan|inf)\b", path.read_text(encoding="utf-8")))

@@ -5,9 +5,7 @@ from benchmarks.harness.probes import CLIENTS, Stampede, stampede_probes
 
 def test_a_stampede_is_counted_and_its_answers_have_quantiles() -> None:
     fast, slow = [0.1] * (CLIENTS - 5), [0.3] * 5
-    queries, errors, p50, p99 = stampede_probes(
-        [Stampede(1, [*slow, *fast], 0), Stampede(3, fast, 5)]
-    )
+    queries, errors, p50, p99 = stampede_probes([Stampede(1, [*slow, *fast], 0), Stampede(3, fast, 5)])
 
     assert (queries.values, queries.reached) == ((1, 3), False)
     assert (errors.values, errors.reached) == ((0, 5), False)

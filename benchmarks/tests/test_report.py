@@ -24,11 +24,7 @@ def part(text: str, heading: str) -> str:
 
 def table(text: str) -> list[dict[str, str]]:
     """The rows of the only table in `text`, by header."""
-    lines = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in text.splitlines()
-        if line[:1] == "|"
-    ]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     headers, rule, *rows = lines
     assert all(len(row) == len(headers) for row in lines)
     assert set("".join(rule)) <= set("-:")
@@ -66,14 +62,7 @@ def test_numbers(form: Callable[[float], str], value: float, text: str) -> None:
 
 def test_the_header_says_what_was_run_where(whole: str) -> None:
     header = whole.split("## ", 1)[0]
-    for text in (
-        "Fake CPU",
-        "cores: 2",
-        "pinned: yes",
-        "python: 3.13.0",
-        "Client: wrk 4.2",
-        "pool_clients: 40",
-    ):
+    for text in ("Fake CPU", "cores: 2", "pinned: yes", "python: 3.13.0", "Client: wrk 4.2", "pool_clients: 40"):
         assert text in header
     assert "took 25.0 minutes; complete." in header
 
@@ -107,9 +96,7 @@ def test_the_whole_picture_says_requests_and_ratio_for_rounds_of_the_same_number
 
 
 def test_services_with_several_numbers_of_workers_are_told_apart() -> None:
-    run = results(
-        [measurement("rendered", round_(1_000 * workers), workers=workers) for workers in (1, 2)]
-    )
+    run = results([measurement("rendered", round_(1_000 * workers), workers=workers) for workers in (1, 2)])
     [row] = table(part(markdown(run), "## The whole picture"))
     assert row["rendered"] == "1 workers: 100<br>2 workers: 200"
 
@@ -121,9 +108,7 @@ def test_details() -> None:
     rendered = measurement("rendered", busy, busy, busy, response_bytes=1_234)
     raw, bar = measurement("raw", *[round_(2_500)] * 3), measurement("plain", *[round_(2_000)] * 3)
     text = markdown(results([raw, rendered, naive, usual, bar]))
-    rows = {
-        row["service"]: row for row in table(part(text, "### user: one user by key (40 clients)"))
-    }
+    rows = {row["service"]: row for row in table(part(text, "### user: one user by key (40 clients)"))}
     assert list(rows) == ["naive", "usual", "plain", "rendered", "raw"]
     assert rows["naive"]["requests/s (low-high)"] == "10.0 (9.00-11.0)"
     assert rows["rendered"] == {
@@ -160,9 +145,7 @@ def test_columns_that_say_nothing_are_left_out(whole: str) -> None:
         ("## HttpArena's crud", "service", fakes.CRUD_SPEEDS),
     ],
 )
-def test_each_comparison_is_one_table(
-    whole: str, heading: str, way: str, speeds_of: dict[str, dict[str, int]]
-) -> None:
+def test_each_comparison_is_one_table(whole: str, heading: str, way: str, speeds_of: dict[str, dict[str, int]]) -> None:
     rows = table(part(whole, heading))
     assert [(row["scenario"], row[way]) for row in rows] == [
         (scenario, name) for scenario, speeds in speeds_of.items() for name in speeds
@@ -181,11 +164,7 @@ def test_a_way_to_a_cache_is_compared_with_none(whole: str) -> None:
 def test_probes_are_one_table_with_their_goals(whole: str) -> None:
     middleware, memory, stampede = table(part(whole, "## The cache, probed"))
     assert middleware["median (low-high)"] == "4.20 (3.90-14.4)"
-    assert (middleware["unit"], middleware["goal"], middleware[""]) == (
-        "us",
-        "at most 10",
-        "reached",
-    )
+    assert (middleware["unit"], middleware["goal"], middleware[""]) == ("us", "at most 10", "reached")
     assert (memory["goal"], memory[""]) == ("-", "")
     # The median reaches it, but not each of them.
     assert (stampede["goal"], stampede[""]) == ("at most 1, always", "**missed**")
@@ -193,12 +172,7 @@ def test_probes_are_one_table_with_their_goals(whole: str) -> None:
 
 
 def test_a_probe_without_values_has_no_verdict() -> None:
-    [row] = table(
-        part(
-            markdown(results(probes=[Probe("memory", "of nothing", "MB", (), 1)])),
-            "## The cache, probed",
-        )
-    )
+    [row] = table(part(markdown(results(probes=[Probe("memory", "of nothing", "MB", (), 1)])), "## The cache, probed"))
     assert (row["median (low-high)"], row[""]) == ("-", "")
 
 
@@ -207,9 +181,7 @@ def test_a_lane_is_compared_with_the_orm_and_the_limit_in_its_own_scenario() -> 
         made = round_(answered, of_sample={"p50_ms": 4.0})
         return measurement(name, made, made, section="lanes", scenario=scenario)
 
-    run = results(
-        [lane("orm", 500), lane("prepared", 2_000), lane("raw", 4_000), lane("orm", 1, "write")]
-    )
+    run = results([lane("orm", 500), lane("prepared", 2_000), lane("raw", 4_000), lane("orm", 1, "write")])
     _, prepared, _, other = table(part(markdown(run), "## Lanes"))
     assert prepared == {
         "scenario": "user",
@@ -236,13 +208,7 @@ def test_without_lanes_there_is_no_table_of_them_and_lanes_alone_are_the_whole_p
 
 def test_numbers_of_clients_are_rows(whole: str) -> None:
     rows = table(part(whole.split("## Numbers of clients", 1)[1], "### user"))
-    assert [row["clients"] for row in rows if row["service"] == "rendered"] == [
-        "1",
-        "4",
-        "16",
-        "40",
-        "160",
-    ]
+    assert [row["clients"] for row in rows if row["service"] == "rendered"] == ["1", "4", "16", "40", "160"]
 
 
 @pytest.mark.parametrize(
@@ -256,9 +222,7 @@ def test_numbers_of_clients_are_rows(whole: str) -> None:
         (round_(service_cores=0.4, database_cores=0.2), "ʷ", "had time left"),
     ],
 )
-def test_figures_that_are_not_the_services_own_are_marked(
-    round_made: Round, sign: str, words: str
-) -> None:
+def test_figures_that_are_not_the_services_own_are_marked(round_made: Round, sign: str, words: str) -> None:
     text = markdown(results([measurement("naive", round_()), measurement("rendered", round_made)]))
     picture, details = part(text, "## The whole picture"), part(text, "### user")
     assert table(picture)[0]["rendered"] == f"100 {sign} (1.0x)"
@@ -293,9 +257,7 @@ def test_each_goal_is_judged(whole: str) -> None:
     assert verdicts_by_goal["the slowest endpoint", "requests/s against plain"] == "**missed**"
     assert verdicts_by_goal["crud", "requests/s of memory against plain"] == "reached"
     assert verdicts_by_goal["crud", "requests/s of valkey against plain"] == "**missed**"
-    assert (
-        verdicts_by_goal["user", "CPU time of a request of miss against uncached"] == "**missed**"
-    )
+    assert verdicts_by_goal["user", "CPU time of a request of miss against uncached"] == "**missed**"
     assert "not measured" not in verdicts_by_goal.values()
 
 
@@ -303,54 +265,23 @@ def test_each_goal_is_judged(whole: str) -> None:
     ("goal", "mine", "other", "state", "figures"),
     [
         (Goal("mixes", "read-mostly", "requests", 25, "naive"), 25_000, 1_000, "reached", "25x"),
-        (
-            Goal("mixes", "read-mostly", "requests", 25, "naive"),
-            24_990,
-            1_000,
-            "**missed**",
-            "24.99x",
-        ),
-        (
-            Goal("mixes", "read-mostly-cached", "requests", 0.7, "raw"),
-            7_000,
-            10_000,
-            "reached",
-            "70 %",
-        ),
-        (
-            Goal("mixes", "read-mostly-cached", "requests", 0.7, "raw"),
-            6_996,
-            10_000,
-            "**missed**",
-            "69.96 %",
-        ),
-        (
-            Goal("endpoints", "user", "requests", 0.6, "raw", workers=1),
-            6_100,
-            10_000,
-            "reached",
-            "61 %",
-        ),
+        (Goal("mixes", "read-mostly", "requests", 25, "naive"), 24_990, 1_000, "**missed**", "24.99x"),
+        (Goal("mixes", "read-mostly-cached", "requests", 0.7, "raw"), 7_000, 10_000, "reached", "70 %"),
+        (Goal("mixes", "read-mostly-cached", "requests", 0.7, "raw"), 6_996, 10_000, "**missed**", "69.96 %"),
+        (Goal("endpoints", "user", "requests", 0.6, "raw", workers=1), 6_100, 10_000, "reached", "61 %"),
     ],
 )
 def test_goals_for_requests(goal: Goal, mine: int, other: int, state: str, figures: str) -> None:
     assert goal in GOALS
     load: dict[str, Any] = {"section": goal.section, "scenario": goal.scenario}
-    run = results(
-        [
-            measurement("rendered", round_(mine), **load),
-            measurement(goal.against, round_(other), **load),
-        ]
-    )
+    run = results([measurement("rendered", round_(mine), **load), measurement(goal.against, round_(other), **load)])
     [verdict] = verdicts(goal, run)
     assert verdict.text == state
     row = next(row for row in table(part(markdown(run), "## Goals")) if row[""] == state)
     assert (row["measured (low-high)"], row[""], row["remarks"]) == (figures, state, "")
 
 
-@pytest.mark.parametrize(
-    ("p95_ms", "state", "figures"), [(2.0, "reached", "1/40"), (4.0, "**missed**", "1/20")]
-)
+@pytest.mark.parametrize(("p95_ms", "state", "figures"), [(2.0, "reached", "1/40"), (4.0, "**missed**", "1/20")])
 def test_the_goal_for_latency(p95_ms: float, state: str, figures: str) -> None:
     def only_p95(value: float) -> tuple[float, ...]:
         return tuple(value if quantile == 0.95 else 1.0 for quantile in QUANTILES)
@@ -363,16 +294,12 @@ def test_the_goal_for_latency(p95_ms: float, state: str, figures: str) -> None:
 
 
 @pytest.mark.parametrize(("tail", "state"), [(1.9, "reached"), (2.2, "**missed**")])
-def test_the_goal_for_the_tail_is_judged_where_clients_are_four_times_the_connections(
-    tail: float, state: str
-) -> None:
+def test_the_goal_for_the_tail_is_judged_where_clients_are_four_times_the_connections(tail: float, state: str) -> None:
     run = results(
         [
             measurement("rendered", round_(of_sample={"tail": tail}), scenario="posts", clients=40),
             measurement("rendered", round_(of_sample={"tail": 9.0}), scenario="posts", clients=160),
-            measurement(
-                "rendered", round_(of_sample={"tail": 9.0}), scenario="posts", clients=40, workers=2
-            ),
+            measurement("rendered", round_(of_sample={"tail": 9.0}), scenario="posts", clients=40, workers=2),
             measurement("rendered", round_(of_sample={"tail": 9.0}), scenario="users", clients=40),
             measurement("raw", round_(of_sample={"tail": 9.0}), scenario="posts", clients=40),
         ]
@@ -409,9 +336,7 @@ def test_a_goal_is_not_judged_by_another_measurement(spoilt: dict[str, Any]) -> 
 
 def test_goals_for_one_worker_need_an_opponent_with_one_worker() -> None:
     goal = Goal("endpoints", "user", "requests", 0.6, "raw", workers=1)
-    run = results(
-        [measurement("rendered", round_(900)), measurement("raw", round_(1_000), workers=2)]
-    )
+    run = results([measurement("rendered", round_(900)), measurement("raw", round_(1_000), workers=2)])
     assert verdicts(goal, run)[0].text == "not measured"
 
 
@@ -423,24 +348,16 @@ def test_without_the_service_that_has_goals_there_is_no_table_of_them() -> None:
 
 def test_a_way_alone_is_judged_without_its_service() -> None:
     load: dict[str, Any] = {"section": "crud", "scenario": "crud", "cached": True}
-    run = results(
-        [measurement("plain", round_(10), **load), measurement("memory", round_(11), **load)]
-    )
+    run = results([measurement("plain", round_(10), **load), measurement("memory", round_(11), **load)])
     assert goal_rows(run)["crud", "requests/s of memory against plain"][""] == "reached"
 
 
 def test_what_makes_a_verdict_doubtful_is_said() -> None:
     load: dict[str, Any] = {"section": "mixes", "scenario": "read-mostly-cached"}
     mine = measurement(
-        "rendered",
-        round_(120_000, of_sample={"errors": {"503": 3}}),
-        round_(disturbed=True),
-        workers=2,
-        **load,
+        "rendered", round_(120_000, of_sample={"errors": {"503": 3}}), round_(disturbed=True), workers=2, **load
     )
-    naive = measurement(
-        "naive", round_(1_000, service_cores=0.2), round_(10, service_cores=0.2), **load
-    )
+    naive = measurement("naive", round_(1_000, service_cores=0.2), round_(10, service_cores=0.2), **load)
     row = goal_rows(results([mine, naive]))["read-mostly-cached", "requests/s against naive"]
     assert row["measured (low-high)"] == "110x (100x-120x)"
     assert row["remarks"] == (
@@ -460,11 +377,7 @@ def test_endpoints_are_judged_by_the_slowest_and_by_their_median() -> None:
     )
     rows = goal_rows(run)
     slowest = rows["the slowest endpoint", "requests/s against plain"]
-    assert (slowest["goal"], slowest["measured (low-high)"], slowest[""]) == (
-        "at least 1x",
-        "0.9x",
-        "**missed**",
-    )
+    assert (slowest["goal"], slowest["measured (low-high)"], slowest[""]) == ("at least 1x", "0.9x", "**missed**")
     assert slowest["remarks"] == "posts"
     middle = rows["the median of endpoints", "requests/s against plain"]
     assert (middle["measured (low-high)"], middle[""]) == ("1.2x (0.9x-1.3x)", "reached")
@@ -512,22 +425,14 @@ def test_the_short_part_has_a_row_a_service_and_names_what_is_missed(whole: str)
     assert rows["the naive service"][3] == "-"
     assert "A hit in the worker's own cache is 3." in text
     assert re.search(
-        r"^\d+ of 29 goals are reached; missed: the slowest endpoint, requests/s against plain",
-        text,
-        re.M,
+        r"^\d+ of 29 goals are reached; missed: the slowest endpoint, requests/s against plain", text, re.M
     )
 
 
 def test_the_short_part_leaves_out_what_was_not_measured() -> None:
     load: dict[str, Any] = {"section": "mixes", "scenario": "write-heavy"}
-    text = short(
-        results(
-            [measurement("plain", round_(10), **load), measurement("rendered", round_(12), **load)]
-        )
-    )
-    assert table(text) == [
-        {"compared with": "FastAPI and asyncpg by hand", "half writes, caches on": "1.20x"}
-    ]
+    text = short(results([measurement("plain", round_(10), **load), measurement("rendered", round_(12), **load)]))
+    assert table(text) == [{"compared with": "FastAPI and asyncpg by hand", "half writes, caches on": "1.20x"}]
     assert "1 of 1 goals are reached." in text
     assert short(results([measurement("rendered", round_(12), **load)])) == ""
 
@@ -540,10 +445,7 @@ def test_services_that_cannot_keep_up_are_named() -> None:
     by_service = {row["service"]: row for row in rows}
     assert list(by_service) == ["naive", "rendered"]
     assert by_service["naive"]["keeps up"] == "**cannot keep up**: 12 % answered"
-    assert (by_service["naive"]["unanswered"], by_service["naive"]["answered/s"]) == (
-        "5,600",
-        "80.0",
-    )
+    assert (by_service["naive"]["unanswered"], by_service["naive"]["answered/s"]) == ("5,600", "80.0")
     assert by_service["rendered"]["keeps up"] == "yes"
     assert (by_service["rendered"]["due/s"], by_service["rendered"]["p50 ms"]) == ("640", "2.00")
 
@@ -564,14 +466,9 @@ PARTIAL: dict[str, list[Measurement]] = {
     "without rounds": [measurement("naive"), measurement("rendered")],
     "without requests": [measurement(name, round_(0)) for name in fakes.SERVICES],
     "one service": [each for each in fakes.whole_run().measurements if each.service == "rendered"],
-    "one scenario": [
-        each for each in fakes.whole_run().measurements if each.scenario == "read-mostly"
-    ],
+    "one scenario": [each for each in fakes.whole_run().measurements if each.scenario == "read-mostly"],
     "one without answers": [measurement("naive", round_(0)), measurement("rendered", round_(500))],
-    "fewer rounds": [
-        measurement("naive", round_(1)),
-        measurement("rendered", round_(5), round_(6)),
-    ],
+    "fewer rounds": [measurement("naive", round_(1)), measurement("rendered", round_(5), round_(6))],
     "an open loop without answers": [
         measurement("rendered", round_(0), section="open_loop", rate_per_s=10.0),
         measurement("naive", section="open_loop", rate_per_s=10.0),
@@ -592,15 +489,11 @@ def test_partial_results(name: str) -> None:
             table(section)
     # What was not measured is neither reached nor missed; a tail is compared with nobody else's.
     if "rendered" not in {each.service for each in PARTIAL[name]} or len(PARTIAL[name]) < 3:
-        assert not [
-            line for line in text.splitlines() if "missed" in line and "p99 / p50" not in line
-        ]
+        assert not [line for line in text.splitlines() if "missed" in line and "p99 / p50" not in line]
 
 
 def test_a_service_without_answers_shows_as_nothing_and_not_as_a_ratio() -> None:
-    text = markdown(
-        results([measurement("naive", round_(0)), measurement("rendered", round_(500))])
-    )
+    text = markdown(results([measurement("naive", round_(0)), measurement("rendered", round_(500))]))
     [row] = table(part(text, "## The whole picture"))
     assert (row["naive"], row["rendered"]) == ("0", "50.0")
     rows = table(part(text, "### user"))

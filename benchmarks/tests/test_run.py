@@ -45,15 +45,7 @@ def environment(temporary: Path) -> dict[str, str]:
 
 def start(temporary: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "benchmarks",
-            *SMALL,
-            "--output",
-            str(temporary / "results"),
-            *arguments,
-        ],
+        [sys.executable, "-m", "benchmarks", *SMALL, "--output", str(temporary / "results"), *arguments],
         cwd=ROOT,
         env=environment(temporary),
         stdout=subprocess.PIPE,
@@ -70,9 +62,7 @@ def run(temporary: Path, *arguments: str) -> tuple[int, str]:
         try:
             output, _ = process.communicate(timeout=TIMEOUT_S)
         except subprocess.TimeoutExpired as error:
-            raise AssertionError(
-                f"no end within {TIMEOUT_S} s; its output: {error.output!r}"
-            ) from None
+            raise AssertionError(f"no end within {TIMEOUT_S} s; its output: {error.output!r}") from None
         finally:
             process.kill()
         return process.returncode, output
@@ -99,9 +89,7 @@ def results(temporary: Path) -> dict[str, Any]:
 def whole(temporary: Path) -> tuple[dict[str, Any], str, list[str]]:
     """Return the results, the output and the leftovers of one run of every section."""
     scenarios = ",".join((*SCENARIOS, *COMPARISONS))
-    code, output = run(
-        temporary, "--scenarios", scenarios, "--rounds", "1", "--seconds", "0.2", "--sweep", "2"
-    )
+    code, output = run(temporary, "--scenarios", scenarios, "--rounds", "1", "--seconds", "0.2", "--sweep", "2")
     left = leftovers(temporary)
     assert code == 0, output
     return results(temporary), output, left
@@ -112,9 +100,7 @@ def test_all_services_answer_alike_and_are_measured(
 ) -> None:
     found, _, left = whole
     assert (found["schema_version"], found["complete"]) == (SCHEMA_VERSION, True)
-    measured = {
-        (one["section"], one["scenario"], one["service"]): one for one in found["measurements"]
-    }
+    measured = {(one["section"], one["scenario"], one["service"]): one for one in found["measurements"]}
     for name in SERVICES:
         for scenario in SCENARIOS:
             one = measured["mixes" if scenario in MIXES else "endpoints", scenario, name]
@@ -134,19 +120,11 @@ def test_all_services_answer_alike_and_are_measured(
 
 
 @pytest.mark.parametrize("section", COMPARISONS)
-def test_all_ways_answer_alike_and_are_measured(
-    whole: tuple[dict[str, Any], str, list[str]], section: Section
-) -> None:
+def test_all_ways_answer_alike_and_are_measured(whole: tuple[dict[str, Any], str, list[str]], section: Section) -> None:
     found, output, _ = whole
-    measured = {
-        (one["scenario"], one["service"]): one
-        for one in found["measurements"]
-        if one["section"] == section
-    }
+    measured = {(one["scenario"], one["service"]): one for one in found["measurements"] if one["section"] == section}
     expected = COMPARISONS[section].of
-    assert list(measured) == [
-        (scenario, name) for scenario, names in expected.items() for name in names
-    ]
+    assert list(measured) == [(scenario, name) for scenario, names in expected.items() for name in names]
     for one in measured.values():
         assert one["cached"] == COMPARISONS[section].cached
         assert one["summary"]["answered"]
@@ -158,14 +136,7 @@ def test_all_ways_answer_alike_and_are_measured(
     else:
         assert "| user-popular | redis-in-route |" in output
         probes = {one["name"]: one for one in found["probes"]}
-        assert list(probes) == [
-            "middleware",
-            "memory",
-            "stampede",
-            "stampede-errors",
-            "stampede-p50",
-            "stampede-p99",
-        ]
+        assert list(probes) == ["middleware", "memory", "stampede", "stampede-errors", "stampede-p50", "stampede-p99"]
         assert all(one["values"] for one in probes.values())
         # Not whether goals are reached, on a machine that does other things: but 500 clients do not make 500 queries.
         assert max(probes["stampede"]["values"]) < 50
@@ -173,9 +144,7 @@ def test_all_ways_answer_alike_and_are_measured(
 
 
 def test_an_interrupted_run_keeps_what_it_has_and_leaves_nothing(temporary: Path) -> None:
-    process = start(
-        temporary, "--services", "raw,plain", "--scenarios", "user,posts", "--rounds", "100"
-    )
+    process = start(temporary, "--services", "raw,plain", "--scenarios", "user,posts", "--rounds", "100")
     with process:
         assert process.stdout
         for line in process.stdout:
@@ -226,9 +195,7 @@ def test_a_server_that_cannot_be_used_is_named(temporary: Path, given: list[str]
     assert leftovers(temporary) == []
 
 
-def test_results_that_could_not_be_written_are_noticed_before_anything_is_measured(
-    temporary: Path,
-) -> None:
+def test_results_that_could_not_be_written_are_noticed_before_anything_is_measured(temporary: Path) -> None:
     (temporary / "file").touch()
     code, output = run(temporary, "--output", str(temporary / "file" / "results"))
 
@@ -241,9 +208,7 @@ def test_plots_of_an_earlier_run_do_not_stay_beside_new_results(temporary: Path)
     (temporary / "results").mkdir(exist_ok=True)
     old = temporary / "results" / "latency.svg"
     old.touch()
-    code, output = run(
-        temporary, "--services", "raw", "--scenarios", "health", "--rounds", "1", "--seconds", "0.1"
-    )
+    code, output = run(temporary, "--services", "raw", "--scenarios", "health", "--rounds", "1", "--seconds", "0.1")
 
     assert code == 0, output
     assert not old.exists()

@@ -6,15 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from benchmarks.harness.scenarios import (
-    CREATED_ITEMS,
-    CRUD_LENGTH,
-    MIXES,
-    SCENARIOS,
-    Data,
-    Request,
-    stream,
-)
+from benchmarks.harness.scenarios import CREATED_ITEMS, CRUD_LENGTH, MIXES, SCENARIOS, Data, Request, stream
 
 DATA = Data([UUID(int=number) for number in range(5_000)], "/posts?limit=20&offset=1000")
 
@@ -32,18 +24,12 @@ def test_a_mix_has_its_shares() -> None:
 
     methods = Counter(request.method for request in requests)
     assert methods["PATCH"] == pytest.approx(1_000, rel=0.15)
-    assert sum(request.path == DATA.deep_page for request in requests) == pytest.approx(
-        500, rel=0.2
-    )
+    assert sum(request.path == DATA.deep_page for request in requests) == pytest.approx(500, rel=0.2)
 
 
 def test_popular_users_are_few_and_the_first_is_asked_for_most() -> None:
     mix = MIXES["read-mostly-cached"]
-    users = Counter(
-        request.path
-        for request in stream(mix, DATA, length=10_000)
-        if request.path.startswith("/users/")
-    )
+    users = Counter(request.path for request in stream(mix, DATA, length=10_000) if request.path.startswith("/users/"))
 
     assert set(users) <= {f"/users/{user}" for user in DATA.users[:1_000]}
     assert users.most_common(1)[0][0] == f"/users/{DATA.users[0]}"
@@ -63,9 +49,7 @@ def test_crud_has_the_shares_and_ids_of_its_specification() -> None:
     methods = Counter(request.method for request in requests)
     assert methods["PUT"] == pytest.approx(0.15 * CRUD_LENGTH, rel=0.1)
     assert methods["POST"] == pytest.approx(0.05 * CRUD_LENGTH, rel=0.1)
-    reads = [
-        int(request.path[12:]) for request in requests if request.path.startswith("/crud/items/")
-    ]
+    reads = [int(request.path[12:]) for request in requests if request.path.startswith("/crud/items/")]
     assert len(reads) == pytest.approx(0.9 * CRUD_LENGTH, rel=0.02)
     assert 1 <= min(reads) < max(reads) <= 50_000
     created = {json.loads(request.body)["id"] for request in requests if request.method == "POST"}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from dev.postgres import postgres
+from dev.processes import workspace
 
 from benchmarks.harness.environment import environment
 from benchmarks.harness.seeding import MARK, Size, UnusableServer, state
-from dev.postgres import postgres
-from dev.processes import workspace
 
 SIZE = Size(users=2_000, posts=3_000)
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import psutil
 import pytest
+from dev.processes import StartFailed, workspace
 
 from benchmarks.harness import machine
 from benchmarks.harness.drivers import Driver, DriverError, Load
@@ -17,7 +18,6 @@ from benchmarks.harness.environment import Environment
 from benchmarks.harness.results import Round, Sample
 from benchmarks.harness.rounds import answered_share, undisturbed, warm_up
 from benchmarks.harness.services import Renderings, Service, ServiceDied, running
-from dev.processes import StartFailed, workspace
 
 SERVER = """
     import http.server, os, sys
@@ -51,9 +51,7 @@ def home() -> Iterator[Path]:
 
 
 def test_a_running_service_passes_and_is_gone_afterwards(home: Path) -> None:
-    with running(
-        service(SERVER), workers=2, cached=False, directory=home, variables={}, workspace=home
-    ) as one:
+    with running(service(SERVER), workers=2, cached=False, directory=home, variables={}, workspace=home) as one:
         one.wait_until_ready()
         one.check()
         processes = machine.tree([one.process])
@@ -65,22 +63,16 @@ def test_a_running_service_passes_and_is_gone_afterwards(home: Path) -> None:
 
 
 def test_a_service_that_dies_is_an_error_with_its_log(home: Path) -> None:
-    with running(
-        service(SERVER), workers=1, cached=False, directory=home, variables={}, workspace=home
-    ) as one:
+    with running(service(SERVER), workers=1, cached=False, directory=home, variables={}, workspace=home) as one:
         one.wait_until_ready()
         os.kill(one.process.pid, signal.SIGKILL)
         psutil.wait_procs([one.process], timeout=5)
-        with pytest.raises(
-            ServiceDied, match=r"(?s)fragile: a process ended; its log ends:.*a line of its log"
-        ):
+        with pytest.raises(ServiceDied, match=r"(?s)fragile: a process ended; its log ends:.*a line of its log"):
             one.check()
 
 
 def test_a_service_that_loses_a_worker_is_an_error_too(home: Path) -> None:
-    with running(
-        service(SERVER), workers=2, cached=False, directory=home, variables={}, workspace=home
-    ) as one:
+    with running(service(SERVER), workers=2, cached=False, directory=home, variables={}, workspace=home) as one:
         one.wait_until_ready()
         worker = psutil.Process(min(one.children))
         worker.kill()
@@ -92,13 +84,8 @@ def test_a_service_that_loses_a_worker_is_an_error_too(home: Path) -> None:
 def test_a_service_that_does_not_start_is_an_error_with_its_log(home: Path) -> None:
     broken = service("raise SystemExit('no such database')")
     with (
-        pytest.raises(
-            StartFailed,
-            match=r"(?s)fragile ended with exit code 1; its log ends:.*no such database",
-        ),
-        running(
-            broken, workers=1, cached=False, directory=home, variables={}, workspace=home
-        ) as one,
+        pytest.raises(StartFailed, match=r"(?s)fragile ended with exit code 1; its log ends:.*no such database"),
+        running(broken, workers=1, cached=False, directory=home, variables={}, workspace=home) as one,
     ):
         one.wait_until_ready()
 
@@ -108,13 +95,9 @@ def test_the_log_of_a_service_that_died_says_more_than_the_client(home: Path) ->
         raise DriverError("cannot connect")
 
     load = Load(port=1, requests=[b""], clients=1, seconds=1)
-    with running(
-        service(SERVER), workers=1, cached=False, directory=home, variables={}, workspace=home
-    ) as one:
+    with running(service(SERVER), workers=1, cached=False, directory=home, variables={}, workspace=home) as one:
         one.wait_until_ready()
-        nothing = Environment(
-            home, {}, Renderings(home), cast(Any, None), (), one.process, True, {}
-        )
+        nothing = Environment(home, {}, Renderings(home), cast(Any, None), (), one.process, True, {})
         with pytest.raises(DriverError):
             warm_up(one, load, cast(Driver, driver), nothing)
         os.kill(one.process.pid, signal.SIGKILL)

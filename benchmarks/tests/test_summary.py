@@ -43,9 +43,7 @@ def test_schedule(names: str, rounds: int, order: str) -> None:
     assert "".join(service for _, service in scheduled) == order
     assert [number for number, _ in scheduled] == sorted(number for number, _ in scheduled)
     # Each service once in each round: what pairs the rounds of two services relies on this.
-    assert Counter(scheduled) == Counter(
-        (number, name) for number in range(rounds) for name in names
-    )
+    assert Counter(scheduled) == Counter((number, name) for number in range(rounds) for name in names)
 
 
 @pytest.mark.parametrize(
@@ -67,16 +65,8 @@ def test_a_summary_has_the_medians_and_sums_of_its_rounds() -> None:
     total = summary(
         measurement(
             "rendered",
-            round_(
-                1_000,
-                of_sample={"errors": {"503": 2, "timeout": 1}, "p50_ms": 4.0},
-                memory_bytes=50_000_000,
-            ),
-            round_(
-                3_000,
-                of_sample={"errors": {"503": 5}, "p50_ms": 6.0, "unanswered": 7},
-                disturbed=True,
-            ),
+            round_(1_000, of_sample={"errors": {"503": 2, "timeout": 1}, "p50_ms": 4.0}, memory_bytes=50_000_000),
+            round_(3_000, of_sample={"errors": {"503": 5}, "p50_ms": 6.0, "unanswered": 7}, disturbed=True),
             round_(2_000, of_sample={"p50_ms": 5.0}, service_cores=0.5),
         )
     )
@@ -103,12 +93,7 @@ def test_a_service_without_answers_has_no_latencies_and_no_cpu_time_for_a_reques
 def test_a_measurement_that_was_interrupted_before_its_first_round_is_empty() -> None:
     total = summary(measurement("rendered"))
     assert total.requests_per_s is None
-    assert (total.memory_bytes, total.answered, total.errors, total.limited_by) == (
-        None,
-        0,
-        {},
-        None,
-    )
+    assert (total.memory_bytes, total.answered, total.errors, total.limited_by) == (None, 0, {}, None)
 
 
 @pytest.mark.parametrize(
@@ -132,12 +117,7 @@ def test_a_measurement_that_was_interrupted_before_its_first_round_is_empty() ->
     ],
 )
 def test_limit(
-    service: float,
-    database: float,
-    client: float,
-    cores: int | None,
-    changes: dict[str, Any],
-    expected: str | None,
+    service: float, database: float, client: float, cores: int | None, changes: dict[str, Any], expected: str | None
 ) -> None:
     one = round_(of_sample={"client_cores": client}, service_cores=service, database_cores=database)
     idle = round_(of_sample={"client_cores": 0.0}, service_cores=0.97, database_cores=0.0)
@@ -183,23 +163,13 @@ def test_ratios_of_cpu_time_and_latency() -> None:
 def test_ratios_of_what_is_left_of_an_interrupted_run(
     mine: list[int], other: list[int], expected: Spread | None
 ) -> None:
-    assert (
-        ratio(
-            measurement("rendered", *map(round_, mine)), measurement("naive", *map(round_, other))
-        )
-        == expected
-    )
+    assert ratio(measurement("rendered", *map(round_, mine)), measurement("naive", *map(round_, other))) == expected
 
 
-@pytest.mark.parametrize(
-    "changes", [{"section": "mixes"}, {"scenario": "posts"}, {"clients": 1}, {"rate_per_s": 5.0}]
-)
+@pytest.mark.parametrize("changes", [{"section": "mixes"}, {"scenario": "posts"}, {"clients": 1}, {"rate_per_s": 5.0}])
 def test_only_the_same_load_is_compared(changes: dict[str, Any]) -> None:
     mine = measurement("rendered", round_())
-    assert (
-        counterpart(results([mine, measurement("naive", round_(), **changes)]), mine, "naive")
-        is None
-    )
+    assert counterpart(results([mine, measurement("naive", round_(), **changes)]), mine, "naive") is None
 
 
 def test_the_counterpart_may_be_without_a_cache_and_has_as_many_workers_as_possible() -> None:
@@ -210,16 +180,13 @@ def test_the_counterpart_may_be_without_a_cache_and_has_as_many_workers_as_possi
 
 
 @pytest.mark.parametrize(
-    ("due", "answered", "errors", "keeps_up"),
-    [(100, 95, 0, True), (100, 94, 0, False), (100, 94, 6, False)],
+    ("due", "answered", "errors", "keeps_up"), [(100, 95, 0, True), (100, 94, 0, False), (100, 94, 6, False)]
 )
 def test_a_service_keeps_up_that_answers_nearly_all_that_is_due(
     due: int, answered: int, errors: int, keeps_up: bool
 ) -> None:
     changes: dict[str, Any] = {"unanswered": due - answered - errors, "errors": {"503": errors}}
-    assert (
-        summary(measurement("rendered", round_(answered, of_sample=changes))).keeps_up is keeps_up
-    )
+    assert summary(measurement("rendered", round_(answered, of_sample=changes))).keeps_up is keeps_up
 
 
 def test_nothing_due_is_not_keeping_up() -> None:
@@ -261,20 +228,15 @@ def test_the_document_is_json_with_summaries_and_ratios(whole: Results) -> None:
     cached = next(
         each
         for each in read["measurements"]
-        if (each["section"], each["scenario"], each["service"])
-        == ("mixes", "read-mostly-cached", "rendered")
+        if (each["section"], each["scenario"], each["service"]) == ("mixes", "read-mostly-cached", "rendered")
     )
     assert 90 < cached["ratios"]["naive"]["requests_per_s"]["median"] < 150
     assert cached["ratios"]["naive"]["cpu_us"]["median"] < 0.05
-    assert cached["summary"]["answered"] == sum(
-        each["sample"]["answered"] for each in cached["rounds"]
-    )
+    assert cached["summary"]["answered"] == sum(each["sample"]["answered"] for each in cached["rounds"])
 
 
 def test_the_document_cuts_digits_that_mean_nothing() -> None:
-    noisy = measurement(
-        "rendered", round_(of_sample={"seconds": 10.123456789}, service_cores=0.123456789)
-    )
+    noisy = measurement("rendered", round_(of_sample={"seconds": 10.123456789}, service_cores=0.123456789))
     run = document(results([noisy], settings={"ratio": 0.123456789}))
     [written] = run["measurements"]
     assert written["rounds"][0]["sample"]["seconds"] == 10.123
@@ -284,9 +246,7 @@ def test_the_document_cuts_digits_that_mean_nothing() -> None:
 
 
 def test_the_document_of_a_run_without_answers() -> None:
-    run = results(
-        [measurement("naive", round_(0)), measurement("rendered", round_(10)), measurement("raw")]
-    )
+    run = results([measurement("naive", round_(0)), measurement("rendered", round_(10)), measurement("raw")])
     written = json.loads(json.dumps(document(run), allow_nan=False))["measurements"][1]
     assert written["ratios"] == {
         "naive": {"requests_per_s": None, "cpu_us": None},

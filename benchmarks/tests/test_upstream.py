@@ -16,9 +16,7 @@ REQUEST = b"GET /announcement HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\
 @pytest.fixture
 def process() -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "benchmarks.harness.upstream", "0"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield process
     finally:
@@ -36,9 +34,7 @@ def received(connection: socket.socket, count: int) -> bytes:
     return data
 
 
-def test_it_answers_after_the_delay_on_one_connection_until_it_is_stopped(
-    process: subprocess.Popen[str],
-) -> None:
+def test_it_answers_after_the_delay_on_one_connection_until_it_is_stopped(process: subprocess.Popen[str]) -> None:
     assert process.stdout
     port = int(process.stdout.readline())
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:

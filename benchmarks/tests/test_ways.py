@@ -28,9 +28,7 @@ def test_lanes_are_compared_in_endpoints_with_one_of_the_orm() -> None:
 
 def test_caches_are_compared_with_no_cache_and_only_hits_with_the_limit() -> None:
     assert all("uncached" in names for names in CACHES.of.values())
-    assert [LIMIT in names for names in CACHES.of.values()] == [
-        "miss" not in names for names in CACHES.of.values()
-    ]
+    assert [LIMIT in names for names in CACHES.of.values()] == ["miss" not in names for names in CACHES.of.values()]
 
 
 @pytest.mark.parametrize("comparison", COMPARISONS.values())
@@ -54,33 +52,22 @@ def test_results_tell_all_ways_and_services_apart_by_name_alone() -> None:
     ],
 )
 @pytest.mark.parametrize("comparison", [LANES, CACHES])
-def test_services_that_ways_need(
-    comparison: Comparison, chosen: tuple[str, ...], expected: tuple[str, ...]
-) -> None:
+def test_services_that_ways_need(comparison: Comparison, chosen: tuple[str, ...], expected: tuple[str, ...]) -> None:
     assert comparison.needed(chosen) == expected
 
 
 @pytest.mark.parametrize(
     ("chosen", "others"),
-    [
-        (tuple(SERVICES), ("plain", "plain-gc", "raw")),
-        (("naive", "rendered"), ()),
-        (("raw", "plain"), None),
-    ],
+    [(tuple(SERVICES), ("plain", "plain-gc", "raw")), (("naive", "rendered"), ()), (("raw", "plain"), None)],
 )
 def test_ways_apart_are_started_instead_of_their_service(
     chosen: tuple[str, ...], others: tuple[str, ...] | None
 ) -> None:
-    assert CRUD.needed(chosen) == (
-        () if others is None else (*others, "valkey", "memory", "no-cache")
-    )
+    assert CRUD.needed(chosen) == (() if others is None else (*others, "valkey", "memory", "no-cache"))
 
 
 def test_a_way_apart_is_its_own_running_service() -> None:
-    started = [
-        replace(running("rendered", number), service=CRUD.ways[name])
-        for number, name in enumerate(CRUD.ways)
-    ]
+    started = [replace(running("rendered", number), service=CRUD.ways[name]) for number, name in enumerate(CRUD.ways)]
 
     assert CRUD.line_up("crud", [*started, running("plain", 9)]) == [running("plain", 9), *started]
     assert [one.service.root for one in started] == ["", "", ""]
@@ -92,19 +79,9 @@ def test_a_way_apart_is_its_own_running_service() -> None:
     [
         (LANES, "user", ("rendered", "raw"), ["orm", "core", "prepared", "raw"]),
         (LANES, "write", ("rendered",), ["orm", "core", "prepared", "prepared-autocommit"]),
-        (
-            LANES,
-            "posts",
-            ("rendered", "raw"),
-            ["orm", "orm-selectinload", "core", "prepared", "raw"],
-        ),
+        (LANES, "posts", ("rendered", "raw"), ["orm", "orm-selectinload", "core", "prepared", "raw"]),
         (CACHES, "user", ("rendered", "raw"), ["uncached", "miss"]),
-        (
-            CRUD,
-            "crud",
-            ("plain", "valkey", "memory", "no-cache"),
-            ["plain", "valkey", "memory", "no-cache"],
-        ),
+        (CRUD, "crud", ("plain", "valkey", "memory", "no-cache"), ["plain", "valkey", "memory", "no-cache"]),
     ],
 )
 def test_ways_stand_in_the_place_of_their_service(
@@ -118,9 +95,7 @@ def running(name: str, port: int) -> Running:
 
 
 @pytest.mark.parametrize(("comparison", "scenario"), [(LANES, "write"), (CACHES, "user-popular")])
-def test_all_ways_are_one_running_service_below_paths_of_their_own(
-    comparison: Comparison, scenario: str
-) -> None:
+def test_all_ways_are_one_running_service_below_paths_of_their_own(comparison: Comparison, scenario: str) -> None:
     rendered, raw = running("rendered", 1), running("raw", 2)
     *ways, limit = comparison.line_up(scenario, [rendered, raw])
 
@@ -139,14 +114,8 @@ def service(*, differs: str = "", forgets: str = "") -> Iterator[int]:
         def answer(self, name: str | None = None) -> None:
             user_id = self.path.rpartition("/")[2]
             known = UUID(user_id) in USERS
-            email = (
-                "other@example.com"
-                if differs and self.path.startswith(differs)
-                else "a@example.com"
-            )
-            content = json.dumps(
-                {"id": user_id, "email": email, "name": name or names.get(user_id, "A")}
-            ).encode()
+            email = "other@example.com" if differs and self.path.startswith(differs) else "a@example.com"
+            content = json.dumps({"id": user_id, "email": email, "name": name or names.get(user_id, "A")}).encode()
             self.send_response(200 if known else 404)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -182,15 +151,10 @@ def test_lanes_that_agree_pass_with_the_sizes_of_their_answers(scenario: str) ->
 
 @pytest.mark.parametrize("lane", ["core", "prepared"])
 @pytest.mark.parametrize(("scenario", "method"), [("user", "GET"), ("write", "PATCH")])
-def test_a_planted_difference_between_lanes_is_found_and_named(
-    lane: str, scenario: str, method: str
-) -> None:
+def test_a_planted_difference_between_lanes_is_found_and_named(lane: str, scenario: str, method: str) -> None:
     with (
         service(differs=f"/lanes/{lane}/") as port,
-        pytest.raises(
-            AnswersDiffer,
-            match=f"orm and {lane} answer {method} /lanes/{lane}/users/.* at /body/email",
-        ),
+        pytest.raises(AnswersDiffer, match=f"orm and {lane} answer {method} /lanes/{lane}/users/.* at /body/email"),
     ):
         checked(scenario, port)
 
@@ -198,10 +162,7 @@ def test_a_planted_difference_between_lanes_is_found_and_named(
 def test_a_cache_that_answers_something_else_is_found_and_named() -> None:
     with (
         service(differs="/caches/cashews/") as port,
-        pytest.raises(
-            AnswersDiffer,
-            match=r"uncached and cashews answer GET /caches/cashews/users/.* at /body/email",
-        ),
+        pytest.raises(AnswersDiffer, match=r"uncached and cashews answer GET /caches/cashews/users/.* at /body/email"),
     ):
         checked("user-popular", port, CACHES)
 

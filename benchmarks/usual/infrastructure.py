@@ -20,9 +20,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CACHE_TTL_S = 60
-DURATION = Histogram(
-    "request_duration_seconds", "Duration by route and status", ["method", "path", "status"]
-)
+DURATION = Histogram("request_duration_seconds", "Duration by route and status", ["method", "path", "status"])
 
 # 20 + 10 with pre-ping: "Building High-Performance Web APIs with FastAPI" (ForgeAPI blog), "Connection Pooling".
 engine = create_async_engine(

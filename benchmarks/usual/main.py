@@ -37,9 +37,7 @@ from benchmarks.usual.models import Dashboard, NameChange, Page, Post, Summary, 
 
 T = TypeVar("T")
 
-USER, USERS, PAGE, SUMMARY, DASHBOARD = map(
-    TypeAdapter, (UserRead, list[UserRead], Page, Summary, Dashboard)
-)
+USER, USERS, PAGE, SUMMARY, DASHBOARD = map(TypeAdapter, (UserRead, list[UserRead], Page, Summary, Dashboard))
 
 app = FastAPI(title="Usual", lifespan=lifespan, default_response_class=ORJSONResponse)
 app.add_middleware(Observability)
@@ -63,9 +61,7 @@ async def read_user(user_id: UUID, session: SessionDep) -> Any:
 
 @app.patch("/users/{user_id}", response_model=UserRead)
 async def rename_user(user_id: UUID, change: NameChange, session: SessionDep) -> Any:
-    user = await session.scalar(
-        update(User).where(User.id == user_id).values(name=change.name).returning(User)
-    )
+    user = await session.scalar(update(User).where(User.id == user_id).values(name=change.name).returning(User))
     if user is None:
         raise HTTPException(404, "There is no such user.")
     # Here and not in the dependency: a key that is removed before the commit may come back with the old name.
@@ -93,9 +89,7 @@ async def newest_users(session: SessionDep) -> Any:
 @app.get("/reports/authors/{author_id}", response_model=Summary)
 async def summarize_author(author_id: UUID, session: SessionDep) -> Any:
     key = f"summary:{author_id}"
-    return await from_cache(key) or await into_cache(
-        key, SUMMARY, await get_summary(session, author_id)
-    )
+    return await from_cache(key) or await into_cache(key, SUMMARY, await get_summary(session, author_id))
 
 
 @app.get("/reports/authors/{author_id}/dashboard", response_model=Dashboard)
@@ -144,30 +138,21 @@ async def get_newest_users(session: AsyncSession) -> Sequence[User]:
     return (await session.scalars(statement)).all()
 
 
-async def get_posts(
-    session: AsyncSession, limit: int, position: tuple[datetime, UUID] | None = None
-) -> Sequence[Post]:
+async def get_posts(session: AsyncSession, limit: int, position: tuple[datetime, UUID] | None = None) -> Sequence[Post]:
     # Two statements and no N + 1: SQLAlchemy docs, the ORM example of "Asynchronous I/O (asyncio)".
     statement = select(Post).options(selectinload(Post.author))
     if position is not None:
         # Keyset and not OFFSET: "Paginating Large Result Sets with Keyset Pagination" (async-workflows.com).
         here = tuple_(Post.created_at, Post.id)
-        statement = statement.where(
-            here < tuple_(*position, types=[Post.created_at.type, Post.id.type])
-        )
+        statement = statement.where(here < tuple_(*position, types=[Post.created_at.type, Post.id.type]))
     statement = statement.order_by(Post.created_at.desc(), Post.id.desc()).limit(limit)
     return (await session.scalars(statement)).all()
 
 
-async def get_page(
-    session: AsyncSession, limit: int, position: tuple[datetime, UUID] | None = None
-) -> dict[str, Any]:
+async def get_page(session: AsyncSession, limit: int, position: tuple[datetime, UUID] | None = None) -> dict[str, Any]:
     # One more than asked tells whether there is a next page.
     posts = await get_posts(session, limit + 1, position)
-    return {
-        "items": posts[:limit],
-        "next": cursor(posts[limit - 1]) if len(posts) > limit else None,
-    }
+    return {"items": posts[:limit], "next": cursor(posts[limit - 1]) if len(posts) > limit else None}
 
 
 def cursor(post: Post) -> str:
@@ -185,9 +170,7 @@ def parse_cursor(text: str) -> tuple[datetime, UUID]:
 
 async def get_own_posts(session: AsyncSession, author_id: UUID) -> Sequence[Any]:
     own = select(Post.id, Post.title, Post.created_at).where(Post.author_id == author_id)
-    return (
-        await session.execute(own.order_by(Post.created_at.desc(), Post.id.desc()).limit(5))
-    ).all()
+    return (await session.execute(own.order_by(Post.created_at.desc(), Post.id.desc()).limit(5))).all()
 
 
 async def get_summary(session: AsyncSession, author_id: UUID) -> Any:

@@ -48,9 +48,7 @@ class Suite:
             "COMPILED_COUNTS": str(self.directory / "counts"),
         }
         command = [sys.executable, "-m", "pytest", *arguments, *(tests or ["tests"])]
-        subprocess.run(
-            command, cwd=self.source, env=environment, check=False, stdout=subprocess.DEVNULL
-        )
+        subprocess.run(command, cwd=self.source, env=environment, check=False, stdout=subprocess.DEVNULL)
         return outcomes(report)
 
     def counts(self, kind: str = "json") -> Counter[str]:
@@ -68,15 +66,9 @@ def outcomes(report: Path) -> dict[str, str]:
     for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314
         file = case.get("file", "")
         # The dotted name of the module, and that of a class in it.
-        scopes = (
-            case.get("classname", "")
-            .removeprefix(file.removesuffix(".py").replace("/", "."))
-            .split(".")
-        )
+        scopes = case.get("classname", "").removeprefix(file.removesuffix(".py").replace("/", ".")).split(".")
         kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
-        found["::".join([file, *filter(None, scopes), case.get("name", "")])] = (
-            kinds[0] if kinds else "passed"
-        )
+        found["::".join([file, *filter(None, scopes), case.get("name", "")])] = kinds[0] if kinds else "passed"
     return found
 
 
@@ -95,9 +87,7 @@ def differences(suite: Suite, *, whole: bool) -> dict[str, tuple[str, str]]:
     # Once more, alone: tests with a time limit fail on a busy machine.
     stock, compiled = suite.run(*doubtful, compiled=False), suite.run(*doubtful, compiled=True)
     pairs = {name: (stock.get(name, "absent"), compiled.get(name, "absent")) for name in doubtful}
-    return {
-        name: pair for name, pair in pairs.items() if pair[0] != pair[1] and name not in EXPECTED
-    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and name not in EXPECTED}
 
 
 def print_outcomes(title: str, found: dict[str, str]) -> None:
@@ -123,9 +113,7 @@ def main() -> None:
     for name, reason in EXPECTED.items():
         print(f"not compared: {name} {reason}")
     for name, (stock, compiled) in found.items():
-        print(
-            f"differs: {name}: {stock} with FastAPI's own handlers, {compiled} with compiled ones"
-        )
+        print(f"differs: {name}: {stock} with FastAPI's own handlers, {compiled} with compiled ones")
     if found or share < SHARE:
         sys.exit(1)
 

@@ -12,10 +12,9 @@ from typing import Any
 import fastapi
 import fastapi.routing
 import pytest
-from starlette.middleware import Middleware
-
 from app.core.http.compiled.compiler import Compiler, NotCompiled
 from app.core.http.compiled.dispatch import Dispatch
+from starlette.middleware import Middleware
 
 COUNTS = Path(os.environ["COMPILED_COUNTS"])
 counts: Counter[str] = Counter()

@@ -9,9 +9,7 @@ from pathlib import Path
 directory = Path(sys.argv[1])
 name = f"fastapi-{version('fastapi')}"
 options = ["--quiet", "--no-deps", "--no-binary=fastapi", f"--dest={directory}"]
-subprocess.run(
-    [sys.executable, "-m", "pip", "download", *options, name.replace("-", "==")], check=True
-)
+subprocess.run([sys.executable, "-m", "pip", "download", *options, name.replace("-", "==")], check=True)
 with tarfile.open(directory / f"{name}.tar.gz") as archive:
     archive.extractall(directory, filter="data")
 (directory / name).rename(directory / "source")

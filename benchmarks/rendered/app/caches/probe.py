@@ -19,13 +19,12 @@ from time import process_time
 from typing import Any
 
 import uvloop
-from starlette.middleware import Middleware
-
 from app.core.cache import cache
 from app.core.cache.conditional import CacheHeaders
 from app.core.cache.responses.middleware import ResponseCache
 from app.core.telemetry.requests import Telemetry
 from app.main import app
+from starlette.middleware import Middleware
 
 # Short and many: what else the machine does meets a few of them.
 REPETITIONS = 40
@@ -150,6 +149,4 @@ async def main(repetitions: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(
-        main(int(sys.argv[1]) if sys.argv[1:] else REPETITIONS), loop_factory=uvloop.new_event_loop
-    )
+    asyncio.run(main(int(sys.argv[1]) if sys.argv[1:] else REPETITIONS), loop_factory=uvloop.new_event_loop)

@@ -7,15 +7,15 @@ keep them longer than they are compared, so that a hit is a hit.
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
+from app.core.database import ReadSession, ReadSessionDep
+from app.core.cache import no_store, public
+from app.core.http.problems import NotFound
+from app.core.http.serialization import JSON, json_bytes
 from fastapi import APIRouter, Response
 from sqlalchemy import func, select
 
 from app.caches import ways
 from app.caches.ways import TTL_S, lifespan
-from app.core.cache import no_store, public
-from app.core.database import ReadSession, ReadSessionDep
-from app.core.http.problems import NotFound
-from app.core.http.serialization import JSON, json_bytes
 from app.lanes.schemas import UserRead
 
 # Ends before anybody else can ask.

@@ -6,9 +6,6 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 import cashews
-from fastapi import FastAPI
-from redis.asyncio import Redis
-
 from app.core.cache import cache, cached
 from app.core.cache.store.entry import Entry
 from app.core.cache.store.local import LocalCache
@@ -16,6 +13,9 @@ from app.core.database import ReadSession
 from app.core.http.problems import NotFound
 from app.core.settings import load as load_settings
 from app.core.settings.cache import CacheSettings
+from fastapi import FastAPI
+from redis.asyncio import Redis
+
 from app.lanes.prepared import read_user as load
 
 TTL_S = 600

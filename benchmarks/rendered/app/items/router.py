@@ -6,10 +6,6 @@ Reads of one item live for 200 ms, and a write ends them earlier; lists always a
 from importlib.util import find_spec
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
-from sqlalchemy import Integer, String, bindparam, select, update
-from sqlalchemy.dialects.postgresql import insert
-
 from app.core.cache import no_store, public
 from app.core.database import (
     PreparedRead,
@@ -20,6 +16,10 @@ from app.core.database import (
 )
 from app.core.http.problems import NotFound
 from app.core.http.serialization import json_response
+from fastapi import APIRouter, Path, Query, Response
+from sqlalchemy import Integer, String, bindparam, select, update
+from sqlalchemy.dialects.postgresql import insert
+
 from app.items.models import Item
 from app.items.schemas import (
     ItemCreate,

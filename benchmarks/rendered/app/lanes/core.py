@@ -2,13 +2,13 @@
 
 from uuid import UUID
 
-from sqlalchemy import select, update
-
 from app.core.database import ReadSession, WriteSession
-from app.lanes.schemas import POSTS, POSTS_READ, USERS, Posts, UserRead
 from app.posts.models import Post
 from app.posts.schemas import Author, PostRead
 from app.users.models import User
+from sqlalchemy import select, update
+
+from app.lanes.schemas import POSTS, POSTS_READ, USERS, Posts, UserRead
 
 TABLE = User.metadata.tables["users"]
 COLUMNS = (User.id, User.email, User.name, User.created_at)

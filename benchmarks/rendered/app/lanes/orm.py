@@ -2,15 +2,15 @@
 
 from uuid import UUID
 
+from app.core.database import ReadSession, WriteSession
+from app.posts.models import Post
+from app.posts.schemas import PostRead
+from app.users.models import User
 from sqlalchemy import select
 from sqlalchemy.orm import joinedload, selectinload
 from sqlalchemy.sql.base import ExecutableOption
 
-from app.core.database import ReadSession, WriteSession
 from app.lanes.schemas import POSTS, POSTS_READ, USERS, Posts, UserRead
-from app.posts.models import Post
-from app.posts.schemas import PostRead
-from app.users.models import User
 
 
 async def read_user(session: ReadSession, user_id: UUID) -> UserRead | None:

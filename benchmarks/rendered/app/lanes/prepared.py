@@ -2,8 +2,6 @@
 
 from uuid import UUID
 
-from sqlalchemy import String, bindparam, select, update
-
 from app.core.database import (
     PreparedRead,
     PreparedWrite,
@@ -13,10 +11,12 @@ from app.core.database import (
     columns_of,
 )
 from app.core.http.serialization import json_bytes
-from app.lanes.schemas import POSTS, POSTS_READ, USERS, UserRead
 from app.posts.models import Post
 from app.posts.schemas import PostRead
 from app.users.models import User
+from sqlalchemy import String, bindparam, select, update
+
+from app.lanes.schemas import POSTS, POSTS_READ, USERS, UserRead
 
 COLUMNS = columns_of(UserRead, User)
 USER = PreparedRead(select(*COLUMNS).where(User.id == bindparam("user_id")))

@@ -8,15 +8,15 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
-from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict
-
 from app.core.database import ReadSession, ReadSessionDep, WriteSession, WriteSessionDep
 from app.core.http.problems import NotFound
 from app.core.http.serialization import JSON
+from app.users.schemas import Name
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict
+
 from app.lanes import core, orm, prepared
 from app.lanes.schemas import Posts, UserRead
-from app.users.schemas import Name
 
 T = TypeVar("T")
 

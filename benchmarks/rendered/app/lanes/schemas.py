@@ -3,9 +3,8 @@
 from datetime import datetime
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
-
 from app.posts.schemas import PostRead
+from pydantic import BaseModel, ConfigDict
 
 POSTS = 20
 # One more tells a page whether there is another, so that is what other services read.

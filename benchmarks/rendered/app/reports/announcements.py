@@ -4,11 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import ClientSession
+from app.core.settings import load
 from fastapi import FastAPI
 from pydantic import BaseModel, Field, HttpUrl
 from pydantic_settings import BaseSettings
-
-from app.core.settings import load
 
 
 class AnnouncementSettings(BaseSettings):

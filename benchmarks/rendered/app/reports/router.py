@@ -4,11 +4,11 @@ from functools import partial
 from importlib.util import find_spec
 from uuid import UUID
 
-from fastapi import APIRouter, Response
-
 from app.core.cache import public
 from app.core.database import ReadSessionDep
 from app.core.http.serialization import json_response
+from fastapi import APIRouter, Response
+
 from app.lanes.schemas import UserRead
 from app.reports import service
 from app.reports.announcements import lifespan

@@ -3,10 +3,10 @@
 from datetime import datetime
 from uuid import UUID
 
+from app.posts.schemas import PostRead
 from pydantic import BaseModel
 
 from app.lanes.schemas import UserRead
-from app.posts.schemas import PostRead
 
 
 class AuthorSummary(BaseModel):

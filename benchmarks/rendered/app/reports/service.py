@@ -4,14 +4,14 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, func, select
-
 from app.core.concurrency import Part
 from app.core.database import PreparedRead, ReadSession, Row, columns_of
 from app.core.http.problems import NotFound
-from app.lanes.prepared import NEWEST_USERS, USER
 from app.posts.models import Post
 from app.posts.schemas import PostRead
+from sqlalchemy import bindparam, func, select
+
+from app.lanes.prepared import NEWEST_USERS, USER
 from app.reports.announcements import announcements
 from app.reports.schemas import OwnPost
 

@@ -7,17 +7,17 @@ from functools import cache
 from importlib.util import find_spec
 from uuid import UUID
 
-from fastapi import APIRouter, Response
-from sqlalchemy import bindparam, update
-
-from app.core.cache import public
 from app.core.database import PreparedWrite, ReadSessionDep, WriteSession, WriteSessionDep
 from app.core.http.problems import NotFound
 from app.core.http.serialization import json_response
-from app.lanes.prepared import COLUMNS, USER
-from app.lanes.schemas import UserRead
+from app.core.cache import public
 from app.users.models import User
 from app.users.schemas import UserUpdate
+from fastapi import APIRouter, Response
+from sqlalchemy import bindparam, update
+
+from app.lanes.prepared import COLUMNS, USER
+from app.lanes.schemas import UserRead
 
 if find_spec("app.core.cache.store"):
     from app.core.cache import invalidate_after_commit

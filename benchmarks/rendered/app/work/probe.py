@@ -22,9 +22,6 @@ from typing import Any
 import aiohttp
 import httpx
 import uvloop
-from pydantic import BaseModel
-from sqlalchemy import literal, select
-
 from app.core.concurrency import run_in_process, run_in_thread
 from app.core.database import PreparedRead, WriteSession
 from app.core.http_client import http
@@ -34,6 +31,8 @@ from app.resources import RESOURCES
 from app.settings import get_settings
 from app.work import sums
 from app.work.jobs import counts, nothing
+from pydantic import BaseModel
+from sqlalchemy import literal, select
 
 REPETITIONS = 12
 WRITES = 50

@@ -1,7 +1,6 @@
 """No routes: the import declares the job for the worker."""
 
-from fastapi import APIRouter
-
 from app.work import jobs as jobs
+from fastapi import APIRouter
 
 router = APIRouter()
