@@ -50,7 +50,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def app_of_things() -> FastAPI:
-    return create_app(get_settings(), router, title="things", description="for tests")
+    # However many keys are wrong, the answer is 401.
+    settings = get_settings().model_copy(update={"rate_limit_failures": "999999/second"})
+    return create_app(settings, router, title="things", description="for tests")
 
 
 @pytest.fixture

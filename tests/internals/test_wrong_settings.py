@@ -54,10 +54,21 @@ _REDIS = [
     f"https://:{CANARY}@host/0",
     CANARY,
 ]
+_RATES = ["10", "ten/minute", "0/minute", "10/week", "10/minute "]
 _NAMES = ["a b", "a\nb", "\x1b[0m", "\xe4", " "]
 
 # By the name of the field, where its type does not say it.
 WRONG: dict[str, list[str]] = {
+    "auth_audience": ["a b", " "],
+    "auth_issuer": [
+        *(
+            "login.example.org",
+            "http://login.example.org",
+            "https://a.example/?realm=1",
+            "https://",
+        ),
+        f"https://user:{CANARY}@a.example",
+    ],
     "broker_url": _REDIS,
     "cache_prefix": _NAMES,
     "cache_url": _REDIS,
@@ -66,6 +77,8 @@ WRONG: dict[str, list[str]] = {
     "database_replica_url": _POSTGRES,
     "database_url": _POSTGRES,
     "job_queue": _NAMES,
+    "rate_limit": _RATES,
+    "rate_limit_failures": _RATES,
     "admin_host": ["unix:/run/admin.sock"],
     # In test_edge.py.
     "allowed_hosts": ["*", "[", "a b"],

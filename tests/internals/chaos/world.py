@@ -46,7 +46,7 @@ VARIABLES = {
     "CURSOR_SECRET": "chaos" * 8,
     # All clients have one address.
     "RATE_LIMIT": "",
-    "RATE_LIMIT_FAILURES": "",
+    "RATE_LIMIT_FAILURES": "999999/second",
 }
 
 

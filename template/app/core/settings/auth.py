@@ -40,7 +40,7 @@ class AuthSettings(BaseSettings):
         description="Issuer of the access tokens: the URL in their `iss`, to the letter."
     )
     auth_audience: str = Field(
-        min_length=1, description="Name of this service in the `aud` of access tokens."
+        pattern=r"^\S+$", description="Name of this service in the `aud` of access tokens."
     )
     auth_algorithm: Literal[
         "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
