@@ -16,6 +16,8 @@ from app.core.http.problems import Unavailable
 from app.core.telemetry.activity import Activity, current
 
 HEADER = b"x-request-timeout"
+# A statement of the ORM that a limit ends costs its connection: no client ends each of them.
+LEAST_S = 0.1
 # Timers may fire this much too early.
 _EARLY_S = 0.01
 # The attribute of an endpoint that has its time limit.
@@ -59,7 +61,7 @@ def sent_s(headers: Iterable[tuple[bytes, bytes]]) -> float:
     # No sign, no exponent, no "nan".
     number = value.strip(b" \t").replace(b".", b"", 1)
     is_valid = number.isdigit() and len(number) < 10 and number.strip(b"0")
-    return float(value) if is_valid else inf
+    return max(LEAST_S, float(value)) if is_valid else inf
 
 
 def remaining_s() -> float:
