@@ -123,7 +123,8 @@ def change_contents(template: Path) -> None:
     append(source(template, "app/settings.py"), f"\n\n# {OLDER}\n")
     append(source(template, "README.md"), f"\n{OLDER}\n")
     source(template, "tests/dashboard/test_dashboard.py").unlink()
-    append(source(template, "tests/conftest.py"), f"\n# {OLDER}\n")
+    conftest = source(template, "tests/conftest.py")
+    write(conftest, read(conftest).replace('.plugin"]', f'.plugin"]  # {OLDER}'))
 
 
 def rename_question(template: Path) -> None:
