@@ -615,6 +615,21 @@ async def test_a_worker_that_returns_alone_leaves_the_entries_of_the_others(
         assert await client.get(other.server.name("tag", EVERYTHING)) == generation
 
 
+async def test_a_worker_whose_event_loop_stood_still_keeps_its_entries(
+    server: str, client: AsyncRedis, row: Row
+) -> None:
+    async with worker(server) as cache:
+        await row.read(cache)
+        assert await cache.shared.stored("key")
+        end_s = time.monotonic() + TRUST_S + 0.2
+        while time.monotonic() < end_s:
+            pass
+        # Until the next heartbeat.
+        await trusted(cache)
+
+        assert await row.read(cache) == (1, "hit")
+
+
 async def test_entries_outlive_a_stop_of_all_workers(
     server: str, client: AsyncRedis, row: Row
 ) -> None:

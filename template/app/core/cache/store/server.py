@@ -6,7 +6,8 @@ the tags. A worker that has not heard from the server for `TRUST_S` stops trusti
 The key `run` has the run id of the server that wrote the data. If the connected server has another
 one, the data may be an older snapshot, or another server's: everything is invalidated before it is
 shown. The key also expires when no worker has been heard for `TRUST_S`: the first worker that
-returns then invalidates everything, because the others may still hold invalidations.
+connects again then invalidates everything, because the others may still hold invalidations. A
+worker whose event loop stood still for so long has lost nothing while its connection stands.
 
 No method raises when the server fails: an invalidation is then delivered later, or logged as lost
 when the process stops.
@@ -72,6 +73,8 @@ class Server:
         self._run_id = b""
         # Whether the server may have the data of another one, of which nothing is shown.
         self._is_foreign = False
+        # The time of the last question for the key `run`.
+        self._asked_s = -inf
         self._round_trips_s: deque[float] = deque(maxlen=5)
         self.loads_s: deque[float] = deque(maxlen=15)
         self.is_slow = False
@@ -214,6 +217,7 @@ class Server:
             connection.subscribe(self.name("invalidated"))
             # MGET of two keys: a cluster refuses it, unless the prefix keeps all keys on one node.
             names = self.name("run"), self.name("tag", EVERYTHING)
+            self._asked_s = time.monotonic()
             info, (run_id, _) = await connection.execute(("INFO",), ("MGET", *names))
             self._run_id = run_id_of(info)
             self._check_owner(run_id)
@@ -229,6 +233,7 @@ class Server:
     async def _beat(self, connection: Connection) -> None:
         """Check that the server answers, and accepts writes and messages; deliver; trust it."""
         asked = time.monotonic()
+        has_stood_still, self._asked_s = asked - self._asked_s > TRUST_S, asked
         # The commands of an invalidation: the server may refuse one of them alone.
         name = self.name("heartbeat")
         (run_id, *_) = await connection.execute(
@@ -236,6 +241,8 @@ class Server:
         )
         self._round_trips_s.append(time.monotonic() - asked)
         self.is_slow = slower(self._round_trips_s, self.loads_s)
+        if run_id is None and has_stood_still and await self.attempt(self._claim()) is not None:
+            run_id = self._run_id
         self._check_owner(run_id)
         await self._catch_up()
         if connection.error is None:
@@ -277,8 +284,11 @@ class Server:
         if self._is_foreign and not self._undelivered:
             # A full server refuses `SET`.
             delete = ("DEL", self.name("tag", EVERYTHING))
-            claim: Command = ("SET", self.name("run"), self._run_id, "PX", RUN_ID_MS)
-            self._is_foreign = await self.attempt(delete, claim) is None
+            self._is_foreign = await self.attempt(delete, self._claim()) is None
+
+    def _claim(self) -> Command:
+        """Return the command by which the data is this server's."""
+        return "SET", self.name("run"), self._run_id, "PX", RUN_ID_MS
 
     async def _deliver_the_last(self, settings: CacheSettings) -> None:
         """Deliver before the process ends, within `LAST_DELIVERY_S`, or log the loss."""
