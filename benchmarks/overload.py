@@ -39,7 +39,7 @@ SETTLING_S = 2
 BUCKET_S = 0.25
 # A later answer is no goodput: nobody waits for it any more.
 USEFUL_S = 1.0
-VARIABLES = {"without": {"MAX_QUEUE_MS": "0", "MAX_IN_FLIGHT": "1000000"}, "with": {}}
+VARIABLES = {"without": {"MAX_QUEUE_MS": "0", "MAX_IN_FLIGHT": "1000000"}, "with": {"MAX_QUEUE_MS": "50"}}
 
 
 class Client(asyncio.Protocol):

@@ -270,6 +270,8 @@ def running(
         # Several run at once, and no load balancer has to notice a stop.
         "ADMIN_PORT": "0",
         "DRAIN_DELAY_S": "0",
+        # Forty clients of one worker are an overload, which the other services accept: no refusals of a part of them.
+        "MAX_QUEUE_MS": "0",
         **variables,
         "CACHED": "1" if cached else "0",
         "PORT": str(port),
