@@ -204,6 +204,8 @@ def test_a_well_formed_request_id_is_kept_and_logged(mirrored: tuple[int, Path])
     head = f"GET /id?token=secret HTTP/1.1\nHost: {HOST}\nX-Request-ID: abc-123"
 
     assert seen(port, head)["headers"]["x-request-id"] == "abc-123"
+    # nginx logs a request after its answer.
+    eventually(lambda: '"abc-123"' in log.read_text())
     lines = [json.loads(line) for line in log.read_text().splitlines() if '"abc-123"' in line]
     assert [(line["path"], line["status"], line["client"]) for line in lines] == [
         ("/id", 200, "127.0.0.1")
