@@ -35,6 +35,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.passed_s = 0.0
+        # Imported there, and not exported.
         self._time = authentication.time  # type: ignore[attr-defined]
 
     def __call__(self) -> float:

@@ -134,6 +134,7 @@ async def commit(session: WriteSessionDep) -> None:
 
 
 @router.get("/shared")
+# The values of the mapping have one type, and the parameters have several.
 @caching.public(**({"ttl_s": 60} if HAS_CACHE else {}))  # type: ignore[arg-type]
 async def shared() -> str:
     activity = current.get()

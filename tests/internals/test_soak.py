@@ -55,7 +55,7 @@ async def load(url: str, seconds: float) -> int:
 
     async def send(number: int) -> None:
         nonlocal answered
-        chosen = random.Random(number)  # noqa: S311
+        chosen = random.Random(number)  # noqa: S311 - the same in every run
         while time.monotonic() < ends:
             # Certificates take longer to read than many requests.
             insecure = httpx2.AsyncHTTPTransport(verify=False)

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import func, select, update
-from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.core.database import Database
-from app.core.http.problems import Problem
+from app.core.database.commands import connection_of
 from app.core.jobs.table import background_job as job
 from app.core.settings.database import DatabaseSettings
 
@@ -29,27 +27,18 @@ async def execute(
     settings: DatabaseSettings, action: str, ids: Sequence[str], *, as_json: bool
 ) -> None:
     """Run one action on a connection of its own; a failure raises SystemExit with the reason."""
-    source = Database()
-    source.open(settings, pool_size=1)
-    try:
-        async with source.autocommit_engine.connect() as connection:
-            match action, ids:
-                case "failed", []:
-                    await _failed(connection, as_json=as_json)
-                case "show", [id]:
-                    await _show(connection, _uuid(id), as_json=as_json)
-                case "retry", ["all"]:
-                    await _retry(connection, None)
-                case "retry", [_, *_]:
-                    await _retry(connection, [_uuid(id) for id in ids])
-                case _:
-                    sys.exit(f"jobs: {USAGE}")
-    except Problem as error:
-        sys.exit(f"jobs: {error.detail}")
-    except ProgrammingError as error:
-        sys.exit(f"jobs: {error.orig}; `python -m app migrate` makes the table.")
-    finally:
-        await source.close()
+    async with connection_of("jobs", settings) as connection:
+        match action, ids:
+            case "failed", []:
+                await _failed(connection, as_json=as_json)
+            case "show", [id]:
+                await _show(connection, _uuid(id), as_json=as_json)
+            case "retry", ["all"]:
+                await _retry(connection, None)
+            case "retry", [_, *_]:
+                await _retry(connection, [_uuid(id) for id in ids])
+            case _:
+                sys.exit(f"jobs: {USAGE}")
 
 
 async def _failed(connection: AsyncConnection, *, as_json: bool) -> None:

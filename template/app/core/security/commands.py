@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import func, insert, select, update
-from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.core.database import Database
-from app.core.http.problems import Problem
+from app.core.database.commands import connection_of
 from app.core.security.api_keys import KNOWN_S, api_key, hash_of, new_key
 from app.core.settings.database import DatabaseSettings
 
@@ -31,25 +29,16 @@ async def execute(
     as_json: bool = False,
 ) -> None:
     """Run one action; a failure raises SystemExit with a line that names the reason."""
-    source = Database()
-    source.open(settings, pool_size=1)
-    try:
-        async with source.autocommit_engine.connect() as connection:
-            match action, ids:
-                case "create", [] if subject:
-                    await _create(connection, subject, scopes, expires_days)
-                case "list", []:
-                    await _list(connection, as_json=as_json)
-                case "revoke", [id] if id.isdecimal() and len(id) < 10:
-                    await _revoke(connection, int(id))
-                case _:
-                    sys.exit(f"keys: {USAGE}")
-    except Problem as error:
-        sys.exit(f"keys: {error.detail}")
-    except ProgrammingError as error:
-        sys.exit(f"keys: {error.orig}; `python -m app migrate` makes the table.")
-    finally:
-        await source.close()
+    async with connection_of("keys", settings) as connection:
+        match action, ids:
+            case "create", [] if subject:
+                await _create(connection, subject, scopes, expires_days)
+            case "list", []:
+                await _list(connection, as_json=as_json)
+            case "revoke", [id] if id.isdecimal() and len(id) < 10:
+                await _revoke(connection, int(id))
+            case _:
+                sys.exit(f"keys: {USAGE}")
 
 
 async def _create(

@@ -51,7 +51,7 @@ async def _anybody() -> None:
     pass
 
 
-# Compiled handlers leave it out.
+# Compiled handlers leave it out. The type of a function has no attributes.
 _anybody.only_declares = True  # type: ignore[attr-defined]
 _bearer = _Bearer()
 _RESPONSES: dict[int | str, dict[str, Any]] = {

@@ -28,7 +28,7 @@ from app.core.http.problems import problem_response
 from app.core.http.routing import Matcher, route_path
 from app.core.operations.admin import is_admin
 from app.core.settings.server import ServerSettings
-from app.core.telemetry.requests import open_now
+from app.core.telemetry.requests import in_flight
 
 TICK_S = 0.1
 # At the lowest limit, this number of requests may wait for a connection. The highest limit has this
@@ -174,8 +174,7 @@ class Limiter:
             await asyncio.sleep(TICK_S)
             late_s = monotonic() - began_s - TICK_S
             waits_s = [gate.last_wait_s for gate in gates if gate.waiting]
-            in_flight = open_now["requests"] - open_now["clients"]
-            self.adapt(max(late_s, *waits_s, 0), in_flight)
+            self.adapt(max(late_s, *waits_s, 0), in_flight())
             if tick % 10 == 0 and (new := refused.total() - reported):
                 reported += new
                 logger.warning("Refused %d requests; the limit is %d", new, self.limit)
@@ -189,11 +188,11 @@ class Refusals:
         self._limiter = limiter
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        limiter, in_flight = self._limiter, open_now["requests"] - open_now["clients"]
+        limiter, now = self._limiter, in_flight()
         if (
-            in_flight < limiter.lowest
+            now < limiter.lowest
             or scope["type"] == "lifespan"
-            or not limiter.refuses(route_path(scope), in_flight)
+            or not limiter.refuses(route_path(scope), now)
         ):
             return self._app(scope, receive, send)
         return limiter.response(scope, receive, send)

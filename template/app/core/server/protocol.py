@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.core.http.problems import problem_response
-from app.core.telemetry.requests import open_now
+from app.core.telemetry.requests import in_flight, open_now
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _Base
@@ -277,13 +277,12 @@ class HttpTools(Protocol):
         """Refuse a request that needs no cycle if the worker has too many."""
         limiter = self.limiter
         # The tasks of this turn of the event loop have not begun.
-        begun = open_now["requests"] - open_now["clients"]
-        in_flight = begun + len(self.tasks) - open_now["tasks"]
-        if in_flight < limiter.lowest:
+        now = in_flight() + len(self.tasks) - open_now["tasks"]
+        if now < limiter.lowest:
             return False
         method = self.parser.get_method()
         path = unquote(self.url.partition(b"?")[0].decode("latin-1")).removeprefix(self.root_path)
-        if not self._is_simple(method) or not limiter.refuses(path, in_flight):
+        if not self._is_simple(method) or not limiter.refuses(path, now):
             return False
         self._unset_keepalive_if_required()
         dates = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]

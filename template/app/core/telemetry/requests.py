@@ -39,6 +39,11 @@ slow_log = getLogger("app.slow")
 open_now = {"requests": 0, "clients": 0, "streams": 0, "tasks": 0}
 
 
+def in_flight() -> int:
+    """Return the requests of this process that wait for it, and not for their clients."""
+    return open_now["requests"] - open_now["clients"]
+
+
 async def of_client(wait: Awaitable[T]) -> T:
     """Wait for the client of a request, for whose slowness no other client is refused."""
     open_now["clients"] += 1
