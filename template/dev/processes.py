@@ -2,13 +2,14 @@
 
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,10 @@ _TIMEOUT_S = 60.0
 # Another process may take a free port before the server does. Then `serve` tries another port.
 _ATTEMPTS = 5
 _PORT_TAKEN = "Address already in use"
+# Below the ports of outgoing connections, which begin at 32768 on Linux and 49152 on macOS: one of them could take the
+# port before its server does.
+_PORTS = range(20_000, 32_768)
+_given: set[int] = set()
 
 
 class ServerUnavailable(RuntimeError):
@@ -127,10 +132,17 @@ def serve(
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that is free at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
+    """Return a TCP port of 127.0.0.1 that is free at the moment, and another one at each call.
+
+    Raises ServerUnavailable if there is none.
+    """
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        if port in _given:
+            continue
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            _given.add(port)
+            return port
+    raise ServerUnavailable(f"No port from {_PORTS[0]} to {_PORTS[-1]} is free.")
 
 
 def packaged_binary(package: str, pattern: str, *, instead: str) -> Path:

@@ -2,19 +2,22 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
 import pytest
 
+from dev import processes
 from dev.__main__ import attached, exports
 from dev.guardian import runs
 from dev.postgres import postgres
-from dev.processes import StartFailed, free_port, workspace
+from dev.processes import ServerUnavailable, StartFailed, free_port, workspace
 
 ROOT = Path(__file__).parents[2]
 # Servers, a program of tests, and one on the terminal. That sleeps first, because `attached` names
@@ -189,3 +192,24 @@ def test_what_is_given_is_not_printed() -> None:
 
     assert line == """export SOME_URL='some://:it'"'"'s@host:1/0'"""
     assert exports(variables, given=variables) == ""
+
+
+def test_each_free_port_is_given_once() -> None:
+    ports = [free_port() for _ in range(200)]
+
+    assert len(set(ports)) == 200
+    assert max(ports) < 32_768  # where the ports of outgoing connections begin
+
+
+def test_a_port_that_a_server_has_is_not_free() -> None:
+    # The only ones that have not been given: one is taken, one is free.
+    taken, free = free_port(), free_port()
+    only = [taken, free]
+    with (
+        patch.object(processes, "_PORTS", only),
+        patch.object(processes, "_given", set()),
+        socket.create_server(("127.0.0.1", taken)),
+    ):
+        assert free_port() == free
+        with pytest.raises(ServerUnavailable, match="No port from"):
+            free_port()
