@@ -25,8 +25,8 @@ _TIMEOUT_S = 60.0
 # Another process may take a free port before the server does. Then `serve` tries another port.
 _ATTEMPTS = 5
 _PORT_TAKEN = "Address already in use"
-# Below the ports of outgoing connections, which begin at 32768 on Linux and 49152 on macOS: one of them could take the
-# port before its server does.
+# Below the ports of outgoing connections, which begin at 32768 on Linux and 49152 on macOS: one of
+# them could take the port before its server does.
 _PORTS = range(20_000, 32_768)
 _given: set[int] = set()
 
