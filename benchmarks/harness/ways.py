@@ -122,5 +122,13 @@ CRUD = Comparison(
     apart=True,
 )
 
-COMPARISONS = {each.section: each for each in (LANES, CACHES, CRUD)}
+# Whole services, each with one worker: no answer of these may come from a cache.
+ARENA = Comparison(
+    section="arena",
+    cached=False,
+    ways={},
+    of=dict.fromkeys(("api-4", "async-db", "json"), tuple(SERVICES)),
+)
+
+COMPARISONS = {each.section: each for each in (LANES, CACHES, CRUD, ARENA)}
 WAYS = {name: way for each in COMPARISONS.values() for name, way in each.ways.items()}
