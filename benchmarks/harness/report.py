@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeVar
 
 from benchmarks.harness.goals import GOALS, SUBJECT, Goal, verdicts
 from benchmarks.harness.results import Measurement, Results, Section
+from benchmarks.harness.scenarios import ARENA
 from benchmarks.harness.summary import (
     CLIENT_BUSY_CORES,
     DATABASE_BUSY_CORES,
@@ -234,9 +235,6 @@ SHORT_MIXES = {
     "read-mostly-cached": "the same, caches on",
     "write-heavy": "half writes, caches on",
 }
-
-
-ARENA = ("api-4", "async-db", "json")
 
 
 def short(results: Results) -> str:

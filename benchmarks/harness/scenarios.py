@@ -185,6 +185,10 @@ FURTHER: dict[str, Scenario] = {
         cached=True,
         length=CRUD_LENGTH,
     ),
+}
+
+# HttpArena's other profiles.
+ARENA: dict[str, Scenario] = {
     "api-4": Scenario(
         "HttpArena's profile: 3 of 8 requests a sum of two parameters, 3 JSON of 50 items, 2 a query of 50 rows",
         {sum_of_two: 3, all_totals: 3, most_priced: 2},
@@ -205,7 +209,7 @@ EDGES: Mapping[Make, Sequence[str]] = {
     priced: ("/async-db?min=9999&max=9999", "/async-db?min=5&max=80&limit=7", "/async-db?limit=900", "/async-db?min=x"),
 }
 
-SCENARIOS = ENDPOINTS | MIXES | FURTHER
+SCENARIOS = ENDPOINTS | MIXES | FURTHER | ARENA
 
 
 def asked(make: Make, rng: random.Random, data: Data, choose: Choose) -> Request:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.harness.results import Section
+from benchmarks.harness.scenarios import ARENA as PROFILES
 from benchmarks.harness.services import SERVICES, Running, Service, by_offset
 
 SUBJECT = "rendered"
@@ -127,7 +128,7 @@ ARENA = Comparison(
     section="arena",
     cached=False,
     ways={},
-    of=dict.fromkeys(("api-4", "async-db", "json"), tuple(SERVICES)),
+    of=dict.fromkeys(PROFILES, tuple(SERVICES)),
 )
 
 COMPARISONS = {each.section: each for each in (LANES, CACHES, CRUD, ARENA)}
