@@ -47,7 +47,7 @@ CASES = int(os.environ.get("COMPILED_CASES", "200"))
 FIRST_SEED = int(os.environ.get("COMPILED_SEED", "0"))
 REQUESTS = 6
 # Of one test, which has a time limit.
-CHUNK = 100
+CHUNK = 50
 # Of one request, which takes milliseconds.
 ANSWER_TIMEOUT_S = 20
 
