@@ -45,7 +45,7 @@ class Gate:
             Busy: when no slot is free in time.
             DeadlineExceeded: when the request has no time left.
             Unavailable: while `refusal` says why.
-            RuntimeError: when this task's own transaction holds a slot.
+            RuntimeError: when this task has a slot for its transaction.
         """
         self.refuse_holder()
         if self.refusal:
@@ -81,11 +81,11 @@ class Gate:
             turn.set_exception(exceeded() or Busy("All database connections are in use."))
 
     def refuse_holder(self) -> None:
-        """Raise RuntimeError when this task's own transaction holds a slot: it may deadlock."""
+        """Raise RuntimeError when this task has a slot for its transaction: it may deadlock."""
         slot = current_slot.get()
-        if slot is not None and slot.is_held and slot.gate is self:
+        if slot is not None and slot.gate is self and (slot.is_held or slot.is_reserved):
             raise RuntimeError(
-                "This task's WriteSession holds a connection already: read through that session. "
+                "This task's WriteSession has the only connection: read through that session. "
                 "A WriteSession is accepted wherever a ReadSession is."
             )
 
@@ -112,20 +112,28 @@ class Slot:
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
         self.is_held = False
+        self.is_reserved = False
+
+    def reserve(self) -> None:
+        """Refuse other slots to this task from now on, before the first statement as after it."""
+        self.is_reserved = True
+        current_slot.set(self)
 
     async def take(self) -> None:
         """Take a slot of the gate, unless this transaction holds one; errors as from `acquire`."""
         if not self.is_held:
+            self.is_reserved = False
             await self.gate.acquire()
             self.is_held = True
             current_slot.set(self)
 
     def release(self) -> None:
-        """Return the slot, if it is held."""
+        """Return the slot, if it is held, and allow others."""
+        self.is_reserved = False
         if self.is_held:
             self.is_held = False
             self.gate.release()
 
 
-# The last transaction of this task that took a slot; tasks that it starts inherit it.
+# The last transaction of this task that took or reserved a slot; tasks that it starts inherit it.
 current_slot: ContextVar[Slot | None] = ContextVar("slot", default=None)
