@@ -239,6 +239,13 @@ def bench(session: nox.Session) -> None:
     )
 
 
+@nox.session(python=interpreters.newest())
+def claims(session: nox.Session) -> None:
+    """Measure claims of common advice and write docs/claims.md: all in about ten minutes, or `-- orjson uvloop`."""
+    install_benchmark(session)
+    session.run("python", "-m", "benchmarks.claims", *session.posargs, env=SERVICES, interrupt_timeout=60)
+
+
 @nox.session(name="bench-operations", python=interpreters.newest())
 def bench_operations(session: nox.Session) -> None:
     """Measure telemetry, start-up, memory and restarts of the rendered service, and print one table."""
