@@ -6,14 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from statistics import median
 
+from psutil import Process
+
 from benchmarks.claims.lab import Lab, Server
 from benchmarks.claims.results import Found
 from benchmarks.claims.table import Claim
 from benchmarks.claims.verdicts import interval, is_clear
-from benchmarks.harness import drivers
+from benchmarks.harness import drivers, machine
 from benchmarks.harness.answers import ask
 from benchmarks.harness.drivers import Load
-from benchmarks.harness.machine import cpu_s
 from benchmarks.harness.results import Sample
 from benchmarks.harness.scenarios import Request
 from benchmarks.harness.services import answers
@@ -32,15 +33,20 @@ class RoundFailed(RuntimeError):
 class Plan:
     """The number of pairs of rounds, and of long rounds; the seconds of a round; the workers of a memory figure."""
 
-    pairs: int = 10
+    pairs: int = 9
     few_pairs: int = 6
-    seconds: float = 0.5
+    seconds: float = 0.4
     processes: int = 6
-    # Twice as many pairs if a limit is inside the interval.
-    may_extend: bool = True
+    # Warm-ups, and twice as many pairs if a limit is inside the interval.
+    is_thorough: bool = True
+
+    def workers(self, number: int) -> int:
+        """Return the number of workers to start instead of this one."""
+        return number if self.is_thorough else min(2, number)
 
 
-QUICK = Plan(pairs=1, few_pairs=1, seconds=0.2, processes=2, may_extend=False)
+# Shows that everything runs; its figures say nothing.
+QUICK = Plan(pairs=1, few_pairs=1, seconds=0.1, processes=2, is_thorough=False)
 # A round without an answer is repeated, each time twice as long.
 ATTEMPTS = 4
 
@@ -68,10 +74,11 @@ class Side:
 
 @dataclass(frozen=True)
 class Round:
-    """What the client saw, and the CPU time of the server meanwhile."""
+    """What the client saw; the CPU time of the server meanwhile, and the cores that other programs used."""
 
     sample: Sample
     cpu_s: float
+    foreign_cores: float
 
 
 @dataclass(frozen=True)
@@ -116,12 +123,15 @@ class Bench:
             # The first request of a service imports and connects.
             if (answer := ask(side.server.port, side.requests[0])).status >= 400:
                 raise RoundFailed(f"{self.claim.name}: {side.requests[0].path}: {answer.status} {answer.body}")
-            self._round(side)
+            if self.plan.is_thorough:
+                self._round(side)
         rules = {figure.key: figure.rule for figure in self.claim.figures}
         pairs = self.plan.few_pairs if few else self.plan.pairs
         rounds = self._pairs(before, after, pairs)
         found = {key: _found(metric, rounds) for key, metric in metrics.items()}
-        if self.plan.may_extend and not all(is_clear(rules[key], interval(each.values)) for key, each in found.items()):
+        if self.plan.is_thorough and not all(
+            is_clear(rules[key], interval(each.values)) for key, each in found.items()
+        ):
             rounds += self._pairs(before, after, pairs)
             found = {key: _found(metric, rounds) for key, metric in metrics.items()}
         for key, each in found.items():
@@ -149,7 +159,7 @@ class Bench:
         """Drive a side until there is an answer; fail if a request fails that may not."""
         seconds = seconds or self.plan.seconds * side.times
         for attempt in range(ATTEMPTS):
-            found = _drive(side, seconds * 2**attempt)
+            found = _drive(side, self.lab.processes, seconds * 2**attempt)
             if not side.may_fail:
                 side.server.running.check()
                 if found.sample.errors:
@@ -161,18 +171,21 @@ class Bench:
         )
 
 
-def _drive(side: Side, seconds: float) -> Round:
-    process = [side.server.running.process]
-    before = cpu_s(process)
+def _drive(side: Side, servers: Sequence[Process], seconds: float) -> Round:
+    service = [side.server.running.process]
+    began, busy, own = time.monotonic(), machine.busy_s(), machine.own_cpu_s()
+    before, before_servers = machine.cpu_s(service), machine.cpu_s(servers)
     with ThreadPoolExecutor(1) as pool:
         # A little longer than the round, which begins at the same time.
         other = pool.submit(drivers.own, side.beside.load(seconds + 0.2)) if side.beside else None
         sample = drivers.own(side.load(seconds))
         if other:
             other.result()
-    used = cpu_s(process) - before
+    used, used_servers = machine.cpu_s(service) - before, machine.cpu_s(servers) - before_servers
+    foreign = machine.busy_s() - busy - (machine.own_cpu_s() - own) - used - used_servers
+    elapsed = time.monotonic() - began
     _settle(side.server.port)
-    return Round(sample, used)
+    return Round(sample, used, max(0.0, foreign / elapsed))
 
 
 def _found(metric: Metric, rounds: Sequence[tuple[Round, Round]]) -> Found:
@@ -184,6 +197,7 @@ def _found(metric: Metric, rounds: Sequence[tuple[Round, Round]]) -> Found:
         after=round(median(after for _, after in values), 4),
         unit=metric.unit,
         errors=sum(sum(sample.errors.values()) for sample in both),
+        foreign_cores=round(median(each.foreign_cores for pair in rounds for each in pair), 2),
         client_limited=metric is RATE and median(after.sample.client_cores for _, after in rounds) > CLIENT_LIMIT,
     )
 

@@ -7,9 +7,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from secrets import token_hex
+from tempfile import mkdtemp
 
 import psutil
-from dev.postgres import postgres
+from dev.postgres import create_cluster, serve_cluster
 from dev.valkey import valkey
 
 from benchmarks.harness import machine, seeding
@@ -45,6 +47,8 @@ class Lab:
     def __init__(self, stack: ExitStack, home: Path, size: seeding.Size, say: Callable[[str], None]) -> None:
         self._stack, self.home, self.size, self._say = stack, home, size, say
         self.renderings = Renderings(home)
+        # PostgreSQL, Valkey and the service that all services call.
+        self.processes: list[psutil.Process] = []
         self._cores = machine.separate()
 
     @cached_property
@@ -52,14 +56,14 @@ class Lab:
         """The addresses of the servers, which are started at the first use."""
         self._say("starting PostgreSQL and Valkey, and making the rows")
         variables = {
-            "DATABASE_URL": self._stack.enter_context(postgres(self.home)),
+            "DATABASE_URL": self._stack.enter_context(database(self.home)),
             "CACHE_URL": self._stack.enter_context(
                 valkey(self.home, variable="CACHE_URL", maxmemory_policy="allkeys-lfu")
             ),
         }
         port, _ = upstream(self._stack, self.home)
         variables["UPSTREAM_URL"] = f"http://127.0.0.1:{port}"
-        self._servers = psutil.Process().children()
+        self.processes = psutil.Process().children()
         migrate(self.renderings.directory("valkey"), variables)
         asyncio.run(seeding.seed(variables["DATABASE_URL"], self.size))
         return variables
@@ -123,8 +127,18 @@ class Lab:
             machine.pin([started.process], self._cores.service if alone else None)
             if database:
                 # Backends take the cores of the server.
-                machine.pin(self._servers, self._cores.others if alone else None)
+                machine.pin(self.processes, self._cores.others if alone else None)
             yield Server(started, self._cores.others if alone else None)
+
+
+@contextmanager
+def database(workspace: Path) -> Iterator[str]:
+    """Run PostgreSQL with connections for 2n + 1 workers and buffers for all rows; yields its URL."""
+    home, password = Path(mkdtemp(prefix="postgres-", dir=workspace)), token_hex(16)
+    initdb, account = create_cluster(home, password)
+    settings = {"max_connections": "300", "shared_buffers": "128MB"}
+    with serve_cluster(initdb, account, home, home / "data", **settings) as port:
+        yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
 
 
 def uvicorn(application: str, *options: str) -> Command:

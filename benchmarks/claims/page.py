@@ -25,6 +25,8 @@ The verdict comes from the whole interval:
 - A range holds if it contains the interval, and is no longer true if the two have nothing in common.
 - Everything else is **in part**. If a limit is inside the interval, as many rounds are measured again first. A claim
   with several figures is in part unless all of them agree.
+- **Disturbed** marks a figure and its verdict if other programs used more than a tenth of a core meanwhile: measure it
+  again on a quiet machine.
 - **Close** marks a figure whose interval ends within a tenth of a limit: another machine may give another verdict.
 
 """
@@ -59,8 +61,9 @@ def _row(claim: Claim, row: Row | None) -> str:
         )
         judged = f"{figure.rule}: {figure.rule.verdict(seen)}{', close' if close else ''}"
         figures.append(f"{figure.title}: **{found.text()}**; {judged}")
+    disturbed = ", disturbed" if any(found.disturbed for found in row.figures.values()) else ""
     why = claim.why.replace("{cores}", str(row.machine["cores"]))
-    cells = [claim.text, f"**{verdict(claim, row)}**", "<br>".join(figures), why, claim.rendered, command]
+    cells = [claim.text, f"**{verdict(claim, row)}**{disturbed}", "<br>".join(figures), why, claim.rendered, command]
     return f"| {' | '.join(cells)} |\n"
 
 

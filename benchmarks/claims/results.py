@@ -9,6 +9,8 @@ from benchmarks.claims.verdicts import interval
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "docs/claims.json"
+# Of a machine; with more of it in other hands, a round is disturbed.
+FOREIGN_CORES = 0.1
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,12 @@ class Found:
     errors: int = 0
     # Whether the faster side was faster than the client.
     client_limited: bool = False
+    # That other programs used, at the median of the rounds.
+    foreign_cores: float = 0.0
+
+    @property
+    def disturbed(self) -> bool:
+        return self.foreign_cores > FOREIGN_CORES
 
     @property
     def is_ratio(self) -> bool:
@@ -35,7 +43,8 @@ class Found:
         if self.before is not None and self.after is not None:
             shown += f", {short(self.before)} to {short(self.after)} {self.unit}"
         shown += f", {self.errors:,} errors" if self.errors else ""
-        return shown + (", limited by the client" if self.client_limited else "")
+        shown += ", limited by the client" if self.client_limited else ""
+        return shown + (f", disturbed: other programs used {self.foreign_cores:.1f} cores" if self.disturbed else "")
 
 
 @dataclass(frozen=True)

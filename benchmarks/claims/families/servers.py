@@ -21,7 +21,7 @@ def workers(bench: Bench) -> None:
     compute = [Request("GET", "/compute")]
     with bench.lab.serve("minimal", alone=False) as single:
         for key, number in (("two", 2), ("four", 4)):
-            with bench.lab.serve("minimal", workers=number) as several:
+            with bench.lab.serve("minimal", workers=bench.plan.workers(number)) as several:
                 bench.compare(Side(single, compute), Side(several, compute), {key: RATE})
     with (
         bench.lab.serve("database", alone=False, database=True) as single,
@@ -33,7 +33,7 @@ def workers(bench: Bench) -> None:
 def two_n_plus_one(bench: Bench) -> None:
     with (
         bench.lab.serve("database", workers=N, cores=N, database=True) as fitting,
-        bench.lab.serve("database", workers=2 * N + 1, cores=N, database=True) as formula,
+        bench.lab.serve("database", workers=bench.plan.workers(2 * N + 1), cores=N, database=True) as formula,
     ):
         few, many = (Side(server, reads(bench), clients=40) for server in (fitting, formula))
         bench.compare(few, many, {"rate": RATE, "p95": P95})
