@@ -47,7 +47,7 @@ class Plan:
 
 # Shows that everything runs; its figures say nothing.
 QUICK = Plan(pairs=1, few_pairs=1, seconds=0.1, processes=2, is_thorough=False)
-# A round without an answer is repeated, each time twice as long.
+# A round without an answer is repeated, each time four times as long.
 ATTEMPTS = 4
 
 
@@ -159,7 +159,7 @@ class Bench:
         """Drive a side until there is an answer; fail if a request fails that may not."""
         seconds = seconds or self.plan.seconds * side.times
         for attempt in range(ATTEMPTS):
-            found = _drive(side, self.lab.processes, seconds * 2**attempt)
+            found = _drive(side, self.lab.processes, seconds * 4**attempt)
             if not side.may_fail:
                 side.server.running.check()
                 if found.sample.errors:

@@ -11,5 +11,7 @@ def orjson(bench: Bench) -> None:
             ("untyped", "/untyped", "/untyped/orjson"),
             ("dumps", "/dumps/json", "/dumps/orjson"),
         ):
-            before, after = (Side(server, [Request("GET", path)]) for path in (without, with_orjson))
+            before, after = (
+                Side(server, [Request("GET", path)], clients=8, times=2) for path in (without, with_orjson)
+            )
             bench.compare(before, after, {key: RATE})

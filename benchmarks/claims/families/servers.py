@@ -22,7 +22,7 @@ def workers(bench: Bench) -> None:
     with bench.lab.serve("minimal", alone=False) as single:
         for key, number in (("two", 2), ("four", 4)):
             with bench.lab.serve("minimal", workers=bench.plan.workers(number)) as several:
-                bench.compare(Side(single, compute), Side(several, compute), {key: RATE})
+                bench.compare(Side(single, compute, times=2), Side(several, compute, times=2), {key: RATE})
     with (
         bench.lab.serve("database", alone=False, database=True) as single,
         bench.lab.serve("database", workers=2, database=True) as several,

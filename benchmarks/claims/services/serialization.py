@@ -9,7 +9,7 @@ from fastapi.responses import ORJSONResponse
 from pydantic import BaseModel
 
 # So often the routes below `/dumps` serialize, so that FastAPI's own part is small.
-TIMES = 50
+TIMES = 20
 
 
 class User(BaseModel):
