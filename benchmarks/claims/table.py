@@ -218,7 +218,7 @@ CLAIMS = (
             Figure(
                 "growth", "own memory of a worker: after 10x as many requests against after a warm-up", AtLeast(1.1)
             ),
-            Figure("rate", "`max_requests` 10,000 against none, 2 workers, requests/s", AtLeast(0.95)),
+            Figure("rate", "`max_requests` 5,000 against none, 2 workers, requests/s", AtLeast(0.95)),
         ),
         "Without a leak, memory stays, and each replaced worker costs imports, a warm-up and its open connections.",
         "`MAX_REQUESTS` is 0 until a team has a leak (`app/core/settings/server.py`).",

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any
@@ -110,10 +111,10 @@ def test_an_unknown_claim_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_row_is_replaced_and_the_others_stay(
-    rows: dict[str, Any], prepared: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "claims.json"
-    program.write({"orjson": rows["orjson"], "uvloop": rows["orjson"]}, data)
+    program.write({"orjson": rows["orjson"], "uvloop": replace(rows["uvloop"], date="2020-01-31")}, data)
     monkeypatch.setattr(program, "lab", lambda *_: ExitStack())
     monkeypatch.setattr(program, "measure", lambda *_: rows["uvloop"])
     assert program.main(["--quick", "--output", str(data), "uvloop"]) == 0

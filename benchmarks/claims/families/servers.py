@@ -10,7 +10,7 @@ from benchmarks.harness.scenarios import Request
 SMALL = [Request("GET", "/livez")]
 # On as many cores as the smaller side has workers.
 N = 2
-MAX_REQUESTS = 10_000
+MAX_REQUESTS = 5_000
 
 
 def reads(bench: Bench) -> list[Request]:
@@ -73,6 +73,7 @@ def max_requests(bench: Bench) -> None:
         before = server.memory_mb()
         bench.once(side, 27 * seconds)
         after = server.memory_mb()
+        server.running.check()
         growth = [round(late / early, 4) for early, late in zip(before, after, strict=True)]
         bench.record("growth", Found(growth, "MB", before=median(before), after=median(after)))
     limits = ("--max-requests", str(MAX_REQUESTS), "--max-requests-jitter", str(MAX_REQUESTS // 10))
@@ -80,6 +81,6 @@ def max_requests(bench: Bench) -> None:
         bench.lab.serve("minimal", command=gunicorn("minimal"), workers=N) as kept,
         bench.lab.serve("minimal", command=gunicorn("minimal", *limits), workers=N) as replaced,
     ):
-        # Each round is long enough for a replacement, whose connections are lost if they are in use.
+        # Rounds of some thousand requests, so that most have a replacement, which may lose connections in use.
         without, with_limit = (Side(server, SMALL, times=6, may_fail=True) for server in (kept, replaced))
         bench.compare(without, with_limit, {"rate": RATE}, few=True)
