@@ -1,13 +1,13 @@
 """Each claim runs on real servers, and the services do what the claims are about."""
 
-import http.client
+import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from selectors import EVENT_READ, DefaultSelector
 from typing import Any
 
 import pytest
@@ -150,28 +150,22 @@ def test_a_failing_request_ends_a_comparison(prepared: Lab) -> None:
     assert bench.found == {}
 
 
-def test_a_blocking_call_blocks_and_an_awaited_one_does_not(prepared: Lab) -> None:
-    with prepared.serve("waiting") as server:
-        assert first_answer(server.port, "/blocking", "/livez") == "/blocking"
-        assert first_answer(server.port, "/awaited", "/livez") == "/livez"
-        assert first_answer(server.port, "/thread", "/livez") == "/livez"
+def test_a_blocking_call_blocks_and_an_awaited_one_does_not() -> None:
+    waiting = import_module("benchmarks.claims.services.waiting")
 
+    async def ended(endpoint: Any) -> list[str]:
+        """Return the endpoints in the order in which they end; the probe begins in the same turn of the loop."""
+        order: list[str] = []
 
-def first_answer(port: int, *paths: str) -> str:
-    """Send these requests in order, each on a connection that is accepted; return the path that is answered first."""
-    connections = {path: http.client.HTTPConnection("127.0.0.1", port, timeout=30) for path in paths}
-    with DefaultSelector() as selector:
-        for path, connection in connections.items():
-            connection.request("GET", "/livez")
-            connection.getresponse().read()
-            selector.register(connection.sock, EVENT_READ, path)
-        for path, connection in connections.items():
-            connection.request("GET", path)
-        first = min(selector.select(timeout=30), key=lambda event: paths.index(event[0].data))
-        for connection in connections.values():
-            connection.getresponse().read()
-            connection.close()
-    return str(first[0].data)
+        async def run(each: Any) -> None:
+            await each()
+            order.append(each.__name__)
+
+        await asyncio.gather(run(endpoint), run(waiting.live))
+        return order
+
+    assert asyncio.run(ended(waiting.blocking)) == ["blocking", "live"]
+    assert asyncio.run(ended(waiting.awaited)) == ["live", "awaited"]
 
 
 def test_lazy_loads_make_n_plus_one_statements_and_an_eager_one_two(prepared: Lab) -> None:
