@@ -62,8 +62,14 @@ def _row(claim: Claim, row: Row | None) -> str:
         judged = f"{figure.rule}: {figure.rule.verdict(seen)}{', close' if close else ''}"
         figures.append(f"{figure.title}: **{found.text()}**; {judged}")
     disturbed = ", disturbed" if any(found.disturbed for found in row.figures.values()) else ""
-    why = claim.why.replace("{cores}", str(row.machine["cores"]))
-    cells = [claim.text, f"**{verdict(claim, row)}**{disturbed}", "<br>".join(figures), why, claim.rendered, command]
+    cells = [
+        claim.text,
+        f"**{verdict(claim, row)}**{disturbed}",
+        "<br>".join(figures),
+        claim.why,
+        claim.rendered,
+        command,
+    ]
     return f"| {' | '.join(cells)} |\n"
 
 

@@ -63,8 +63,8 @@ CLAIMS = (
             Figure("four", "computing, 4 workers against 1, requests/s", AtLeast(3.6)),
             Figure("database", "reads of one row, 2 workers against 1, requests/s", AtLeast(1.8)),
         ),
-        "Workers divide the cores, which the database and the clients need as well; the machine of the run had {cores} "
-        "cores, so nothing is known here of more workers than that.",
+        "Workers divide the cores, which the database and the clients need as well; nothing is known here of more "
+        "workers than the machine below has cores.",
         "One worker for each usable core (`deploy/gunicorn.conf.py`, `app/core/operations/capacity.py`).",
         ("fastapi", "uvicorn", "asyncpg"),
     ),
