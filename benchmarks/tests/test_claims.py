@@ -16,7 +16,7 @@ from dev.processes import workspace
 from benchmarks.claims import __main__ as program
 from benchmarks.claims import page
 from benchmarks.claims.bench import QUICK, RATE, Bench, RoundFailed, Side
-from benchmarks.claims.lab import FEW, Lab, lab
+from benchmarks.claims.lab import FEW, Lab, Server, lab
 from benchmarks.claims.results import load
 from benchmarks.claims.table import BY_NAME, CLAIMS, Claim
 from benchmarks.harness import services
@@ -38,6 +38,18 @@ def prepared() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
+def database(prepared: Lab) -> Iterator[Server]:
+    with prepared.serve("database", database=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def lists(prepared: Lab) -> Iterator[Server]:
+    with prepared.serve("lists", database=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def rows(prepared: Lab) -> dict[str, Any]:
     """Measure all claims, several at a time: their figures say nothing here."""
     with ThreadPoolExecutor(3) as pool:
@@ -46,41 +58,22 @@ def rows(prepared: Lab) -> dict[str, Any]:
 
 
 # First, because a claim with writes follows.
-def test_the_sides_of_a_comparison_answer_the_same(prepared: Lab) -> None:
+def test_the_sides_of_a_comparison_answer_the_same(prepared: Lab, database: Server, lists: Server) -> None:
     user, rows = prepared.rows.users[0], prepared.rows
     last = f"created_at={rows.last_created_at.isoformat().replace('+00:00', 'Z')}&post_id={rows.last_id}"
-    for application, database, groups in (
-        ("serialization", False, [["/typed", "/typed/orjson", "/untyped", "/untyped/orjson", "/bytes"]]),
-        (
-            "database",
-            True,
-            [
-                [f"/users/{user}/{way}" for way in ("pool", "connection", "sync", "async")],
-                [f"/three/{user}/{way}" for way in ("one-by-one", "gather")],
-            ],
-        ),
-        (
-            "lists",
-            True,
-            [
-                ["/posts/n-plus-one?limit=20", "/posts/eager?limit=20"],
-                [f"/pages/offset?offset={rows.depth}", f"/pages/keyset?{last}"],
-            ],
-        ),
-        (
-            "caching",
-            True,
-            [
-                ["/uncached/posts", "/redis/posts", "/redis/posts", "/local/posts", "/local/posts"],
-                ["/uncached/report", "/redis/report", "/redis/report"],
-            ],
-        ),
-    ):
-        with prepared.serve(application, database=database) as server:
-            for paths in groups:
-                answers = [json.dumps(ask(server.port, Request("GET", path))[:2]) for path in paths]
-                assert len(set(answers)) == 1, paths
-                assert json.loads(answers[0])[0] == 200
+    with prepared.serve("serialization") as serialization, prepared.serve("caching", database=True) as caching:
+        for server, paths in (
+            (serialization, ["/typed", "/typed/orjson", "/untyped", "/untyped/orjson", "/bytes"]),
+            (database, [f"/users/{user}/{way}" for way in ("pool", "connection", "sync", "async")]),
+            (database, [f"/three/{user}/{way}" for way in ("one-by-one", "gather")]),
+            (lists, ["/posts/n-plus-one?limit=20", "/posts/eager?limit=20"]),
+            (lists, [f"/pages/offset?offset={rows.depth}", f"/pages/keyset?{last}"]),
+            (caching, ["/uncached/posts", "/redis/posts", "/redis/posts", "/local/posts", "/local/posts"]),
+            (caching, ["/uncached/report", "/redis/report", "/redis/report"]),
+        ):
+            answers = [json.dumps(ask(server.port, Request("GET", path))[:2]) for path in paths]
+            assert len(set(answers)) == 1, paths
+            assert json.loads(answers[0])[0] == 200
 
 
 def test_every_claim_has_all_its_figures(rows: dict[str, Any], tmp_path: Path) -> None:
@@ -168,30 +161,27 @@ def test_a_blocking_call_blocks_and_an_awaited_one_does_not() -> None:
     assert asyncio.run(ended(waiting.awaited)) == ["live", "awaited"]
 
 
-def test_lazy_loads_make_n_plus_one_statements_and_an_eager_one_two(prepared: Lab) -> None:
-    with prepared.serve("lists", database=True) as server:
+def test_lazy_loads_make_n_plus_one_statements_and_an_eager_one_two(lists: Server) -> None:
+    def statements(path: str) -> tuple[int, int]:
+        """Return the number of statements, and of the authors of the posts."""
+        before = ask(lists.port, Request("GET", "/statements")).body
+        posts = ask(lists.port, Request("GET", path)).body
+        authors = {post["author"]["id"] for post in posts}
+        return ask(lists.port, Request("GET", "/statements")).body - before, len(authors)
 
-        def statements(path: str) -> tuple[int, int]:
-            before = ask(server.port, Request("GET", "/statements")).body
-            posts = ask(server.port, Request("GET", path)).body
-            authors = {post["author"]["id"] for post in posts}
-            return ask(server.port, Request("GET", "/statements")).body - before, len(authors)
-
-        lazy, authors = statements("/posts/n-plus-one?limit=20")
-        assert authors > 15
-        # The session loads an author once.
-        assert lazy == 1 + authors
-        assert statements("/posts/eager?limit=20")[0] == 2
+    lazy, authors = statements("/posts/n-plus-one?limit=20")
+    assert authors > 15
+    # The session loads an author once.
+    assert lazy == 1 + authors
+    assert statements("/posts/eager?limit=20")[0] == 2
 
 
-def test_a_pool_opens_its_connections_once(prepared: Lab) -> None:
-    with prepared.serve("database", database=True) as server:
+def test_a_pool_opens_its_connections_once(prepared: Lab, database: Server) -> None:
+    def opened(way: str) -> int:
+        before = ask(database.port, Request("GET", "/connections")).body
+        for user in prepared.rows.users[:5]:
+            assert ask(database.port, Request("GET", f"/users/{user}/{way}")).body["id"] == str(user)
+        return int(ask(database.port, Request("GET", "/connections")).body - before)
 
-        def opened(way: str) -> int:
-            before = ask(server.port, Request("GET", "/connections")).body
-            for user in prepared.rows.users[:5]:
-                assert ask(server.port, Request("GET", f"/users/{user}/{way}")).body["id"] == str(user)
-            return int(ask(server.port, Request("GET", "/connections")).body - before)
-
-        assert opened("pool") == 0
-        assert opened("connection") == 5
+    assert opened("pool") == 0
+    assert opened("connection") == 5
