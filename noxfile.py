@@ -23,6 +23,8 @@ import nox
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from benchmarks.claims import page as claims_page
+from benchmarks.claims import results as claims_results
 from tests import chaos as chaos_suite
 from tests import demo as demonstration
 from tests import figures, internals_table, interpreters, ownership, promises, rendering
@@ -216,11 +218,15 @@ def chaos_short(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
-    """Write docs/promises.md, the trees of docs/ownership.md, and the figures of README.md from results.md."""
+    """Write docs/claims.md, docs/promises.md, the trees of docs/ownership.md, and the figures of README.md."""
     ownership.main()
     session.log(f"{ownership.PAGE.relative_to(rendering.ROOT)} shows the template as it is")
     figures.main()
     session.log(f"README.md has the figures of {figures.RESULTS.relative_to(rendering.ROOT)}")
+    claims_page.main()
+    session.log(
+        f"{claims_page.PAGE.relative_to(rendering.ROOT)} shows {claims_results.DATA.relative_to(rendering.ROOT)}"
+    )
     promises.main()
     session.log(f"{promises.PAGE.relative_to(rendering.ROOT)} shows {promises.DATA.relative_to(rendering.ROOT)}")
 
@@ -237,6 +243,13 @@ def bench(session: nox.Session) -> None:
         interrupt_timeout=60,
         terminate_timeout=30,
     )
+
+
+@nox.session(python=interpreters.newest())
+def claims(session: nox.Session) -> None:
+    """Measure claims of common advice and write docs/claims.md: all in about ten minutes, or `-- orjson uvloop`."""
+    install_benchmark(session)
+    session.run("python", "-m", "benchmarks.claims", *session.posargs, env=SERVICES, interrupt_timeout=60)
 
 
 @nox.session(name="bench-operations", python=interpreters.newest())
