@@ -45,7 +45,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--against", metavar="REF", help="a commit, a branch or a tag")
     parser.add_argument("--threshold", type=float, default=5, help="percent; 5 unless given")
     parser.add_argument("--only", default="", metavar="TEXT", help="endpoints with this text")
-    parser.add_argument("--rounds", type=int, default=60, help="the most for each endpoint; 60")
+    parser.add_argument("--rounds", type=int, default=200, help="the most for each endpoint; 200")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--clients", type=int, default=8, help="requests at the same time; 8")
     return parser
@@ -121,7 +121,7 @@ def conclude(endpoints: list[Endpoint], versions: Sequence[Version], threshold: 
         bars = [
             (each.name, found.low, found.middle, found.high)
             for each in endpoints
-            for found in [each.compared("service")]
+            if (found := each.compared("service"))
         ]
         svg = report.drawing(
             f"CPU time of the service: {names[1]} / {names[0]}", bars, 1 + threshold

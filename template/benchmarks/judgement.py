@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb, inf, sqrt
+from math import comb, inf
 from statistics import median
 
 # Probability that an interval does not have the true ratio.
@@ -29,14 +29,6 @@ class Interval:
         """Return whether further rounds are needless."""
         is_narrow = self.high <= self.low * (1 + 2 * threshold)
         return is_narrow and self.verdict(threshold) != "unclear"
-
-
-def ratio(old: Sequence[float], new: Sequence[float]) -> float:
-    """Return the ratio of a round, with two costs of each version.
-
-    In a round old, new, new, old, a machine that slows down steadily cancels out.
-    """
-    return sqrt(new[0] * new[1] / (old[0] * old[1]))
 
 
 def interval(ratios: Sequence[float]) -> Interval:

@@ -7,20 +7,20 @@ from multiprocessing import get_context
 from statistics import median
 
 from benchmarks import client
-from benchmarks.judgement import Interval, interval, ratio
+from benchmarks.judgement import Interval, interval
 from benchmarks.service import Service, Unusable, cpu_s, family
 
-# Long enough for the clocks, and short enough for the noise of the machine to hit both versions.
-SLICE_S = 0.15
+# Time that each version answers in a round. The bursts of a round are much shorter, so that the
+# noise of the machine hits both versions.
+ROUND_S = 0.2
 # A cost below this is not compared: half of it is noise.
 LEAST_US = 20.0
-WARM_UP = 300
 ROUNDS = 5
 
 
 @dataclass
 class Costs:
-    """The costs of one endpoint of one version, a value for each slice."""
+    """What one endpoint of one version costs, a value for each round."""
 
     service_us: list[float] = field(default_factory=list)
     servers_us: list[float] = field(default_factory=list)
@@ -30,25 +30,24 @@ class Costs:
 
 @dataclass
 class Endpoint:
-    """An endpoint: the payload for each version, and what its slices cost."""
+    """An endpoint: the payload for each version, what it costs there, and the turns of a round."""
 
     name: str
     payloads: Sequence[bytes]
     costs: Sequence[Costs]
-    count: int = 0
+    turns: int = 2
 
-    def compared(self, kind: str) -> Interval:
-        """Return the ratio of the CPU time of the service or its servers, new to old."""
+    def compared(self, kind: str) -> Interval | None:
+        """Return the ratio of the CPU time of the `service` or its `servers`, new to old."""
         old, new = (getattr(each, f"{kind}_us") for each in self.costs)
-        if not old or max(median(old), median(new)) < LEAST_US:
-            return Interval(1.0, 1.0, 1.0)
-        rounds = range(0, len(old), 2)
-        floor = LEAST_US / 4
-        pairs = (
-            ([max(floor, each) for each in costs[at : at + 2]] for costs in (old, new))
-            for at in rounds
-        )
-        return interval([ratio(before, after) for before, after in pairs])
+        if max(median(old), median(new)) < LEAST_US:
+            return None
+        return interval([max(b, 1) / max(a, 1) for a, b in zip(old, new, strict=True)])
+
+    def is_clear(self, threshold: float) -> bool:
+        """Return whether further rounds are needless."""
+        found = [self.compared("service"), self.compared("servers")]
+        return all(each.is_clear(threshold) for each in found if each)
 
 
 class Meter:
@@ -57,62 +56,59 @@ class Meter:
     def __init__(self, services: Sequence[Service], clients: int) -> None:
         self.services = services
         self.clients = clients
-        # Not a copy of this process: it has an event loop and open servers.
+        # Not a copy of this process, which has servers.
         self.pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
-    def warm_up(self, endpoint: Endpoint) -> None:
-        """Send requests to each version, and set the number for the slices, equal for all."""
-        slowest_s = 0.0
-        for number, service in enumerate(self.services):
-            result = self._send(service, endpoint, number, WARM_UP)
-            slowest_s = max(slowest_s, result.seconds / WARM_UP)
-        endpoint.count = max(2 * self.clients, int(SLICE_S / slowest_s))
+    def warm_up(self, endpoints: Sequence[Endpoint]) -> None:
+        """Send requests to each endpoint, and set the turns of its rounds, which are even."""
+        for endpoint in endpoints:
+            self._send(endpoint)
+            slowest_s = max(each.seconds for each in self._send(endpoint)) / endpoint.turns
+            endpoint.turns = max(2, 2 * round(ROUND_S / slowest_s / 2))
 
-    def slice(self, endpoint: Endpoint, number: int) -> None:
-        """Measure one series of requests to the version with this number."""
-        service = self.services[number]
-        own, servers = family(service.process), family(*service.servers)
-        before = cpu_s(own), cpu_s(servers)
-        result = self._send(service, endpoint, number, endpoint.count)
-        own_s, servers_s = cpu_s(own) - before[0], cpu_s(servers) - before[1]
-        costs = endpoint.costs[number]
-        costs.service_us.append(1e6 * own_s / endpoint.count)
-        costs.servers_us.append(1e6 * servers_s / endpoint.count)
-        costs.per_second.append(endpoint.count / result.seconds)
-        costs.latencies_ms += [1000 * each for each in result.latencies_s]
+    def round(self, endpoints: Sequence[Endpoint]) -> None:
+        """Measure each endpoint once.
 
-    def _send(self, service: Service, endpoint: Endpoint, number: int, count: int) -> client.Slice:
-        payload = endpoint.payloads[number]
-        result = self.pool.submit(client.send, service.port, payload, count, self.clients).result()
-        if wrong := {status for status in result.statuses if status >= 400}:
+        Endpoints take turns, so that a disturbance of the machine meets one round of several.
+        """
+        families = [(family(each.process), family(*each.servers)) for each in self.services]
+        for endpoint in endpoints:
+            before = [tuple(map(cpu_s, each)) for each in families]
+            found = self._send(endpoint)
+            after = [tuple(map(cpu_s, each)) for each in families]
+            for costs, answers, start, end in zip(
+                endpoint.costs, found, before, after, strict=True
+            ):
+                count = len(answers.latencies_s)
+                costs.service_us.append(1e6 * (end[0] - start[0]) / count)
+                costs.servers_us.append(1e6 * (end[1] - start[1]) / count)
+                costs.per_second.append(count / answers.seconds)
+                costs.latencies_ms += [1000 * each for each in answers.latencies_s]
+
+    def _send(self, endpoint: Endpoint) -> list[client.Answers]:
+        ports = [each.port for each in self.services]
+        targets = list(zip(ports, endpoint.payloads, strict=True))
+        found = self.pool.submit(client.send, targets, endpoint.turns, self.clients).result()
+        if wrong := {status for each in found for status in each.statuses if status >= 400}:
             raise Unusable(f"{endpoint.name} was answered with {wrong} under load.")
-        return result
+        return found
 
 
 def measure(meter: Meter, endpoints: Sequence[Endpoint]) -> None:
     """Measure one version."""
-    for endpoint in endpoints:
-        meter.warm_up(endpoint)
+    meter.warm_up(endpoints)
     for _ in range(ROUNDS):
-        for endpoint in endpoints:
-            meter.slice(endpoint, 0)
+        meter.round(endpoints)
 
 
 def compare(meter: Meter, endpoints: Sequence[Endpoint], threshold: float, most: int) -> None:
-    """Measure two versions in turn, each endpoint until its result is clear.
-
-    Endpoints take turns as well, so that a disturbance of the machine meets a round of each.
-    """
-    for endpoint in endpoints:
-        meter.warm_up(endpoint)
+    """Measure two versions in turn, each endpoint until its result is clear."""
+    meter.warm_up(endpoints)
     unclear = list(endpoints)
-    for number in range(most):
-        order = (0, 1, 1, 0) if number % 2 else (1, 0, 0, 1)
-        for endpoint in unclear:
-            for version in order:
-                meter.slice(endpoint, version)
-        unclear = [
-            each
-            for each in unclear
-            if not all(each.compared(kind).is_clear(threshold) for kind in ("service", "servers"))
-        ]
+    for number in range(1, most + 1):
+        meter.round(unclear)
+        unclear = [each for each in unclear if not each.is_clear(threshold)]
+        if not unclear:
+            break
+        if number % 10 == 0:
+            print(f"round {number}: {len(unclear)} endpoints are not clear yet", flush=True)

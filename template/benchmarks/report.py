@@ -33,12 +33,12 @@ def compared(endpoints: Sequence[Endpoint], threshold: float) -> list[list[str]]
         p50 = " > ".join(f"{latencies_ms(costs)[0]:.2f}" for costs in each.costs)
         for kind in KINDS:
             found = each.compared(kind)
-            if found.low == found.high:
+            if found is None:
                 continue
             costs_us = [median(getattr(costs, f"{kind}_us")) for costs in each.costs]
             bounds = f"{found.low:.3f} to {found.high:.3f}"
             numbers = " > ".join(f"{cost:.0f}" for cost in costs_us)
-            rounds = str(len(each.costs[0].service_us) // 2)
+            rounds = str(len(each.costs[0].service_us))
             shown = [each.name, kind, numbers, f"{found.middle:.3f}", bounds, rounds, p50]
             rows.append([*shown, found.verdict(threshold)])
     return rows
