@@ -16,6 +16,8 @@ ROUND_S = 0.2
 # A cost below this is not compared: half of it is noise.
 LEAST_US = 20.0
 ROUNDS = 5
+# Fewer have no interval.
+LEAST_ROUNDS = 8
 
 
 @dataclass
@@ -105,7 +107,7 @@ def compare(meter: Meter, endpoints: Sequence[Endpoint], threshold: float, most:
     """Measure two versions in turn, each endpoint until its result is clear."""
     meter.warm_up(endpoints)
     unclear = list(endpoints)
-    for number in range(1, most + 1):
+    for number in range(1, max(most, LEAST_ROUNDS) + 1):
         meter.round(unclear)
         unclear = [each for each in unclear if not each.is_clear(threshold)]
         if not unclear:
