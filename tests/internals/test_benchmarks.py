@@ -1,11 +1,14 @@
 """`nox -s bench`: its judgement in tables, and runs on real servers with a planted regression."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from math import inf
+from operator import truediv
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -17,7 +20,8 @@ GIT = (
     *("git", "-c", "user.name=Ada", "-c", "user.email=ada@example.com"),
     *("-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null"),
 )
-# Each request costs several times as much CPU time: no noise of a machine hides that.
+# How often a small regression has to be found; `nox -s thorough` sets it.
+PROOFS = int(os.environ.get("BENCH_PROOFS", "0"))
 SLOW = """
 
 class Slow:
@@ -26,7 +30,7 @@ class Slow:
 
     async def __call__(self, scope, receive, send):
         if scope["type"] == "http":
-            sum(range(50_000))
+            sum(range(NUMBER))
         await self.app(scope, receive, send)
 
 
@@ -120,12 +124,39 @@ def test_what_cannot_be_compared_is_said_in_a_sentence(repository: Path) -> None
     assert "Traceback" not in process.stderr
 
 
+def compare(root: Path, number: int | None, rounds: int) -> tuple[int, float, str]:
+    """Compare a working tree with the commit; each request of it adds numbers up to `number`.
+
+    Returns the exit code, the ratio of CPU time, and the output.
+    """
+    subprocess.run([*GIT, "checkout", "--quiet", "app/main.py"], cwd=root, check=True)
+    if number is not None:
+        with (root / "app" / "main.py").open("a") as file:
+            file.write(SLOW.replace("NUMBER", str(number)))
+    process = bench(root, "--against=HEAD", "--only=GET /livez", f"--rounds={rounds}")
+    written = max((root / "benchmarks" / "results").glob("*.json"))
+    old, new = json.loads(written.read_text())["endpoints"]["GET /livez"]
+    ratio = median(map(truediv, new["service_us"], old["service_us"]))
+    return process.returncode, ratio, process.stdout + process.stderr
+
+
 @pytest.mark.timeout(600)
-def test_a_regression_is_found(repository: Path) -> None:
-    main = repository / "app" / "main.py"
-    main.write_text(main.read_text() + SLOW)
+def test_a_large_regression_is_found(repository: Path) -> None:
+    # Each request costs several times as much: no noise of a machine hides that.
+    code, _, output = compare(repository, 50_000, 8)
 
-    process = bench(repository, "--against", "HEAD", "--only", "GET /livez", "--rounds", "10")
+    assert code == 1, output
+    assert "slower by more than 5 %: GET /livez" in output
 
-    assert process.returncode == 1, process.stdout + process.stderr
-    assert "slower by more than 5 %: GET /livez" in process.stdout
+
+@pytest.mark.skipif(not PROOFS, reason="`nox -s thorough` sets BENCH_PROOFS")
+@pytest.mark.timeout(3600)
+def test_a_regression_of_ten_percent_is_found_and_no_change_is_not(repository: Path) -> None:
+    _, empty, _ = compare(repository, 0, 60)
+    _, full, _ = compare(repository, 4000, 60)
+    number = int(4000 * (1.1 - empty) / (full - empty))
+    for _ in range(PROOFS):
+        code, _, output = compare(repository, number, 200)
+        assert code == 1, output
+        code, _, output = compare(repository, None, 200)
+        assert code == 0, output
