@@ -140,6 +140,8 @@ def internals(session: nox.Session, name: str) -> None:
     if name == "defaults":
         # Random path operations of `test_compiled.py`, which do not depend on the variant.
         environment["COMPILED_CASES"] = "10000"
+        # Runs of `test_benchmarks.py` with and without a slower endpoint.
+        environment["BENCH_PROOFS"] = "10"
     test_internals(session, service, name, internals_table.sensible(name), environment=environment)
 
 

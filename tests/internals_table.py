@@ -81,6 +81,7 @@ TESTS: dict[str, Needs] = {
     "test_admin.py": Needs(interpreter=True),
     "test_admission.py": Needs(only=CACHED),
     "test_balance.py": Needs(interpreter=True),
+    "test_benchmarks.py": Needs(by=("auth",)),
     "test_body_limit.py": Needs(),
     "test_cache.py": Needs(interpreter=True, by=("cache_backend", "read_replica"), only=CACHED),
     "test_cache_commands.py": Needs(only=VALKEY),

@@ -112,6 +112,7 @@ def serve(
     account: Account = None,
     *,
     cwd: Path | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[int]:
     """Run the server `command(port)` on a free port; yield the port once `is_ready(port)`.
 
@@ -120,7 +121,7 @@ def serve(
     with ExitStack() as running:
         for attempt in range(1, _ATTEMPTS + 1):
             port = free_port()
-            process = start(command(port), home, account, cwd=cwd)
+            process = start(command(port), home, account, cwd=cwd, variables=variables)
             running.callback(stop, process)
             try:
                 wait_until(partial(is_ready, port), process, home)
