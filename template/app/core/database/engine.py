@@ -129,7 +129,7 @@ class Database:
                 run = partial(self.run, statement, connection, values, commits=True)
                 return await around(run, connection)
             except BaseException as error:
-                if isinstance(driver_error(error), (asyncio.CancelledError, TimeoutError)):
+                if _is_cut(error):
                     await settle(connection)
                 raise
             finally:
@@ -253,6 +253,8 @@ class Database:
         def explain(context: ExceptionContext) -> Problem | None:
             error = context.original_exception
             execution = context.execution_context
+            if execution is not None and context.connection is not None and _is_cut(error):
+                context.is_disconnect = not await_(_keep(context.connection.connection))
             if execution is None and isinstance(error, (LookupError, ValueError)):
                 # An argument could not be converted.
                 return Kind.VALUE.problem() if is_refusal(error) else None
@@ -296,6 +298,25 @@ class Database:
             raise Unavailable(f"The database {detail}.") from error
 
 
+def _is_cut(error: BaseException) -> bool:
+    """Return whether a time limit or a cancellation ended a statement before its result."""
+    return isinstance(driver_error(error), (asyncio.CancelledError, TimeoutError))
+
+
+async def _keep(connection: PoolProxiedConnection) -> bool:
+    """Settle the connection of a cut statement; return whether it is still open.
+
+    SQLAlchemy closes each of them, so clients with short time limits would make the service
+    reconnect all the time. A transaction settles when it is rolled back.
+    """
+    driver = connection.driver_connection
+    if driver is None or driver.is_closed():
+        return False
+    if not driver.is_in_transaction():
+        await settle(connection)
+    return not driver.is_closed()
+
+
 async def settle(connection: PoolProxiedConnection, sql: str = "SELECT") -> None:
     """Run `sql`, so that the connection can return to the pool; otherwise close the connection.
 
@@ -306,8 +327,8 @@ async def settle(connection: PoolProxiedConnection, sql: str = "SELECT") -> None
     if driver is None:
         return  # It is closed already.
     try:
-        async with asyncio.timeout(SETTLE_TIMEOUT_S):
-            await driver.execute(sql)
+        # The limit of the driver itself may be what is left of a request's.
+        await driver.execute(sql, timeout=SETTLE_TIMEOUT_S)
     except BaseException as error:
         connection.invalidate(error)
         if not isinstance(error, Exception):
