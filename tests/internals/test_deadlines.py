@@ -357,6 +357,7 @@ async def test_200_requests_that_end_early_lose_no_slot(count: Count) -> None:
     statuses: list[int] = []
 
     async with site() as client:
+
         async def exceed(number: int) -> None:
             method, path = ("GET", "POST")[number % 2], ("/prepared", "/orm")[number // 2 % 2]
             headers = {"X-Request-Timeout": limits[number % 3]}

@@ -173,7 +173,9 @@ async def test_slow_statements_and_locks_are_no_hang(
         async with owner.engine.begin() as other:
             await other.execute(text("LOCK TABLE test_books"))
             before = await connections(observer)
-            waiting = [asyncio.create_task(session.scalars(select(Book))) for _ in range(statements)]
+            waiting = [
+                asyncio.create_task(session.scalars(select(Book))) for _ in range(statements)
+            ]
             await until(lambda: len(probes) >= 3 or pool.gate.waiting == 1)
             assert bool(probes) == (statements == 1)
             async with asyncio.timeout(30):
