@@ -19,11 +19,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import median
 
-from dev.postgres import postgres
-from dev.processes import workspace
-from dev.valkey import valkey
-
-from benchmarks.harness.services import CURSOR_SECRET, SERVICES, Renderings, Running, migrate, running
+from benchmarks.harness.services import CURSOR_SECRET, SERVICES, Running, cached_service, running
 
 ROUNDS = 3
 CLIENTS = 8
@@ -173,19 +169,7 @@ def row(name: str, unit: str, values: list[float]) -> Row:
 
 
 def main() -> None:
-    with (
-        workspace() as home,
-        postgres(home) as database,
-        valkey(home, variable="CACHE_URL", maxmemory_policy="allkeys-lfu") as cache,
-    ):
-        directory = Renderings(home).directory("valkey")
-        variables = {
-            "DATABASE_URL": database,
-            "CACHE_URL": cache,
-            "UPSTREAM_URL": "http://127.0.0.1:9",
-            "DRAIN_DELAY_S": "1",
-        }
-        migrate(directory, variables)
+    with cached_service(DRAIN_DELAY_S="1") as (home, directory, variables):
         bench = Bench(home, directory, variables)
         print("| figure | unit | median (lowest to highest) |\n| --- | --- | --- |", flush=True)
         for measure in (telemetry, starts, restarts):

@@ -15,7 +15,9 @@ from urllib.parse import urlencode
 
 import psutil
 from dev.guardian import stop
-from dev.processes import StartFailed, free_port, start
+from dev.postgres import postgres
+from dev.processes import StartFailed, free_port, start, workspace
+from dev.valkey import valkey
 
 from benchmarks.harness.seeding import Rows
 from tests.quick_copier import quicken
@@ -308,6 +310,23 @@ def migrate(directory: Path, variables: Mapping[str, str]) -> None:
         env={**os.environ, **variables, "CURSOR_SECRET": CURSOR_SECRET},
         check=True,
     )
+
+
+@contextmanager
+def cached_service(**more: str) -> Iterator[tuple[Path, Path, dict[str, str]]]:
+    """Run PostgreSQL and Valkey for the rendered service with a cache, which is migrated.
+
+    Yields the workspace, the directory of the service and its variables.
+    """
+    with (
+        workspace() as home,
+        postgres(home) as database,
+        valkey(home, variable="CACHE_URL", maxmemory_policy="allkeys-lfu") as cache,
+    ):
+        directory = Renderings(home).directory("valkey")
+        variables = {"DATABASE_URL": database, "CACHE_URL": cache, "UPSTREAM_URL": "http://127.0.0.1:9"} | more
+        migrate(directory, variables)
+        yield home, directory, variables
 
 
 def answers(port: int) -> int | None:

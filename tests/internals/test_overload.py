@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from time import perf_counter
 from typing import Any
 
 import httpx2
@@ -18,6 +19,8 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from app.core.application import create_app
+from app.core.database.engine import gates
+from app.core.database.gate import Gate
 from app.core.server.overload import (
     FREE_REFUSALS_PER_S,
     LATE_TICKS,
@@ -96,6 +99,26 @@ def test_the_limit_recovers_in_less_than_40_ticks() -> None:
         ticks += 1
 
     assert ticks < 40
+
+
+async def test_tasks_whose_wait_has_not_ended_are_a_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a database that hangs: no task gets a connection, and none has given up yet."""
+    gate, now_s = Gate(1, timeout_s=60), perf_counter()
+    monkeypatch.setattr("app.core.database.gate.perf_counter", lambda: now_s)
+    monkeypatch.setattr("app.core.server.overload.TICK_S", 0.01)
+    monkeypatch.setitem(open_now, "requests", 100)
+    gates.add(gate)
+    await gate.acquire()
+    one, waiting = limiter(max_delay_s=5), asyncio.create_task(gate.acquire())
+    await asyncio.sleep(0)
+    now_s += 30
+    async with one.adapting(), asyncio.timeout(20):
+        while one.limit > one.floor:
+            await asyncio.sleep(0.01)
+
+    gate.release()
+    await waiting
+    assert gate.longest_wait_s == 0
 
 
 def test_the_settings_give_the_bounds() -> None:

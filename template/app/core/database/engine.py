@@ -124,19 +124,25 @@ class Database:
     ) -> list[Row]:
         """Run a prepared statement as a transaction of its own; `around` calls it, if given."""
         async with self.gate:
-            connection = await self._check_out()
-            try:
-                if around is None:
-                    return await self.run(statement, connection, values)
-                remaining_s()  # Raises before anything is sent.
-                run = partial(self.run, statement, connection, values, commits=True)
-                return await around(run, connection)
-            except BaseException as error:
-                if isinstance(driver_error(error), (asyncio.CancelledError, TimeoutError)):
-                    await settle(connection)
-                raise
-            finally:
-                connection.close()
+            return await self.fetch_in_slot(statement, values, around)
+
+    async def fetch_in_slot(
+        self, statement: Prepared, values: Mapping[str, Any], around: Around | None = None
+    ) -> list[Row]:
+        """Run a statement as `fetch`; the caller holds a slot of the gate."""
+        connection = await self._check_out()
+        try:
+            if around is None:
+                return await self.run(statement, connection, values)
+            remaining_s()  # Raises before anything is sent.
+            run = partial(self.run, statement, connection, values, commits=True)
+            return await around(run, connection)
+        except BaseException as error:
+            if _is_cut(error):
+                await settle(connection)
+            raise
+        finally:
+            connection.close()
 
     async def _check_out(self) -> PoolProxiedConnection:
         """Take a connection; the caller holds a slot of the gate, and calls `close()` later."""
@@ -256,6 +262,8 @@ class Database:
         def explain(context: ExceptionContext) -> Problem | None:
             error = context.original_exception
             execution = context.execution_context
+            if execution is not None and context.connection is not None and _is_cut(error):
+                context.is_disconnect = not await_(_keep(context.connection.connection))
             if execution is None and isinstance(error, (LookupError, ValueError)):
                 # An argument could not be converted.
                 return Kind.VALUE.problem() if is_refusal(error) else None
@@ -299,6 +307,25 @@ class Database:
             raise Unavailable(f"The database {detail}.") from error
 
 
+def _is_cut(error: BaseException) -> bool:
+    """Return whether a time limit or a cancellation ended a statement before its result."""
+    return isinstance(driver_error(error), (asyncio.CancelledError, TimeoutError))
+
+
+async def _keep(connection: PoolProxiedConnection) -> bool:
+    """Settle the connection of a cut statement; return whether it is still open.
+
+    SQLAlchemy closes each of them, so clients with short time limits would make the service
+    reconnect all the time. A transaction settles when it is rolled back.
+    """
+    driver = connection.driver_connection
+    if driver is None or driver.is_closed():
+        return False
+    if not driver.is_in_transaction():
+        await settle(connection)
+    return not driver.is_closed()
+
+
 async def settle(connection: PoolProxiedConnection, sql: str = "SELECT") -> None:
     """Run `sql`, so that the connection can return to the pool; otherwise close the connection.
 
@@ -309,8 +336,8 @@ async def settle(connection: PoolProxiedConnection, sql: str = "SELECT") -> None
     if driver is None:
         return  # It is closed already.
     try:
-        async with asyncio.timeout(SETTLE_TIMEOUT_S):
-            await driver.execute(sql)
+        # The limit of the driver itself may be what is left of a request's.
+        await driver.execute(sql, timeout=SETTLE_TIMEOUT_S)
     except BaseException as error:
         connection.invalidate(error)
         if not isinstance(error, Exception):

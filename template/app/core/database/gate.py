@@ -26,9 +26,8 @@ class Gate:
         self.released = 0
         # Why no slot is given out, while there is a reason.
         self.refusal = ""
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        # Of the last task that waited.
-        self.last_wait_s = 0.0
+        # With the times at which they began to wait.
+        self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()
 
     @property
     def in_use(self) -> int:
@@ -38,8 +37,13 @@ class Gate:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    async def acquire(self) -> None:
-        """Wait for a slot.
+    @property
+    def longest_wait_s(self) -> float:
+        """The time for which the first of the waiting tasks has waited so far."""
+        return perf_counter() - self._waiting[0][1] if self._waiting else 0.0
+
+    async def acquire(self, *, is_probe: bool = False) -> None:
+        """Wait for a slot; a probe is first in line, and waits without a limit.
 
         Raises:
             Busy: when no slot is free in time.
@@ -54,30 +58,33 @@ class Gate:
         if self._free:
             self._free -= 1
             return
-        started_s = perf_counter()
         loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
+        turn = loop.create_future()
+        waiting = turn, perf_counter()
         # Not `asyncio.timeout` and `asyncio.Semaphore`, which cost three times as much.
-        limit_s = min(self._timeout_s, remaining_s())
-        timer = loop.call_later(limit_s, self._time_out, turn)
-        self._waiting.append(turn)
+        timer = loop.call_later(min(self._timeout_s, remaining_s()), self._time_out, waiting)
+        if is_probe:
+            timer.cancel()
+            self._waiting.appendleft(waiting)
+        else:
+            self._waiting.append(waiting)
         try:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled() and turn.exception() is None:
                 # `release` gave this task the slot just before it was cancelled.
                 self.release()
-            elif turn in self._waiting:
-                self._waiting.remove(turn)
+            elif waiting in self._waiting:
+                self._waiting.remove(waiting)
             raise
         finally:
             timer.cancel()
-            self.last_wait_s = perf_counter() - started_s
-            add_pool_wait(self.last_wait_s)
+            add_pool_wait(perf_counter() - waiting[1])
 
-    def _time_out(self, turn: asyncio.Future[None]) -> None:
+    def _time_out(self, waiting: tuple[asyncio.Future[None], float]) -> None:
+        turn, _ = waiting
         if not turn.done():
-            self._waiting.remove(turn)
+            self._waiting.remove(waiting)
             turn.set_exception(exceeded() or Busy("All database connections are in use."))
 
     def refuse_holder(self) -> None:
@@ -93,7 +100,7 @@ class Gate:
         """Hand the slot to the task that has waited longest, or free it."""
         self.released += 1
         while self._waiting:
-            turn = self._waiting.popleft()
+            turn, _ = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
                 return

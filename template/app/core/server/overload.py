@@ -187,7 +187,7 @@ class Limiter:
             began_s = monotonic()
             await asyncio.sleep(TICK_S)
             late_s = monotonic() - began_s - TICK_S
-            waits_s = [gate.last_wait_s for gate in gates if gate.waiting]
+            waits_s = [gate.longest_wait_s for gate in gates]
             self.adapt(max(late_s, *waits_s, 0), in_flight())
             if tick % 10 == 0 and (new := refused.total() - reported):
                 reported += new
