@@ -1,8 +1,7 @@
 """A breaker over the pool: while the database hangs, statements are refused at once.
 
-A probe runs while statements run and none ends, in a slot and on a connection of the pool: with a
-full pool, in the first slot that is returned. With slow statements, locks and load, the database
-answers the probe, and nothing is refused.
+A probe with a connection of its own runs while statements run and none ends. With slow statements,
+locks and load, the database answers the probe, and nothing is refused.
 """
 
 import asyncio
@@ -15,6 +14,7 @@ from sqlalchemy import literal_column, select
 from app.core.database.engine import Database
 from app.core.database.errors import driver_error
 from app.core.database.prepared import PreparedRead
+from app.core.settings.database import DatabaseSettings
 
 logger = getLogger(__name__)
 
@@ -28,9 +28,9 @@ _PROBE = PreparedRead(select(literal_column("1").label("one")))
 
 
 @asynccontextmanager
-async def watching(database: Database) -> AsyncIterator[None]:
+async def watching(database: Database, settings: DatabaseSettings) -> AsyncIterator[None]:
     """Refuse the statements of `database` while it hangs, during the block."""
-    task = asyncio.create_task(_watch(database))
+    task = asyncio.create_task(_watch(database, settings))
     try:
         yield
     finally:
@@ -38,21 +38,21 @@ async def watching(database: Database) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-async def _watch(database: Database) -> None:
+async def _watch(database: Database, settings: DatabaseSettings) -> None:
     gate, released = database.gate, 0
     while True:
         await asyncio.sleep(INTERVAL_S)
         if gate.in_use and gate.released == released:
-            await _probe_until_it_answers(database)
+            await _probe_until_it_answers(database, settings)
         released = gate.released
 
 
-async def _probe_until_it_answers(database: Database) -> None:
+async def _probe_until_it_answers(database: Database, settings: DatabaseSettings) -> None:
     """Return when the database answers or refuses a probe."""
-    gate, failures = database.gate, 0
-    await gate.acquire(is_probe=True)
+    gate, probe, failures = database.gate, Database(), 0
+    probe.open(settings, pool_size=1)
     try:
-        while await _hangs(database):
+        while await _hangs(probe):
             failures += 1
             if failures == FAILURES:
                 gate.refusal = "The database does not answer."
@@ -62,11 +62,11 @@ async def _probe_until_it_answers(database: Database) -> None:
         if gate.refusal:
             gate.refusal = ""
             logger.info("The database answers again")
-        gate.release()
+        await probe.close()
 
 
-async def _hangs(database: Database) -> bool:
-    answer = asyncio.create_task(database.fetch_in_slot(_PROBE, {}))
+async def _hangs(probe: Database) -> bool:
+    answer = asyncio.create_task(probe.fetch(_PROBE, {}))
     try:
         # In parts, because a busy event loop is late for each of them: that time is not the
         # database's.

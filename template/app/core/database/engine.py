@@ -124,25 +124,19 @@ class Database:
     ) -> list[Row]:
         """Run a prepared statement as a transaction of its own; `around` calls it, if given."""
         async with self.gate:
-            return await self.fetch_in_slot(statement, values, around)
-
-    async def fetch_in_slot(
-        self, statement: Prepared, values: Mapping[str, Any], around: Around | None = None
-    ) -> list[Row]:
-        """Run a statement as `fetch`; the caller holds a slot of the gate."""
-        connection = await self._check_out()
-        try:
-            if around is None:
-                return await self.run(statement, connection, values)
-            remaining_s()  # Raises before anything is sent.
-            run = partial(self.run, statement, connection, values, commits=True)
-            return await around(run, connection)
-        except BaseException as error:
-            if _is_cut(error):
-                await settle(connection)
-            raise
-        finally:
-            connection.close()
+            connection = await self._check_out()
+            try:
+                if around is None:
+                    return await self.run(statement, connection, values)
+                remaining_s()  # Raises before anything is sent.
+                run = partial(self.run, statement, connection, values, commits=True)
+                return await around(run, connection)
+            except BaseException as error:
+                if _is_cut(error):
+                    await settle(connection)
+                raise
+            finally:
+                connection.close()
 
     async def _check_out(self) -> PoolProxiedConnection:
         """Take a connection; the caller holds a slot of the gate, and calls `close()` later."""

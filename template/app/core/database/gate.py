@@ -42,8 +42,8 @@ class Gate:
         """The time for which the first of the waiting tasks has waited so far."""
         return perf_counter() - self._waiting[0][1] if self._waiting else 0.0
 
-    async def acquire(self, *, is_probe: bool = False) -> None:
-        """Wait for a slot; a probe is first in line, and waits without a limit.
+    async def acquire(self) -> None:
+        """Wait for a slot.
 
         Raises:
             Busy: when no slot is free in time.
@@ -62,12 +62,9 @@ class Gate:
         turn = loop.create_future()
         waiting = turn, perf_counter()
         # Not `asyncio.timeout` and `asyncio.Semaphore`, which cost three times as much.
-        timer = loop.call_later(min(self._timeout_s, remaining_s()), self._time_out, waiting)
-        if is_probe:
-            timer.cancel()
-            self._waiting.appendleft(waiting)
-        else:
-            self._waiting.append(waiting)
+        limit_s = min(self._timeout_s, remaining_s())
+        timer = loop.call_later(limit_s, self._time_out, waiting)
+        self._waiting.append(waiting)
         try:
             await turn
         except asyncio.CancelledError:
