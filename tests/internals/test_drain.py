@@ -177,6 +177,24 @@ async def test_a_client_that_connects_while_the_last_socket_closes_is_refused(
         drain.announce(False)
 
 
+@pytest.mark.parametrize("close", ["shutdown", "timeout_keep_alive_handler"])
+async def test_a_close_answers_a_request_that_has_arrived(close: str) -> None:
+    loop = asyncio.get_running_loop()
+    async with served(hello, []) as (running, listener):
+        with socket.socket() as client:
+            client.setblocking(False)
+            await loop.sock_connect(client, listener.getsockname())
+            await loop.sock_sendall(client, GET)
+            assert (await loop.sock_recv(client, 1000)).startswith(b"HTTP/1.1 204 ")
+            # The event loop does not run, so the server has not read it.
+            client.send(GET)
+            (connection,) = running.server_state.connections
+            getattr(connection, close)()
+            assert (await loop.sock_recv(client, 1000)).startswith(b"HTTP/1.1 204 ")
+            if close == "shutdown":
+                assert await loop.sock_recv(client, 1000) == b""
+
+
 async def test_slow_clients_are_closed() -> None:
     async def read(scope: Any, receive: Any, send: Any) -> None:
         while (await receive()).get("more_body"):
