@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 from unittest.mock import AsyncMock, Mock
 
 import orjson
@@ -136,7 +136,7 @@ class Raced(socket.socket):
 
     client: socket.socket
 
-    def dup(self) -> socket.socket:
+    def dup(self) -> Self:
         copy = super().dup()
         # In a worker, the server has closed it.
         self.close()
