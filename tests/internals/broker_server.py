@@ -12,7 +12,7 @@ from redis import Redis, RedisError
 
 from dev.processes import free_port, packaged_binary, start, workspace
 
-START_TIMEOUT_S = 10
+START_TIMEOUT_S = 60
 
 
 class BrokerServer:

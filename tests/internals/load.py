@@ -29,12 +29,13 @@ class Load:
         while not self.stopped.is_set():
             connection.port = self.ports[(number + refused) % len(self.ports)]
             with suppress(ConnectionRefusedError):
-                if connection.sock is None:
-                    connection.connect()
-                    assert connection.sock is not None
-                    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 began = time.monotonic()
                 try:
+                    if connection.sock is None:
+                        connection.connect()
+                        assert connection.sock is not None
+                        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    began = time.monotonic()
                     # Answered without a dependency; a route for GET alone refuses a POST.
                     body = b"{}" if method == "POST" else None
                     connection.request(method, "/livez", body, headers)
@@ -42,6 +43,8 @@ class Load:
                     response.read()
                     if response.status not in (200, 405):
                         self.lost.append(f"{method}: {response.status}")
+                except ConnectionRefusedError:
+                    raise
                 except (HTTPException, OSError) as error:
                     self.lost.append(f"{method}: {error!r}")
                     connection.close()

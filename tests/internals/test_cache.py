@@ -1,6 +1,7 @@
 """`cached`: what is kept of a function, under which key and tags."""
 
 import asyncio
+from time import time
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,7 +15,7 @@ from app.core.http.problems import NotFound
 loaded: list[str] = []
 
 
-@cached("greeting:{name}", ttl_s=0.3, ignore=("prefix",))
+@cached("greeting:{name}", ttl_s=60, ignore=("prefix",))
 async def greet(prefix: str, name: str) -> bytes:
     if not name:
         raise LookupError("nobody to greet")
@@ -54,9 +55,9 @@ async def test_the_key_is_a_tag_where_no_other_is_given(name: str) -> None:
     assert loaded == [name, name]
 
 
-async def test_a_value_ends_with_its_ttl(name: str) -> None:
+async def test_a_value_ends_with_its_ttl(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     await greet("hello", name)
-    await asyncio.sleep(0.35)
+    monkeypatch.setattr("app.core.cache.store.entry.time", lambda: time() + 61)
 
     assert await outcome(name) == "miss"
 

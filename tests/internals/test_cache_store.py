@@ -22,7 +22,7 @@ async def store() -> AsyncIterator[Cache]:
     """A cache of the service's kind, for one test."""
     store = type(cache)()
     await store.open(get_settings())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while monotonic() >= store.local.trusted_until:
             await asyncio.sleep(0.01)
     yield store
@@ -43,6 +43,8 @@ class Loading:
     ) -> None:
         self.calls = 0
         self.error: Exception | None = None
+        self.may_end = asyncio.Event()
+        self.may_end.set()
         self._entry = partial(
             Entry,
             ttl_s=ttl_s,
@@ -54,6 +56,7 @@ class Loading:
         self.calls += 1
         number = self.calls
         await asyncio.sleep(0.02)
+        await self.may_end.wait()
         if self.error is not None:
             raise self.error
         return self._entry(str(number).encode())
@@ -125,14 +128,23 @@ async def test_what_is_not_to_be_kept_is_shared_and_forgotten(store: Cache, key:
     assert await read(store, key, load) == (b"2", "miss")
 
 
-async def test_stale_values_are_shown_while_one_refresh_runs(store: Cache, key: str) -> None:
-    load = Loading(ttl_s=0.1, stale_while_revalidate_s=60)
+async def test_stale_values_are_shown_while_one_refresh_runs(
+    store: Cache, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Loading(ttl_s=60, stale_while_revalidate_s=60)
     await read(store, key, load)
-    await asyncio.sleep(0.12)
+    load.may_end.clear()
 
-    assert [await read(store, key, load) for _ in range(10)] == [(b"1", "stale")] * 10
-    await asyncio.sleep(0.06)
-    assert await read(store, key, load) == (b"2", "hit")
+    with monkeypatch.context() as later:
+        later.setattr("app.core.cache.store.entry.time", lambda: time() + 61)
+        assert [await read(store, key, load) for _ in range(10)] == [(b"1", "stale")] * 10
+        async with asyncio.timeout(30):
+            while load.calls < 2:
+                await asyncio.sleep(0.01)
+    load.may_end.set()
+    async with asyncio.timeout(30):
+        while await read(store, key, load) != (b"2", "hit"):
+            await asyncio.sleep(0.01)
     assert load.calls == 2
 
 
@@ -140,26 +152,25 @@ async def test_a_refresh_that_fails_is_tried_again(store: Cache, key: str) -> No
     load = Loading(ttl_s=0.01, stale_while_revalidate_s=60)
     await read(store, key, load)
     load.error = Unavailable("down")
-    for calls in (2, 3):
-        await asyncio.sleep(0.06)
-        assert await read(store, key, load) == (b"1", "stale")
-        await asyncio.sleep(0.06)
-        assert load.calls == calls
+    async with asyncio.timeout(30):
+        while load.calls < 3:
+            await asyncio.sleep(0.02)
+            assert await read(store, key, load) == (b"1", "stale")
 
 
 async def test_a_value_outlives_the_database_for_as_long_as_declared(
-    store: Cache, key: str
+    store: Cache, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = Loading(ttl_s=0.01, stale_if_error_s=0.3)
+    load = Loading(ttl_s=60, stale_if_error_s=60)
     await read(store, key, load)
-    await asyncio.sleep(0.02)
+    monkeypatch.setattr("app.core.cache.store.entry.time", lambda: time() + 61)
     load.error = Unavailable("down")
     assert await read(store, key, load) == (b"1", "error")
     load.error = LookupError("none")
     with pytest.raises(LookupError):
         await read(store, key, load)
     load.error = Unavailable("down")
-    await asyncio.sleep(0.3)
+    monkeypatch.setattr("app.core.cache.store.entry.time", lambda: time() + 121)
     with pytest.raises(Unavailable):
         await read(store, key, load)
 
@@ -285,7 +296,7 @@ async def test_no_interleaving_shows_a_value_older_than_the_last_write(
             await store.invalidate(key)
             visible = max(visible, mine)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await asyncio.gather(*(reader() for _ in range(5)), writer(), writer())
     assert int((await store.read(key, (key, "rows"), load)).entry.body) == committed
 

@@ -113,7 +113,7 @@ async def test_the_wait_for_a_process_is_within_the_deadline(
     acquired = pool.slots.acquire
 
     async def slow(timeout_s: float) -> None:
-        assert timeout_s == 1.5
+        assert timeout_s == 31
         await acquired(timeout_s)
         await asyncio.sleep(1)
 
@@ -125,9 +125,9 @@ async def test_the_wait_for_a_process_is_within_the_deadline(
 
     monkeypatch.setattr(pool.slots, "acquire", slow)
     monkeypatch.setattr(_Child, "answer", answer)
-    await pool.run(abs, -5, deadline_s=1.5)
+    await pool.run(abs, -5, deadline_s=31)
 
-    assert 0 <= limits[0] <= 0.5
+    assert 0 <= limits[0] <= 30
 
 
 async def test_a_cancelled_call_ends_its_process(

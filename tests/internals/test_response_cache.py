@@ -72,7 +72,7 @@ class Site:
 async def opened(**settings: Any) -> AsyncIterator[Cache]:
     store = type(cache)()
     await store.open(get_settings().model_copy(update=settings))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while monotonic() >= store.local.trusted_until:
             await asyncio.sleep(0.01)
     # A server has kept what earlier tests have left.
@@ -253,15 +253,17 @@ async def test_other_statuses_are_not_kept(site: Site, code: int) -> None:
     assert status(second) == "app; fwd=miss"
 
 
-async def test_what_is_missing_is_kept_for_its_own_time(site: Site) -> None:
+async def test_what_is_missing_is_kept_for_its_own_time(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def page() -> None:
         site.count()
         raise NotFound("There is none.")
 
-    site.page(page, negative_ttl_s=0.2, stale_while_revalidate_s=60)
+    site.page(page, negative_ttl_s=30, stale_while_revalidate_s=60)
     async with site.client() as client:
         assert await statuses(client, "/page", "/page") == [MISS, "app; hit"]
-        await asyncio.sleep(0.25)
+        monkeypatch.setattr("app.core.cache.store.entry.time", lambda: time() + 31)
         assert await statuses(client, "/page") == [MISS]
 
 
@@ -684,15 +686,20 @@ async def test_an_unexpected_error_is_the_servers(site: Site) -> None:
     assert response.headers["content-type"] == "application/problem+json"
 
 
-async def test_stale_while_revalidate(site: Site) -> None:
-    site.page(lambda: site.count(), ttl_s=0.2, stale_while_revalidate_s=60)
+async def test_stale_while_revalidate(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.page(lambda: site.count(), ttl_s=60, stale_while_revalidate_s=600)
     async with site.client() as client:
         await client.get("/page")
-        await asyncio.sleep(0.25)
-        stale = await client.get("/page")
-        assert (stale.text, stale.headers["age"]) == ("1", "0")
+        with monkeypatch.context() as later:
+            later.setattr("app.core.cache.store.entry.time", lambda: time() + 61)
+            stale = await client.get("/page")
+            async with asyncio.timeout(30):
+                while site.calls < 2:
+                    await asyncio.sleep(0.01)
+        assert stale.text == "1"
+        assert int(stale.headers["age"]) >= 61
         assert status(stale) == "app; hit"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (await client.get("/page")).text != "2":
                 await asyncio.sleep(0.01)
         assert site.calls == 2
@@ -717,26 +724,26 @@ async def test_a_hung_endpoint_is_answered_by_the_stale_response_and_stored_late
         response = await client.get("/page")
         assert (response.text, status(response)) == ("1", "app; fwd=stale")
         may_end.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (response := await client.get("/page")).text != "2":
                 await asyncio.sleep(0.01)
     assert status(response) in ("app; hit", "app; fwd=miss; collapsed")
     assert site.calls == 2
 
 
-async def test_stale_if_error(site: Site) -> None:
+async def test_stale_if_error(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def page() -> int:
         if site.count() > 1:
             raise Unavailable("Not now.")
         return site.calls
 
-    site.page(page, ttl_s=0.1, stale_if_error_s=0.3)
+    site.page(page, ttl_s=60, stale_if_error_s=60)
     async with site.client() as client:
         await client.get("/page")
-        await asyncio.sleep(0.15)
+        monkeypatch.setattr("app.core.cache.store.entry.time", lambda: time() + 61)
         stale = await client.get("/page")
         assert (stale.status_code, stale.text, status(stale)) == (200, "1", "app; fwd=stale")
-        await asyncio.sleep(0.3)
+        monkeypatch.setattr("app.core.cache.store.entry.time", lambda: time() + 121)
         assert (await client.get("/page")).status_code == 503
 
 
@@ -947,7 +954,10 @@ def held(store: Cache) -> list[Entry]:
 
 
 async def test_fastapis_telemetry_has_the_route_of_what_never_reaches_the_router(
-    site: Site, blockbuster: BlockBuster, caplog: pytest.LogCaptureFixture
+    site: Site,
+    blockbuster: BlockBuster,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The SDK takes locks, for microseconds.
     blockbuster.deactivate()
@@ -957,18 +967,19 @@ async def test_fastapis_telemetry_has_the_route_of_what_never_reaches_the_router
     meter_provider = MeterProvider([reader])
     site.app = FastAPI(telemetry={"tracer_provider": tracing, "meter_provider": meter_provider})
     site.page(
-        lambda number: site.count(), "/page/{number:int}", ttl_s=0.05, stale_while_revalidate_s=60
+        lambda number: site.count(), "/page/{number:int}", ttl_s=60, stale_while_revalidate_s=60
     )
     async with site.client() as client:
         assert await statuses(client, "/page/7", "/page/7") == [MISS, "app; hit"]
         await client.head("/page/7")
         await client.head("/page/7", headers={"Authorization": "x"})
-        await asyncio.sleep(0.06)
-        # Which is loaded again when it is answered, and its span has ended.
-        await client.get("/page/7")
-        async with asyncio.timeout(5):
-            while site.calls < 3:
-                await asyncio.sleep(0.01)
+        with monkeypatch.context() as later:
+            later.setattr("app.core.cache.store.entry.time", lambda: time() + 61)
+            # Which is loaded again when it is answered, and its span has ended.
+            await client.get("/page/7")
+            async with asyncio.timeout(30):
+                while site.calls < 3:
+                    await asyncio.sleep(0.01)
 
     data = reader.get_metrics_data()
     assert data is not None

@@ -60,7 +60,7 @@ def _write_while_the_cache_hangs() -> None:
         valkey = cache.info("server")["process_id"]
 
         def write(name: str, stop: Callable[[], object]) -> None:
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 30
             while not cache.exists(generation):
                 assert time.monotonic() < deadline
                 client.get(path).raise_for_status()

@@ -9,7 +9,7 @@ from app.core.cache.store import Cache
 from dev.processes import workspace
 from dev.valkey import valkey
 
-RECOVERED_S = 5.0
+RECOVERED_S = 30.0
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from fcntl import ioctl
 from functools import partial
 from http import HTTPStatus
 from math import inf
-from termios import TIOCOUTQ
+from termios import FIONREAD, TIOCOUTQ
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -34,6 +34,8 @@ MAX_HEAD_BYTES = 32 * 1024
 MIN_BODY_BYTES_PER_S = 1024
 # Until so long after its time limit, a request may answer by itself.
 LATE_S = 0.25
+# Time in which the event loop reads what has arrived.
+READ_S = 0.01
 # The header of a service that stops.
 CLOSE = (b"connection", b"close")
 _CONTINUE = b"HTTP/1.1 100 "
@@ -85,6 +87,30 @@ class Protocol(_Base):
         task = getattr(self.cycle, "task", None)
         if task is not None and self.is_waiting:
             task.cancel()
+
+    def shutdown(self) -> None:
+        """Close the connection after a request that runs or has arrived; the worker stops.
+
+        A busy event loop has not read all that has arrived, and a close would reset the connection.
+        """
+        if self._has_unread_request():
+            self.loop.call_later(READ_S, self.shutdown)
+        else:
+            super().shutdown()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that has been idle for too long, for which uvicorn calls this."""
+        if not self._has_unread_request():
+            super().timeout_keep_alive_handler()
+
+    def _has_unread_request(self) -> bool:
+        """Return whether bytes wait in the kernel while no request runs."""
+        if self.transport.is_closing() or not (self.cycle is None or self.cycle.response_complete):
+            return False
+        waiting = bytes(4)
+        with suppress(OSError, TypeError):
+            waiting = ioctl(self.transport.get_extra_info("socket"), FIONREAD, waiting)
+        return any(waiting)
 
     def send_400_response(self, msg: str) -> None:
         """Answer malformed HTTP, for which uvicorn calls this."""

@@ -17,7 +17,7 @@ from uvicorn.config import STARTUP_FAILURE, Config
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
-from app.core.server.drain import stopping
+from app.core.server.drain import drop_handshakes, stopping
 from app.core.server.protocol import (
     CLOSE,
     MAX_HEAD_BYTES,
@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 # Time in which another worker wakes up, also where it has to wait for a core.
 PAUSE_S = 0.0002
+# Time in which the handshakes of connections end that have begun when a worker closes its sockets.
+HANDSHAKE_S = 0.1
 # Longest time that a stopping worker keeps idle connections open for a last request each.
 IDLE_DRAIN_S = 1
 # Time from then until running requests are cut off.
@@ -124,6 +126,10 @@ class DrainingServer(Server):
 
     async def _stop_listening(self, sockets: Sequence[socket.socket]) -> None:
         """Close the sockets, and take the connections that wait in them if no worker is left."""
+        if stopping():
+            for each in sockets:
+                drop_handshakes(each)
+            await asyncio.sleep(HANDSHAKE_S)
         queues = [each.dup() for each in sockets]
         for server in self.servers:
             server.close()
