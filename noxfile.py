@@ -260,11 +260,20 @@ def bench_overload(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.overload", env=SERVICES)
 
 
+@nox.session(python=interpreters.newest())
+def growth(session: nox.Session) -> None:
+    """Measure how cost grows with rows, cache, clients and workers; write docs/performance/growth.md; `-- --quick`."""
+    install_benchmark(session)
+    session.run("python", "-m", "benchmarks.growth", *session.posargs, env=SERVICES)
+
+
 @nox.session(name="bench-tests", python=interpreters.newest())
 def bench_tests(session: nox.Session) -> None:
     """The tests of the benchmark, on real servers and with few rows. Arguments after `--` go to pytest."""
     install_benchmark(session)
-    session.run("pytest", "-rs", "benchmarks/tests", *session.posargs, env={"PYTHONDONTWRITEBYTECODE": None})
+    # All of them, unless a file is named.
+    everything = [] if any(".py" in each for each in session.posargs) else ["benchmarks/tests"]
+    session.run("pytest", "-rs", *everything, *session.posargs, env={"PYTHONDONTWRITEBYTECODE": None})
 
 
 def run_tests(session: nox.Session, *arguments: str) -> None:

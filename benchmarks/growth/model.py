@@ -13,7 +13,10 @@ JACM 27, 1980), whose recursion subtracts probabilities and loses their digits a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb, inf
+from math import inf
+from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,13 @@ def throughputs(stations: Sequence[Station], clients: int) -> list[float]:
     busy = [each for each in stations if each.demand_s]
     if not busy:
         raise ValueError("a network needs a station with a demand")
-    # Demands in units of this, so that the terms are neither too large nor too small for a float.
-    unit_s = max([1 / each.limit_per_s for each in busy if each.servers < inf], default=busy[0].demand_s)
-    constants = [1.0, *([0.0] * clients)]
+    # Of the normalisation constants: as plain numbers, many clients make them too large for a float.
+    logs: Any = np.full(clients + 1, -np.inf)
+    logs[0] = 0.0
     for station in busy:
-        terms = _terms(station, unit_s, clients)
-        constants = [sum(constants[k] * terms[n - k] for k in range(n + 1)) for n in range(clients + 1)]
-    return [constants[n - 1] / constants[n] / unit_s for n in range(1, clients + 1)]
+        terms = _log_terms(station, clients)
+        logs = np.array([np.logaddexp.reduce(logs[: n + 1] + terms[n::-1]) for n in range(clients + 1)])
+    return [float(each) for each in np.exp(logs[:-1] - logs[1:])]
 
 
 def one_machine(demands: Demands, workers: int, cores: int) -> list[Station]:
@@ -93,12 +96,11 @@ def latency_ms(clients: int, requests_per_s: float) -> float:
     return clients / requests_per_s * 1e3
 
 
-def _terms(station: Station, unit_s: float, clients: int) -> list[float]:
-    demand = station.demand_s / unit_s
+def _log_terms(station: Station, clients: int) -> Any:
+    """Return the logarithms of the station's factors for 0 to `clients` requests at it."""
+    present = np.arange(1, clients + 1)
     if station.queues > 1:
-        each = demand / station.queues
-        return [comb(n + station.queues - 1, n) * each**n for n in range(clients + 1)]
-    terms = [1.0]
-    for n in range(1, clients + 1):
-        terms.append(terms[-1] * demand / min(n, station.servers))
-    return terms
+        factors = station.demand_s / station.queues * (present + station.queues - 1) / present
+    else:
+        factors = station.demand_s / np.minimum(present, station.servers)
+    return np.concatenate(([0.0], np.cumsum(np.log(factors))))

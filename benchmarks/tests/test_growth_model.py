@@ -85,3 +85,8 @@ def test_the_database_bounds_instances() -> None:
 
 def test_littles_law() -> None:
     assert latency_ms(20, 1000) == 20
+
+
+def test_thousands_of_clients_and_a_long_delay_have_no_overflow() -> None:
+    found = throughputs(own_cores(Demands(200e-6, 10e-6, 0, 0.1), 256, 64), 5000)
+    assert found[-1] == pytest.approx(5000 / (0.1 + 210e-6), rel=0.01)
