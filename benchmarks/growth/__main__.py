@@ -1,9 +1,8 @@
 """`nox -s growth`: measures all axes and writes docs/performance/growth.md with its plots and its data."""
 
 import argparse
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from dev.processes import workspace
 
 from benchmarks.growth import cache, instances, loads, rows
-from benchmarks.growth.document import DIRECTORY, Document, publish
+from benchmarks.growth.document import DIRECTORY, Document, load, publish
 from benchmarks.growth.servers import Site, site
 from benchmarks.growth.sizes import FULL, QUICK, Sizes
 from benchmarks.harness import machine
@@ -25,41 +24,41 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--page", action="store_true", help="write the page from its data, without measuring")
     given = parser.parse_args(argv)
     if given.page:
-        document: Document = json.loads((given.output / "growth.json").read_text(encoding="utf-8"))
-    else:
-        sizes = QUICK if given.quick else FULL.up_to(given.max_rows)
-        given.output.mkdir(parents=True, exist_ok=True)
-        with workspace() as home, site(home, say) as place:
-            document = measure(place, sizes)
-    for path in publish(document, given.output):
-        say(str(path))
+        publish(load(given.output), given.output)
+        return
+    sizes = QUICK if given.quick else FULL.up_to(given.max_rows)
+    given.output.mkdir(parents=True, exist_ok=True)
+    with workspace() as home, site(home, say) as place:
+        for document in measure(place, sizes):
+            publish(document, given.output)
+    say(f"{given.output / 'growth.md'}: {document['seconds']:.0f} s")
 
 
-def measure(place: Site, sizes: Sizes) -> Document:
-    """Measure every axis; the posts grow last, so that the loads meet few of them."""
+def measure(place: Site, sizes: Sizes) -> Iterator[Document]:
+    """Measure every axis, the loads with few posts; yields the document, and again with each further number of rows."""
     started, began = datetime.now(UTC), time.monotonic()
     first = rows.measure(place, sizes.rows[:2], sizes.seconds)
     requests = loads.mix(place)
-    found_clients = loads.clients(place, requests, sizes.clients, sizes.workers_of_clients, sizes.seconds)
-    found_workers = loads.workers(place, requests, sizes.workers, sizes.model_clients, sizes.seconds)
-    found_tags = cache.tags(place, sizes.tags, sizes.seconds)
-    found_entries = cache.entries(place, sizes.entries)
-    found_instances = instances.measure(place, sizes.instances)
-    found_rows = first + rows.measure(place, sizes.rows[2:], sizes.seconds)
-    one_worker = next(each["points"] for each in found_workers if each["workers"] == 1)
-    return {
+    by_clients = loads.clients(place, requests, sizes.clients, sizes.workers_of_clients, sizes.seconds)
+    by_workers = loads.workers(place, requests, sizes.workers, sizes.model_clients, sizes.seconds)
+    one_worker = next(each["points"] for each in by_workers if each["workers"] == 1)
+    document: Document = {
         "started_at": started.isoformat(timespec="seconds"),
-        "seconds": time.monotonic() - began,
+        "seconds": 0.0,
         "machine": machine.describe(),
         "settings": {"seconds": sizes.seconds, "workers_of_clients": sizes.workers_of_clients},
-        "rows": found_rows,
-        "tags": found_tags,
-        "entries": found_entries,
-        "clients": found_clients,
-        "workers": found_workers,
+        "rows": first,
+        "tags": cache.tags(place, sizes.tags, sizes.seconds),
+        "entries": cache.entries(place, sizes.entries),
+        "clients": by_clients,
+        "workers": by_workers,
         "demands": asdict(loads.demands(one_worker)),
-        "instances": found_instances,
+        "instances": instances.measure(place, sizes.instances),
     }
+    yield {**document, "seconds": time.monotonic() - began}
+    for number in sizes.rows[2:]:
+        document["rows"] += rows.measure(place, [number], sizes.seconds)
+        yield {**document, "seconds": time.monotonic() - began}
 
 
 def say(text: str) -> None:

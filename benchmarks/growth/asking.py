@@ -1,6 +1,7 @@
 """Asks a running service for some seconds: rate, latency and refusals, and the CPU time of each side."""
 
 from collections.abc import Sequence
+from time import perf_counter
 from typing import TypedDict
 
 import psutil
@@ -14,7 +15,10 @@ REFUSED = "503"
 
 
 class Point(TypedDict):
-    """One load; the CPU times are microseconds for each answer, in the service, its servers and the client."""
+    """One load; the CPU times are microseconds for each answer, in the service, its servers and the client.
+
+    `foreign_cores` are the cores that other processes of the machine took meanwhile.
+    """
 
     clients: int
     requests_per_s: float
@@ -25,6 +29,7 @@ class Point(TypedDict):
     service_us: float
     database_us: float
     client_us: float
+    foreign_cores: float
 
 
 def ask(
@@ -38,11 +43,12 @@ def ask(
     """
     sides = ([service.process], servers)
     before = [machine.cpu_s(side) for side in sides]
+    busy_s, own_s, began = machine.busy_s(), machine.own_cpu_s(), perf_counter()
     encoded = [each.encoded() for each in requests]
     sample = drivers.own(drivers.Load(service.port, encoded, clients, seconds))
-    service_s, database_s = (
-        machine.cpu_s(side) - earlier for side, earlier in zip(sides, before, strict=True)
-    )
+    elapsed_s = perf_counter() - began
+    service_s, database_s = (machine.cpu_s(side) - earlier for side, earlier in zip(sides, before, strict=True))
+    foreign_s = machine.busy_s() - busy_s - (machine.own_cpu_s() - own_s) - service_s - database_s
     service.check()
     if not sample.answered:
         raise drivers.DriverError(f"{clients} clients had no answer: {sample.errors}")
@@ -57,4 +63,5 @@ def ask(
         "service_us": service_s / sample.answered * 1e6,
         "database_us": database_s / sample.answered * 1e6,
         "client_us": sample.client_cores * sample.seconds / sample.answered * 1e6,
+        "foreign_cores": max(0.0, foreign_s / elapsed_s),
     }

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Iterable
 from typing import TypedDict
 
+from benchmarks.growth import seeding
 from benchmarks.growth.asking import Point, ask
 from benchmarks.growth.model import Demands
 from benchmarks.growth.servers import NO_LIMITER, Site
 from benchmarks.harness.scenarios import Data, Request, Scenario, aggregate, posts, stream, user, write
-from benchmarks.harness.seeding import look
 from benchmarks.harness.services import Running
 
 TITLE = "60 % one user, 20 % a page of posts, 10 % an aggregate, 10 % writes"
@@ -28,8 +28,8 @@ class WorkersPoint(TypedDict):
 
 def mix(site: Site) -> list[Request]:
     """Return the requests of the mix, for any user."""
-    rows = asyncio.run(look(site.url, depth=1))
-    return stream(Scenario(TITLE, PARTS), Data(rows.users, deep_page=""))
+    users = asyncio.run(seeding.user_ids(site.url))
+    return stream(Scenario(TITLE, PARTS), Data(users, deep_page=""))
 
 
 def clients(site: Site, requests: list[Request], numbers: Iterable[int], workers: int, seconds: float) -> list[Point]:

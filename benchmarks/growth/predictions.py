@@ -1,5 +1,6 @@
 """What the queueing model says of a document: at the measured points, and beyond the cores of the machine (pure)."""
 
+from math import inf
 from typing import NamedTuple
 
 from benchmarks.growth import instances, loads
@@ -20,6 +21,7 @@ class Check(NamedTuple):
     measured: float
     predicted: float
     calibrated: bool
+    foreign_cores: float
 
     @property
     def error(self) -> float:
@@ -46,6 +48,7 @@ def checks(document: Document) -> list[Check]:
                 point["requests_per_s"],
                 rates[point["clients"] - 1],
                 each["workers"] == 1 and point["clients"] in (1, loads.CALIBRATION_CLIENTS),
+                point["foreign_cores"],
             )
             for point in each["points"]
         ]
@@ -77,7 +80,7 @@ def of_instances(document: Document, max_connections: int, database_cores: int) 
 def workers_of(document: Document, database_cores: int) -> float:
     """Return the number of workers that keep so many cores of the database busy."""
     demands = demands_of(document)
-    return database_cores * demands.service_s / demands.database_s
+    return database_cores * demands.service_s / demands.database_s if demands.database_s else inf
 
 
 def _rate(document: Document, workers: int, database_cores: int) -> float:

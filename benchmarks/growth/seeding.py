@@ -1,5 +1,7 @@
 """Posts that the database makes itself, by `generate_series`: ten million in minutes."""
 
+from uuid import UUID
+
 import asyncpg
 
 from benchmarks.harness.seeding import FIRST_POST, FIRST_USER, SENTENCE
@@ -28,6 +30,15 @@ async def make_users(url: str) -> None:
             FIRST_USER,
         )
         await connection.execute("VACUUM (ANALYZE, FREEZE) users")
+    finally:
+        await connection.close()
+
+
+async def user_ids(url: str) -> list[UUID]:
+    connection = await asyncpg.connect(url)
+    try:
+        rows = await connection.fetch("SELECT id FROM users ORDER BY created_at")
+        return [UUID(bytes=row["id"].bytes) for row in rows]
     finally:
         await connection.close()
 
