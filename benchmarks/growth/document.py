@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, TypedDict
 
-from benchmarks.growth.asking import Point
+from benchmarks.growth.asking import CrowdPoint
 from benchmarks.growth.cache import EntriesPoint, TagsPoint
 from benchmarks.growth.instances import InstancesPoint
 from benchmarks.growth.loads import WorkersPoint
@@ -23,7 +23,7 @@ class Document(TypedDict):
     rows: list[RowsPoint]
     tags: list[TagsPoint]
     entries: list[EntriesPoint]
-    clients: list[Point]
+    clients: list[CrowdPoint]
     workers: list[WorkersPoint]
     demands: dict[str, float]
     instances: list[InstancesPoint]

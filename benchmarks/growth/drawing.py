@@ -1,6 +1,6 @@
 """One plot for each axis, in the colours and on the axes of the other plots."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ class Panel:
 
     title: str
     along: str
-    lines: dict[str, Sequence[tuple[float, float]]]
+    lines: Mapping[str, Sequence[tuple[float, float]]]
     log: bool = False
     log_along: bool = True
     # Without a line: measured points beside a model.

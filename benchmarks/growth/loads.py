@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import TypedDict
 
 from benchmarks.growth import seeding
-from benchmarks.growth.asking import Point, ask
+from benchmarks.growth.asking import CrowdPoint, Point, ask, ask_as_crowd
 from benchmarks.growth.model import Demands
 from benchmarks.growth.servers import NO_LIMITER, Site
 from benchmarks.harness.scenarios import Data, Request, Scenario, aggregate, posts, stream, user, write
@@ -32,10 +32,21 @@ def mix(site: Site) -> list[Request]:
     return stream(Scenario(TITLE, PARTS), Data(users, deep_page=""))
 
 
-def clients(site: Site, requests: list[Request], numbers: Iterable[int], workers: int, seconds: float) -> list[Point]:
+def clients(
+    site: Site, requests: list[Request], numbers: Iterable[int], workers: int, seconds: float
+) -> list[CrowdPoint]:
     """Measure the service with its limiter under each number of clients."""
+    found = []
     with site.service(workers=workers, **LIMITER) as service:
-        return _points(site, service, requests, numbers, seconds)
+        ask(service, site.servers, requests, clients=CALIBRATION_CLIENTS, seconds=min(seconds, WARM_UP_S))
+        for number in numbers:
+            point = ask_as_crowd(service, site.servers, requests, clients=number, seconds=seconds)
+            site.say(
+                f"{number:,} clients: {point['requests_per_s']:,.0f} answers/s, p99 {point['p99_ms']:,.1f} ms, "
+                f"{point['refused_per_s']:,.0f} refused/s"
+            )
+            found.append(point)
+    return found
 
 
 def workers(
@@ -73,9 +84,6 @@ def _points(
     found = []
     for number in numbers:
         point = ask(service, site.servers, requests, clients=number, seconds=seconds)
-        site.say(
-            f"{number:,} clients: {point['requests_per_s']:,.0f} requests/s, p99 {point['p99_ms']:,.1f} ms, "
-            f"{point['refused_per_s']:,.0f} refused/s"
-        )
+        site.say(f"{number:,} clients: {point['requests_per_s']:,.0f} requests/s, p99 {point['p99_ms']:,.1f} ms")
         found.append(point)
     return found

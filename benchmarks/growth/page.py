@@ -139,8 +139,8 @@ def _clients(document: Document) -> list[str]:
     last = points[-1]
     refusing = next((each for each in points if each["refused_per_s"]), None)
     refusals = (
-        f"From {refusing['clients']:,} clients on, the limiter refuses a part of them (503 with `Retry-After`); the "
-        "clients of this measurement ask again at once, and their refusals take CPU time from the answers."
+        f"From {refusing['clients']:,} clients on, the limiter refuses a part of them (503 with `Retry-After`), so "
+        "that the others wait less."
         if refusing
         else "The limiter refused nothing."
     )
@@ -148,9 +148,13 @@ def _clients(document: Document) -> list[str]:
         "## Clients",
         "![Requests/s and latency by number of clients](growth-clients.svg)",
         f"{loads.TITLE}; {document['settings']['workers_of_clients']} workers, caches off, with the limiter of "
-        "production (`MAX_QUEUE_MS=50`). Clients are a closed loop over kept connections.",
+        "production (`MAX_QUEUE_MS=50`). Clients keep their connections, which are accepted before. A refused one "
+        "waits as long as `Retry-After` says, and up to a second more. An answer after more than 1 s does not count.",
         table(
-            ("clients", "answers/s", "refused/s", "p50, ms", "p99, ms", "other errors", "us of CPU of the service", "cores of others"),
+            (
+                *("clients", "answers/s", "refused/s", "p50, ms", "p99, ms"),
+                *("refused, p50 ms", "other errors", "cores of other processes"),
+            ),
             (
                 (
                     f"{each['clients']:,}",
@@ -158,8 +162,8 @@ def _clients(document: Document) -> list[str]:
                     plain(each["refused_per_s"]),
                     plain(each["p50_ms"]),
                     plain(each["p99_ms"]),
+                    plain(each["refused_p50_ms"]) if each["refused_per_s"] else "-",
                     f"{each['errors']:,}",
-                    f"{each['service_us']:,.0f}",
                     f"{each['foreign_cores']:.2f}",
                 )
                 for each in points
@@ -169,7 +173,7 @@ def _clients(document: Document) -> list[str]:
         "busy, and a further client only waits. The latency of a closed loop is then the number of accepted clients "
         f"divided by the rate (Little's law). {refusals} With {last['clients']:,} clients, "
         f"{share(last['requests_per_s'] / best['requests_per_s'])} of the highest rate is left. "
-        "[Overload](README.md#overload) has clients that wait as `Retry-After` says.",
+        "[Overload](README.md#overload) compares this with a service without the limiter.",
     ]
 
 
@@ -206,16 +210,16 @@ def _workers(document: Document) -> list[str]:
         ),
         f"Up to {cores} workers, the model is wrong by {within:.0%} at most; with all numbers of workers, by "
         f"{beyond:.0%}. It takes a request to cost the same CPU time at every load, while a busy worker answers "
-        f"several in one turn of its event loop; and it knows nothing of other "
-        "processes of the machine, which make the measured rate lower where they took cores. More workers than cores get no more time: they share {cores} cores "
-        "with the database and the client, and the model has the same rate for them. The difference to the measured "
-        "rate is what their switching costs.",
+        "several in one turn of its event loop. It also knows nothing of other processes of the machine: where they "
+        f"took cores, the measured rate is lower. More workers than cores get no more time, because they share {cores} "
+        "cores with the database and the client: the model has the same rate for them, without the cost of switching "
+        "between them.",
         "On paper, with a core for each worker, a database and clients on other machines, and "
         f"{predictions.CLIENTS_OF_A_WORKER} clients for each worker, in requests/s:",
         table(
             ("workers", *(f"database with {number} cores" for number in forecasts)),
             (
-                (str(each.count), *(plain(forecasts[number][at].requests_per_s) for number in forecasts))
+                (str(each.number), *(plain(forecasts[number][at].requests_per_s) for number in forecasts))
                 for at, each in enumerate(forecasts[smallest])
             ),
         ),
@@ -232,7 +236,7 @@ def _instances(document: Document) -> list[str]:
         for limit in limits
     }
     most, middle = max(limits), predictions.DATABASE_CORES[1]
-    rates = {each.count: each.requests_per_s for each in predictions.of_instances(document, most, middle)}
+    rates = {each.number: each.requests_per_s for each in predictions.of_instances(document, most, middle)}
     refused = [number for number, each in by_limit[min(limits)].items() if each["connections"] is None]
     bends = (
         f"from {refused[0]} instances on, the plan does not fit into {min(limits)} connections, and the service does "

@@ -30,7 +30,7 @@ class Check(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    count: int
+    number: int
     requests_per_s: float
 
 
@@ -63,9 +63,7 @@ def worst(found: list[Check], *, most_workers: float) -> float:
 
 def on_own_cores(document: Document, database_cores: int) -> list[Forecast]:
     """Forecast workers that have a core each, with the database and the clients on other machines."""
-    return [
-        Forecast(workers, _rate(document, workers, database_cores)) for workers in PAPER_WORKERS
-    ]
+    return [Forecast(workers, _rate(document, workers, database_cores)) for workers in PAPER_WORKERS]
 
 
 def of_instances(document: Document, max_connections: int, database_cores: int) -> list[Forecast]:

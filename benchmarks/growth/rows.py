@@ -137,7 +137,9 @@ async def _run(connection: Any, statement: str, *parameters: Any) -> Statement:
     # The first one reads what is not in memory yet.
     for number in range(EXECUTIONS + 1):
         # The clock of each node would take longer than the rows.
-        explained = await connection.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, BUFFERS, FORMAT JSON) {statement}", *parameters)
+        explained = await connection.fetchval(
+            f"EXPLAIN (ANALYZE, TIMING OFF, BUFFERS, FORMAT JSON) {statement}", *parameters
+        )
         ((plan,)) = json.loads(explained)
         if number or plan["Execution Time"] > SLOW_MS:
             times.append(plan["Execution Time"])
