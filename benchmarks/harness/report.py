@@ -308,7 +308,8 @@ def _times(value: float) -> str:
 
 
 def _goals(results: Results) -> str:
-    if {each.service for each in results.measurements}.isdisjoint(goal.service for goal in GOALS):
+    measured = {each.service for each in results.measurements}
+    if measured.isdisjoint(goal.service for goal in GOALS) and not results.probes:
         return f"## Goals\n\nNot measured: they are of the whole {SUBJECT} service, which had no part in this run."
     rows = [
         [

@@ -255,9 +255,9 @@ class Runner:
 
     def _bench(self) -> operations.Bench:
         environment = self._environment
-        return operations.Bench(
-            environment.workspace, environment.renderings.directory("valkey"), environment.variables
-        )
+        directory = environment.renderings.directory("valkey")
+        rounds = min(self._plan.rounds, operations.ROUNDS)
+        return operations.Bench(environment.workspace, directory, environment.variables, rounds)
 
     def _measure_further(self, name: str, group: Group, running: Sequence[Running]) -> None:
         if name in self._plan.sweep_of:
