@@ -14,24 +14,28 @@ from benchmarks.growth.document import DIRECTORY, Document, load, publish
 from benchmarks.growth.servers import Site, site
 from benchmarks.growth.sizes import FULL, QUICK, Sizes
 from benchmarks.harness import machine
+from tests.rendering import ROOT
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="nox -s growth --", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few and small sizes: every axis once, no figures")
     parser.add_argument("--max-rows", type=int, default=FULL.rows[-1], help="(default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=DIRECTORY, help="directory of the page (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, help="directory of the page (default: docs/performance, and benchmark-results if quick)"
+    )
     parser.add_argument("--page", action="store_true", help="write the page from its data, without measuring")
     given = parser.parse_args(argv)
+    output = given.output or (ROOT / "benchmark-results" if given.quick else DIRECTORY)
     if given.page:
-        publish(load(given.output), given.output)
+        publish(load(output), output)
         return
     sizes = QUICK if given.quick else FULL.up_to(given.max_rows)
-    given.output.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     with workspace() as home, site(home, say) as place:
         for document in measure(place, sizes):
-            publish(document, given.output)
-    say(f"{given.output / 'growth.md'}: {document['seconds']:.0f} s")
+            publish(document, output)
+    say(f"{output / 'growth.md'}: {document['seconds']:.0f} s")
 
 
 def measure(place: Site, sizes: Sizes) -> Iterator[Document]:
