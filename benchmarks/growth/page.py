@@ -181,7 +181,8 @@ def _workers(document: Document) -> list[str]:
     demands, machine = demands_of(document), document["machine"]
     found = predictions.checks(document)
     cores = machine["cores"]
-    within, beyond = (predictions.worst(found, most_workers=limit) for limit in (cores, float("inf")))
+    within = [each for each in found if each.workers <= cores]
+    quiet = [each for each in within if predictions.is_quiet(each)]
     forecasts = {number: predictions.on_own_cores(document, number) for number in predictions.DATABASE_CORES}
     smallest = predictions.DATABASE_CORES[0]
     return [
@@ -208,8 +209,10 @@ def _workers(document: Document) -> list[str]:
                 for each in found
             ),
         ),
-        f"Up to {cores} workers, the model is wrong by {within:.0%} at most; with all numbers of workers, by "
-        f"{beyond:.0%}. It takes a request to cost the same CPU time at every load, while a busy worker answers "
+        f"The error is {predictions.error_text(within)} up to {cores} workers, {predictions.error_text(found)} with "
+        f"all numbers of workers, and {predictions.error_text(quiet)} up to {cores} workers where other processes "
+        f"took at most {predictions.QUIET_CORES:g} cores. The model takes a request to cost the same CPU time at "
+        "every load, while a busy worker answers "
         "several in one turn of its event loop. It also knows nothing of other processes of the machine: where they "
         f"took cores, the measured rate is lower. More workers than cores get no more time, because they share {cores} "
         "cores with the database and the client: the model has the same rate for them, without the cost of switching "

@@ -1,6 +1,7 @@
 """What the queueing model says of a document: at the measured points, and beyond the cores of the machine (pure)."""
 
 from math import inf
+from statistics import median
 from typing import NamedTuple
 
 from benchmarks.growth import instances, loads
@@ -11,6 +12,7 @@ from benchmarks.growth.model import one_machine, own_cores, throughputs
 CLIENTS_OF_A_WORKER = 20
 PAPER_WORKERS = (1, 2, 4, 8, 16, 32)
 DATABASE_CORES = (2, 4, 8)
+QUIET_CORES = 0.1
 
 
 class Check(NamedTuple):
@@ -55,10 +57,15 @@ def checks(document: Document) -> list[Check]:
     return found
 
 
-def worst(found: list[Check], *, most_workers: float) -> float:
-    """Return the largest error of points that the model was not given, of at most so many workers."""
-    errors = [abs(each.error) for each in found if not each.calibrated and each.workers <= most_workers]
-    return max(errors, default=0.0)
+def error_text(found: list[Check]) -> str:
+    """Return the median and the largest error of the points that the model was not given, in per cent."""
+    errors = [abs(each.error) for each in found if not each.calibrated]
+    return f"{median(errors):.0%} (median; at most {max(errors):.0%})" if errors else "unknown, without such a point"
+
+
+def is_quiet(each: Check) -> bool:
+    """Whether other processes took no more than the benchmark allows in its own rounds."""
+    return each.foreign_cores <= QUIET_CORES
 
 
 def on_own_cores(document: Document, database_cores: int) -> list[Forecast]:
