@@ -5,7 +5,6 @@ Both sides of a comparison take turns, and the client is a process of its own.
 """
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from dev.postgres import postgres
 from dev.processes import workspace
 from dev.valkey import valkey
 
-from benchmarks.harness import machine
+from benchmarks.harness import machine, probes
 from benchmarks.harness.results import Probe
 from benchmarks.harness.services import CURSOR_SECRET, SERVICES, Renderings, Running, migrate, running
 
@@ -93,7 +92,7 @@ def telemetry(bench: Bench) -> list[Probe]:
         text=True,
         check=True,
     )
-    found = json.loads(process.stdout)
+    found = probes.result(process.stdout)
     return [
         probe("telemetry", "telemetry and metrics, of a request", "us of CPU", found["telemetry_us"]),
         probe("edge", "the whole edge, of a request", "us of CPU", found["edge_us"], at_most=EDGE_US),

@@ -6,6 +6,7 @@ from typing import TypedDict
 
 from benchmarks.growth.asking import ask
 from benchmarks.growth.servers import Site
+from benchmarks.harness import probes
 from benchmarks.harness.scenarios import Request
 
 CLIENTS = 4
@@ -65,7 +66,7 @@ def entries(site: Site, counts: Iterable[int]) -> list[EntriesPoint]:
     """Fill the local cache of a process of its own for each number of entries."""
     found: list[EntriesPoint] = []
     for count in counts:
-        measured = site.python("valkey", "app.growth.probe", str(count))
+        measured = probes.result(site.python("valkey", "app.growth.probe", str(count)))
         point: EntriesPoint = {
             "entries": count,
             "hit_us": median(measured["hit_us"]),

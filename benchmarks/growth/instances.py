@@ -1,5 +1,6 @@
 """Instances: the connections of the capacity plan, from `python -m app capacity`."""
 
+import json
 import subprocess
 from collections.abc import Iterable
 from typing import TypedDict
@@ -40,7 +41,7 @@ def _point(site: Site, number: int, limit: int) -> InstancesPoint:
         "connections": None,
     }
     try:
-        plan = site.python("none", "app", "capacity", "--json", **variables)
+        plan = json.loads(site.python("none", "app", "capacity", "--json", **variables))
     except subprocess.CalledProcessError:
         return point
     return {**point, "pool_size": plan["pool_size"], "connections": plan["connections"]}

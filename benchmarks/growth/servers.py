@@ -1,7 +1,6 @@
 """The servers and services that all axes are measured on."""
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -9,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 from dev.valkey import valkey
@@ -60,8 +58,8 @@ class Site:
             service.wait_until_ready()
             yield service
 
-    def python(self, cache_backend: str, *arguments: str, **variables: str) -> Any:
-        """Run a module of the rendered service; return the JSON that it prints."""
+    def python(self, cache_backend: str, *arguments: str, **variables: str) -> str:
+        """Run a module of the rendered service; return what it prints."""
         process = subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=self.directory(cache_backend),
@@ -70,7 +68,7 @@ class Site:
             text=True,
             check=True,
         )
-        return json.loads(process.stdout)
+        return process.stdout
 
 
 @contextmanager
