@@ -1,6 +1,7 @@
 """The page of a document: docs/performance/growth.md (pure)."""
 
 from collections.abc import Iterable, Sequence
+from statistics import median
 
 from benchmarks.growth import cache, instances, loads, predictions, rows
 from benchmarks.growth.document import Document, demands_of
@@ -16,7 +17,7 @@ def markdown(document: Document) -> str:
         f"`nox -s growth` measures the rendered service and writes this page, its plots and [its data](growth.json). "
         f"This run started {document['started_at']} and took {document['seconds'] / 60:.1f} minutes, with "
         f"{document['settings']['seconds']:g} s for each load, on {machine['cores']} cores ({machine['cpu']}) that the "
-        "service, PostgreSQL, Valkey and the client share. Each value is of one measurement.",
+        "service, PostgreSQL, Valkey and the client share. Each value is of one measurement." + _disturbed(document),
         *_rows(document),
         *_tags(document),
         *_entries(document),
@@ -25,6 +26,19 @@ def markdown(document: Document) -> str:
         *_instances(document),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _disturbed(document: Document) -> str:
+    """Say what other processes took, where it was more than the benchmark allows in its own rounds."""
+    points = [point["foreign_cores"] for each in document["workers"] for point in each["points"]]
+    points += [each["foreign_cores"] for each in document["clients"]]
+    taken = median(points)
+    if taken <= predictions.QUIET_CORES:
+        return ""
+    return (
+        f" **Other processes took {taken:.1f} of the {document['machine']['cores']} cores meanwhile** (median): CPU "
+        "times, buffers and memory are those of the service, while rates and latencies are those of a smaller machine."
+    )
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -212,11 +226,10 @@ def _workers(document: Document) -> list[str]:
         f"The error is {predictions.error_text(within)} up to {cores} workers, {predictions.error_text(found)} with "
         f"all numbers of workers, and {predictions.error_text(quiet)} up to {cores} workers where other processes "
         f"took at most {predictions.QUIET_CORES:g} cores. The model takes a request to cost the same CPU time at "
-        "every load, while a busy worker answers "
-        "several in one turn of its event loop. It also knows nothing of other processes of the machine: where they "
-        f"took cores, the measured rate is lower. More workers than cores get no more time, because they share {cores} "
-        "cores with the database and the client: the model has the same rate for them, without the cost of switching "
-        "between them.",
+        "every load, while a busy worker answers several in one turn of its event loop. It also knows nothing of other "
+        "processes of the machine: where they took cores, the measured rate is lower, and the difference says little "
+        f"about the model. More workers than cores get no more time, because they share {cores} cores with the "
+        "database and the client: the model has the same rate for them, without the cost of switching between them.",
         "On paper, with a core for each worker, a database and clients on other machines, and "
         f"{predictions.CLIENTS_OF_A_WORKER} clients for each worker, in requests/s:",
         table(
