@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection, HTTPException
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Event
+from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 from statistics import median
 
@@ -25,7 +25,7 @@ from dev.valkey import valkey
 
 from benchmarks.harness import machine, probes
 from benchmarks.harness.results import Probe
-from benchmarks.harness.services import CURSOR_SECRET, SERVICES, Renderings, Running, migrate, running
+from benchmarks.harness.services import CURSOR_SECRET, SERVICES, START_TIMEOUT_S, Renderings, Running, migrate, running
 
 ROUNDS = 3
 # Of the comparisons in process, for each round.
@@ -158,11 +158,15 @@ def drained(
     context = get_context("spawn")
     with ExitStack() as stack:
         services = [stack.enter_context(bench.service("gunicorn", 2)) for _ in range(instances)]
-        stopped, results = context.Event(), context.Queue()
+        stopped, results, begun = context.Event(), context.Queue(), context.Barrier(CLIENTS + 1)
         ports = [each.port for each in services]
-        clients = [context.Process(target=client, args=(ports, number, stopped, results)) for number in range(CLIENTS)]
+        clients = [
+            context.Process(target=client, args=(ports, number, begun, stopped, results)) for number in range(CLIENTS)
+        ]
         for each in clients:
             each.start()
+        # A busy machine starts them slowly, and without a request none can be lost.
+        begun.wait(START_TIMEOUT_S)
         time.sleep(2)
         event(bench, stack, services)
         time.sleep(2)
@@ -189,8 +193,9 @@ def restart_in_turn(bench: Bench, stack: ExitStack, services: list[Running]) -> 
         stack.enter_context(bench.service("gunicorn", 2, port=each.port))
 
 
-def client(ports: list[int], number: int, stopped: Event, results: "Queue[tuple[int, int]]") -> None:
+def client(ports: list[int], number: int, begun: Barrier, stopped: Event, results: "Queue[tuple[int, int]]") -> None:
     """Send GET and POST in turn, over kept or over fresh connections; a refused client goes to the next port."""
+    begun.wait(START_TIMEOUT_S)
     answered = lost = at = 0
     connection = HTTPConnection("127.0.0.1", ports[number % len(ports)], timeout=30)
     while not stopped.is_set():
