@@ -36,8 +36,9 @@ def _disturbed(document: Document) -> str:
     if taken <= predictions.QUIET_CORES:
         return ""
     return (
-        f" **Other processes took {taken:.1f} of the {document['machine']['cores']} cores meanwhile** (median): CPU "
-        "times, buffers and memory are those of the service, while rates and latencies are those of a smaller machine."
+        f" **Other processes took {taken:.1f} of the {document['machine']['cores']} cores meanwhile** (median). "
+        "Buffers and memory do not depend on that. Rates are lower than on a quiet machine, and times are higher, CPU "
+        "times as well, because the caches of the processor are shared."
     )
 
 
