@@ -23,6 +23,8 @@ import nox
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from benchmarks.claims import page as claims_page
+from benchmarks.claims import results as claims_results
 from tests import chaos as chaos_suite
 from tests import demo as demonstration
 from tests import figures, internals_table, interpreters, ownership, promises, rendering
@@ -138,6 +140,8 @@ def internals(session: nox.Session, name: str) -> None:
     if name == "defaults":
         # Random path operations of `test_compiled.py`, which do not depend on the variant.
         environment["COMPILED_CASES"] = "10000"
+        # Runs of `test_benchmarks.py` with and without a slower endpoint.
+        environment["BENCH_PROOFS"] = "10"
     test_internals(session, service, name, internals_table.sensible(name), environment=environment)
 
 
@@ -216,11 +220,15 @@ def chaos_short(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
-    """Write docs/promises.md, the trees of docs/ownership.md, and the figures of README.md from results.md."""
+    """Write docs/claims.md, docs/promises.md, the trees of docs/ownership.md, and the figures of README.md."""
     ownership.main()
     session.log(f"{ownership.PAGE.relative_to(rendering.ROOT)} shows the template as it is")
     figures.main()
     session.log(f"README.md has the figures of {figures.RESULTS.relative_to(rendering.ROOT)}")
+    claims_page.main()
+    session.log(
+        f"{claims_page.PAGE.relative_to(rendering.ROOT)} shows {claims_results.DATA.relative_to(rendering.ROOT)}"
+    )
     promises.main()
     session.log(f"{promises.PAGE.relative_to(rendering.ROOT)} shows {promises.DATA.relative_to(rendering.ROOT)}")
 
@@ -237,6 +245,13 @@ def bench(session: nox.Session) -> None:
         interrupt_timeout=60,
         terminate_timeout=30,
     )
+
+
+@nox.session(python=interpreters.newest())
+def claims(session: nox.Session) -> None:
+    """Measure claims of common advice and write docs/claims.md: all in about ten minutes, or `-- orjson uvloop`."""
+    install_benchmark(session)
+    session.run("python", "-m", "benchmarks.claims", *session.posargs, env=SERVICES, interrupt_timeout=60)
 
 
 @nox.session(name="bench-operations", python=interpreters.newest())
@@ -271,9 +286,9 @@ def growth(session: nox.Session) -> None:
 def bench_tests(session: nox.Session) -> None:
     """The tests of the benchmark, on real servers and with few rows. Arguments after `--` go to pytest."""
     install_benchmark(session)
-    # All of them, unless a file is named.
-    everything = [] if any(".py" in each for each in session.posargs) else ["benchmarks/tests"]
-    session.run("pytest", "-rs", *everything, *session.posargs, env={"PYTHONDONTWRITEBYTECODE": None})
+    is_named = any(each.startswith("benchmarks/") for each in session.posargs)
+    where = [] if is_named else ["benchmarks/tests"]
+    session.run("pytest", "-rs", *where, *session.posargs, env={"PYTHONDONTWRITEBYTECODE": None})
 
 
 def run_tests(session: nox.Session, *arguments: str) -> None:

@@ -19,13 +19,9 @@ from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 from statistics import median
 
-from dev.postgres import postgres
-from dev.processes import workspace
-from dev.valkey import valkey
-
 from benchmarks.harness import machine, probes
 from benchmarks.harness.results import Probe
-from benchmarks.harness.services import CURSOR_SECRET, SERVICES, START_TIMEOUT_S, Renderings, Running, migrate, running
+from benchmarks.harness.services import CURSOR_SECRET, SERVICES, START_TIMEOUT_S, Running, cached_service, running
 
 ROUNDS = 3
 # Of the comparisons in process, for each round.
@@ -236,14 +232,7 @@ def ends(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def main(rounds: int = ROUNDS) -> None:
-    with (
-        workspace() as home,
-        postgres(home) as database,
-        valkey(home, variable="CACHE_URL", maxmemory_policy="allkeys-lfu") as cache,
-    ):
-        directory = Renderings(home).directory("valkey")
-        variables = {"DATABASE_URL": database, "CACHE_URL": cache, "UPSTREAM_URL": "http://127.0.0.1:9"}
-        migrate(directory, variables)
+    with cached_service() as (home, directory, variables):
         print("| figure | unit | median (lowest to highest) |\n| --- | --- | --- |", flush=True)
         for each in all_of(Bench(home, directory, variables, rounds), lambda _: None):
             print(row(each), flush=True)

@@ -21,15 +21,13 @@ from typing import Any, TypedDict, cast
 from urllib.request import urlopen
 
 import uvloop
-from dev.postgres import postgres
-from dev.processes import free_port, workspace
-from dev.valkey import valkey
+from dev.processes import free_port
 
 from benchmarks.harness import machine
 from benchmarks.harness.http1 import Response
 from benchmarks.harness.scenarios import Data, Scenario, aggregate, posts, stream, user, write
 from benchmarks.harness.seeding import Size, look, seed
-from benchmarks.harness.services import SERVICES, Renderings, Running, migrate, running
+from benchmarks.harness.services import SERVICES, Running, cached_service, running
 from tests.rendering import ROOT
 
 DIRECTORY = ROOT / "docs" / "performance"
@@ -288,14 +286,8 @@ def main(directory: Path = DIRECTORY) -> None:
         "alone_ms": {},
         "rows": [],
     }
-    with (
-        workspace() as home,
-        postgres(home) as database,
-        valkey(home, variable="CACHE_URL", maxmemory_policy="allkeys-lfu") as cache,
-    ):
-        service_directory = Renderings(home).directory("valkey")
-        variables = {"DATABASE_URL": database, "CACHE_URL": cache, "UPSTREAM_URL": "http://127.0.0.1:9"}
-        migrate(service_directory, variables)
+    with cached_service() as (home, service_directory, variables):
+        database = variables["DATABASE_URL"]
         asyncio.run(seed(database, SIZE))
         rows = asyncio.run(look(database, depth=SIZE.posts // 2))
         chosen = stream(Scenario("reads and writes", PARTS), Data(rows.users, deep_page=""))

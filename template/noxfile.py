@@ -28,6 +28,12 @@ def profile(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Requests/s and CPU time of each endpoint: `nox -s bench -- --against main` compares."""
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
     """Random requests to each route for 30 s: `nox -s fuzz -- --max-time=600` for longer."""
     command = ("uv", "run", "--group=fuzz", "python", "-m", "dev", "run")

@@ -21,7 +21,6 @@ PACKAGES = ("opentelemetry-sdk>=1.45", "py-spy>=0.4.3", "trustme>=1.2.1")
 
 CACHED: dict[str, tuple[Answer, ...]] = {"cache_backend": ("valkey", "memory")}
 VALKEY: dict[str, tuple[Answer, ...]] = {"cache_backend": ("valkey",)}
-MEMORY: dict[str, tuple[Answer, ...]] = {"cache_backend": ("memory",)}
 BACKGROUND: dict[str, tuple[Answer, ...]] = {"background_jobs": ("background_tasks",)}
 POSTGRES: dict[str, tuple[Answer, ...]] = {"background_jobs": ("postgres",)}
 BROKER: dict[str, tuple[Answer, ...]] = {"background_jobs": WITH_BROKER}
@@ -82,6 +81,7 @@ TESTS: dict[str, Needs] = {
     "test_admin.py": Needs(interpreter=True),
     "test_admission.py": Needs(only=CACHED),
     "test_balance.py": Needs(interpreter=True),
+    "test_benchmarks.py": Needs(by=("auth",)),
     "test_body_limit.py": Needs(),
     "test_cache.py": Needs(interpreter=True, by=("cache_backend", "read_replica"), only=CACHED),
     "test_cache_commands.py": Needs(only=VALKEY),
@@ -117,7 +117,9 @@ TESTS: dict[str, Needs] = {
     "test_guards.py": Needs(interpreter=True, by=("cache_backend",)),
     "test_health.py": Needs(interpreter=True, by=("cache_backend", "background_jobs")),
     "test_http_client.py": Needs(interpreter=True, only=HTTP_CLIENT | METRICS | TRACING),
-    "test_idempotency.py": Needs(interpreter=True, only=KEYS | MEMORY | {"auth": ("none",)}),
+    "test_idempotency.py": Needs(interpreter=True, by=("auth",), only=KEYS),
+    "test_idempotency_callers.py": Needs(only=KEYS | AUTH),
+    "test_idempotency_effects.py": Needs(only=KEYS | CACHED | POSTGRES),
     "test_hung_database.py": Needs(interpreter=True, by=("cache_backend",)),
     "test_jobs_commands.py": Needs(only=POSTGRES),
     "test_jobs_metrics.py": Needs(interpreter=True, by=("background_jobs",), only=METRICS),

@@ -267,7 +267,7 @@ TRACES: dict[str, Callable[[Answers], bool]] = {
     r"gitlab(?!\.com/\|)|merge.request": lambda answers: answers["ci"] == "gitlab",
     r"template.update": lambda answers: answers["ci"] != "none",
     # Not the files and words of Grafana.
-    r"\bposts\b|postread|(?<!grafana_)dashboard(?!s)|welcome|app/users|app\.users|seed": lambda answers: bool(
+    r"\bposts\b|postread|(?<!grafana_)dashboard(?!s)|welcome|app/users|app\.users|(?<!hash)seed": lambda answers: bool(
         answers["example"]
     ),
 }

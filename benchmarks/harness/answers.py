@@ -16,7 +16,6 @@ from benchmarks.harness.scenarios import Request
 
 OWN = ("next", "prev")
 NOBODY = UUID(int=0)
-NO_ITEM = 999_999
 TIMEOUT_S = 30
 
 

@@ -85,14 +85,14 @@ def environment(
             asyncio.run(seeding.seed(database, size))
         say("reading the rows")
         rows = asyncio.run(seeding.look(database, depth=depth))
-        port, upstream = _upstream(stack, workspace)
+        port, process = upstream(stack, workspace)
         yield Environment(
             workspace=workspace,
             variables=variables | {"UPSTREAM_URL": f"http://127.0.0.1:{port}"},
             renderings=renderings,
             rows=rows,
             servers=servers,
-            upstream=upstream,
+            upstream=process,
             accountable=not (database_url or cache_url),
             server_versions={"postgresql": asyncio.run(seeding.server_version(database)), "cache": cache_version},
         )
@@ -127,7 +127,8 @@ def _embedded(stack: ExitStack, workspace: Path, size: seeding.Size) -> str:
     return url
 
 
-def _upstream(stack: ExitStack, workspace: Path) -> tuple[int, psutil.Process]:
+def upstream(stack: ExitStack, workspace: Path) -> tuple[int, psutil.Process]:
+    """Start the service that all services call; returns its port and its process."""
     port = free_port()
     home = Path(mkdtemp(prefix="upstream-", dir=workspace))
     process = start([sys.executable, "-m", "benchmarks.harness.upstream", str(port)], home, cwd=ROOT)

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeVar
 
 from benchmarks.harness.goals import GOALS, SUBJECT, Goal, verdicts
 from benchmarks.harness.results import Measurement, Probe, Results, Section
+from benchmarks.harness.scenarios import ARENA
 from benchmarks.harness.summary import (
     CLIENT_BUSY_CORES,
     DATABASE_BUSY_CORES,
@@ -33,6 +34,7 @@ WAYS: dict[Section, tuple[str, str, str, str]] = {
     "lanes": ("Lanes", "lane", "orm", f"The ways of one running {SUBJECT} service to its database"),
     "caches": ("Caches", "way", "uncached", f"The ways of one running {SUBJECT} service to a user that may be cached"),
     "crud": ("HttpArena's crud", "service", "plain", f"One worker of {SUBJECT} with each cache, and of other services"),
+    "arena": ("HttpArena's api-4, async-db and json", "service", "plain", "One worker of each service, without caches"),
 }
 
 Mark = Literal["disturbed", "errors", Limit]
@@ -156,7 +158,7 @@ def compared(results: Results, section: Section) -> str:
         f"## {title}",
         "",
         f"{intro}, with {clients} clients, in turns and with equal answers"
-        + ("." if section == "crud" else "; raw is a service beside it."),
+        + ("." if way == "service" else "; raw is a service beside it."),
         "",
         _table(*_without_empty(headers, rows), text=(0, 1)),
     ]
@@ -242,6 +244,7 @@ def short(results: Results) -> str:
     for name, title in COMPARED.items():
         cells = [_cell([_multiple(results, "mixes", scenario, SUBJECT, name)]) for scenario in SHORT_MIXES]
         cells.append(_cell([_multiple(results, "crud", "crud", way, name) for way in ("valkey", "memory", "no-cache")]))
+        cells.append(_cell([_multiple(results, "arena", scenario, SUBJECT, name) for scenario in ARENA]))
         known = [
             ratio.median
             for each in results.measurements
@@ -254,6 +257,7 @@ def short(results: Results) -> str:
     if not rows:
         return ""
     headers = ["compared with", *SHORT_MIXES.values(), "HttpArena's crud: Valkey, memory, no cache"]
+    headers += [f"HttpArena's {', '.join(ARENA)}"]
     headers.append("single endpoints: lowest to highest (median)")
     lines = [
         f"Requests per second of the {SUBJECT} service, with all its guards, as multiples of those of other services "

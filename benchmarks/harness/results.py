@@ -7,7 +7,7 @@ from typing import Any, Literal
 # Raised when a field is renamed or changes its meaning.
 SCHEMA_VERSION = 3
 
-Section = Literal["endpoints", "mixes", "lanes", "caches", "crud", "clients", "open_loop"]
+Section = Literal["endpoints", "mixes", "lanes", "caches", "crud", "arena", "clients", "open_loop"]
 
 # Where a latency distribution is known: its smallest and largest value and these shares between them.
 QUANTILES = (

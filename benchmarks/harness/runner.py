@@ -16,6 +16,7 @@ from benchmarks.harness.drivers import Driver, Load
 from benchmarks.harness.environment import Environment
 from benchmarks.harness.results import Measurement, Probe, Round, Section
 from benchmarks.harness.scenarios import (
+    EDGES,
     ENDPOINTS,
     MIXES,
     SCENARIOS,
@@ -26,7 +27,6 @@ from benchmarks.harness.scenarios import (
     Request,
     asked,
     create_item,
-    read_item,
     stream,
 )
 from benchmarks.harness.seeding import Size
@@ -183,8 +183,8 @@ def check(scenarios: Sequence[str], running: Sequence[Running], data: Mapping[st
     for make in WRITES:
         if make in kinds and make is not create_item:
             _check_kept(make, kinds[make], running, data)
-    for missing in (f"/users/{answers.NOBODY}", *([f"/crud/items/{answers.NO_ITEM}"] if read_item in kinds else [])):
-        answers.check_equal({name: Request("GET", data[name].root + missing) for name in ports}, ports)
+    for path in (f"/users/{answers.NOBODY}", *(path for make in kinds for path in EDGES.get(make, ()))):
+        answers.check_equal({name: Request("GET", data[name].root + path) for name in ports}, ports)
     return sizes
 
 

@@ -105,6 +105,32 @@ def create_item(rng: random.Random, _data: Data, _choose: Choose) -> Request:
     return Request("POST", "/crud/items", json.dumps(content).encode())
 
 
+# HttpArena's `json` (numbers of items, and multipliers) and `async-db` (limits); each is as frequent as any other.
+TOTALS = ((1, 3), (5, 7), (10, 2), (15, 5), (25, 4), (40, 8), (50, 6))
+PRICED = (5, 10, 20, 35, 50)
+
+
+def totals(rng: random.Random, _data: Data, _choose: Choose) -> Request:
+    count, multiplier = rng.choice(TOTALS)
+    return Request("GET", f"/json/{count}?m={multiplier}")
+
+
+def priced(rng: random.Random, _data: Data, _choose: Choose) -> Request:
+    return Request("GET", f"/async-db?min=10&max=50&limit={rng.choice(PRICED)}")
+
+
+def sum_of_two(_rng: random.Random, _data: Data, _choose: Choose) -> Request:
+    return Request("GET", "/baseline11?a=13&b=42")
+
+
+def all_totals(_rng: random.Random, _data: Data, _choose: Choose) -> Request:
+    return Request("GET", "/json/50?m=1")
+
+
+def most_priced(_rng: random.Random, _data: Data, _choose: Choose) -> Request:
+    return Request("GET", "/async-db?min=10&max=50&limit=50")
+
+
 def health(_rng: random.Random, _data: Data, _choose: Choose) -> Request:
     return Request("GET", "/livez")
 
@@ -161,11 +187,29 @@ FURTHER: dict[str, Scenario] = {
     ),
 }
 
+# HttpArena's other profiles.
+ARENA: dict[str, Scenario] = {
+    "api-4": Scenario(
+        "HttpArena's profile: 3 of 8 requests a sum of two parameters, 3 JSON of 50 items, 2 a query of 50 rows",
+        {sum_of_two: 3, all_totals: 3, most_priced: 2},
+    ),
+    "async-db": Scenario("HttpArena's profile: 5 to 50 of 100,000 rows by price, without an index", {priced: 1}),
+    "json": Scenario("HttpArena's profile: 1 to 50 items of a file, each with a total, as JSON", {totals: 1}),
+}
+
 # In the order in which their answers are compared, and after everything else: a cache does not see what another
 # service writes.
 WRITES: Sequence[Make] = (write, update_item, create_item)
 
-SCENARIOS = ENDPOINTS | MIXES | FURTHER
+# Paths that must be answered alike as well, where a kind of request is measured: nothing found, and other numbers.
+EDGES: Mapping[Make, Sequence[str]] = {
+    read_item: ("/crud/items/999999",),
+    sum_of_two: ("/baseline11?a=-5&b=900", "/baseline11?a=13"),
+    totals: ("/json/12?m=9", "/json/31", "/json/0", "/json/51", "/json/5?m=x"),
+    priced: ("/async-db?min=9999&max=9999", "/async-db?min=5&max=80&limit=7", "/async-db?limit=900", "/async-db?min=x"),
+}
+
+SCENARIOS = ENDPOINTS | MIXES | FURTHER | ARENA
 
 
 def asked(make: Make, rng: random.Random, data: Data, choose: Choose) -> Request:

@@ -15,7 +15,9 @@ from urllib.parse import urlencode
 
 import psutil
 from dev.guardian import stop
-from dev.processes import StartFailed, free_port, start
+from dev.postgres import postgres
+from dev.processes import StartFailed, free_port, start, workspace
+from dev.valkey import valkey
 
 from benchmarks.harness.seeding import Rows
 from tests.quick_copier import quicken
@@ -27,11 +29,13 @@ STOP_TIMEOUT_S = 10.0
 READY_POLL_S = 0.3
 OVERLAY = ROOT / "benchmarks" / "rendered"
 # The domains in it, whose routes come last: no other request is matched against them.
-OVERLAY_DOMAINS = ("reports", "lanes", "items")
+OVERLAY_DOMAINS = ("reports", "lanes", "items", "arena")
 # The example's domain whose router is replaced by one in the prepared lane.
 REPLACED_DOMAIN = "users"
 # The one that needs Valkey.
 CACHED_DOMAIN = "caches"
+# The file of HttpArena's `json`.
+DATASET = ROOT / "benchmarks" / "dataset.json"
 # Signs the cursors of the rendered service, here and there.
 CURSOR_SECRET = "benchmark" * 4
 
@@ -274,6 +278,7 @@ def running(
         "MAX_QUEUE_MS": "0",
         **variables,
         "CACHED": "1" if cached else "0",
+        "DATASET_PATH": str(DATASET),
         "PORT": str(port),
         "WEB_CONCURRENCY": str(workers),
         "CURSOR_SECRET": CURSOR_SECRET,
@@ -305,6 +310,23 @@ def migrate(directory: Path, variables: Mapping[str, str]) -> None:
         env={**os.environ, **variables, "CURSOR_SECRET": CURSOR_SECRET},
         check=True,
     )
+
+
+@contextmanager
+def cached_service(**more: str) -> Iterator[tuple[Path, Path, dict[str, str]]]:
+    """Run PostgreSQL and Valkey for the rendered service with a cache, which is migrated.
+
+    Yields the workspace, the directory of the service and its variables.
+    """
+    with (
+        workspace() as home,
+        postgres(home) as database,
+        valkey(home, variable="CACHE_URL", maxmemory_policy="allkeys-lfu") as cache,
+    ):
+        directory = Renderings(home).directory("valkey")
+        variables = {"DATABASE_URL": database, "CACHE_URL": cache, "UPSTREAM_URL": "http://127.0.0.1:9"} | more
+        migrate(directory, variables)
+        yield home, directory, variables
 
 
 def answers(port: int) -> int | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.harness.results import Section
+from benchmarks.harness.scenarios import ARENA as PROFILES
 from benchmarks.harness.services import SERVICES, Running, Service, by_offset
 
 SUBJECT = "rendered"
@@ -122,5 +123,13 @@ CRUD = Comparison(
     apart=True,
 )
 
-COMPARISONS = {each.section: each for each in (LANES, CACHES, CRUD)}
+# Whole services, each with one worker: no answer of these may come from a cache.
+ARENA = Comparison(
+    section="arena",
+    cached=False,
+    ways={},
+    of=dict.fromkeys(PROFILES, tuple(SERVICES)),
+)
+
+COMPARISONS = {each.section: each for each in (LANES, CACHES, CRUD, ARENA)}
 WAYS = {name: way for each in COMPARISONS.values() for name, way in each.ways.items()}

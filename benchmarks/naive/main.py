@@ -5,19 +5,21 @@ for each request, no missing index, no count of all rows for a page. It leaves o
 Each pattern has a line on where it is found.
 """
 
+import json
 import os
 from typing import Annotated
 from uuid import UUID
 
 import requests
-from fastapi import FastAPI, HTTPException, Query, Response
+from fastapi import FastAPI, HTTPException, Path, Query, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, StringConstraints
 from sqlalchemy import create_engine, func, make_url, select, update
 from sqlalchemy.orm import Session
 
 from benchmarks.naive.middleware import MetricsMiddleware, RequestIDMiddleware, TimingMiddleware
-from benchmarks.naive.models import Post, User
+from benchmarks.naive.models import Item, Post, User
 
 # Synchronous, and the default pool of 5 + 10: fastapi/fastapi docs_src/sql_databases (the whole tutorial).
 engine = create_engine(make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+psycopg"))
@@ -150,3 +152,43 @@ def summarize(session: Session, author_id: UUID):
         ).where(Post.author_id == author_id)
     ).one()
     return {"posts": posts, "characters": characters, "first_post_at": first, "last_post_at": last}
+
+
+# HttpArena's profiles `api-4`, `async-db` and `json`.
+
+with open(os.environ["DATASET_PATH"]) as file:
+    DATASET = json.load(file)
+
+
+@app.get("/baseline11")
+async def sum_of_two(a: int, b: int):
+    return PlainTextResponse(str(a + b))
+
+
+@app.get("/json/{count}")
+async def totals(count: Annotated[int, Path(ge=1, le=50)], m: int = 1):
+    items = [{**item, "total": item["price"] * item["quantity"] * m} for item in DATASET[:count]]
+    return {"items": items, "count": len(items)}
+
+
+@app.get("/async-db")
+def priced(
+    low: Annotated[int, Query(alias="min")] = 10, high: Annotated[int, Query(alias="max")] = 50, limit: int = 50
+):
+    with Session(engine) as session:
+        statement = select(Item).where(Item.price.between(low, high)).limit(min(max(limit, 1), 50))
+        items = [item_dict(item) for item in session.scalars(statement)]
+        return {"items": items, "count": len(items)}
+
+
+def item_dict(item: Item):
+    return {
+        "id": item.id,
+        "name": item.name,
+        "category": item.category,
+        "price": item.price,
+        "quantity": item.quantity,
+        "active": item.active,
+        "tags": item.tags,
+        "rating": {"score": item.rating_score, "count": item.rating_count},
+    }

@@ -1,9 +1,10 @@
-"""The two tables, as SQLAlchemy's tutorials map them."""
+"""The tables, as SQLAlchemy's tutorials map them."""
 
 from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import DateTime, ForeignKey, Text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
@@ -31,3 +32,17 @@ class Post(Base):
 
     # Lazy, SQLAlchemy's default. SQLAlchemy docs, "Relationship Loading Techniques", warn of "the N plus one problem".
     author: Mapped[User] = relationship()
+
+
+class Item(Base):
+    __tablename__ = "arena_items"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    category: Mapped[str]
+    price: Mapped[int]
+    quantity: Mapped[int]
+    active: Mapped[bool]
+    tags: Mapped[list[str]] = mapped_column(JSONB)
+    rating_score: Mapped[int]
+    rating_count: Mapped[int]

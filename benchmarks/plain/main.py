@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from pathlib import Path as FilePath
 from time import monotonic
 from typing import Annotated, Any
 from uuid import UUID
@@ -267,3 +268,29 @@ async def update_item(item_id: ItemId, change: ItemChange) -> Response:
         raise HTTPException(404, "There is no such item.")
     items.pop(item_id, None)
     return as_json(dict(row))
+
+
+# HttpArena's profiles `api-4`, `async-db` and `json`, which allow no cached answers.
+
+DATASET: list[dict[str, Any]] = orjson.loads(FilePath(os.environ["DATASET_PATH"]).read_bytes())
+# Constants.
+PRICED = f"SELECT {ITEM_COLUMNS} FROM arena_items WHERE price BETWEEN $1 AND $2 LIMIT $3"  # noqa: S608
+
+
+@app.get("/baseline11")
+async def sum_of_two(a: int, b: int) -> Response:
+    return Response(str(a + b), media_type="text/plain")
+
+
+@app.get("/json/{count}")
+async def totals(count: Annotated[int, Path(ge=1, le=50)], m: Number = 1) -> Response:
+    found = [{**item, "total": item["price"] * item["quantity"] * m} for item in DATASET[:count]]
+    return as_json({"items": found, "count": len(found)})
+
+
+@app.get("/async-db")
+async def priced(
+    low: Annotated[Number, Query(alias="min")] = 10, high: Annotated[Number, Query(alias="max")] = 50, limit: int = 50
+) -> Response:
+    rows = await pool.fetch(PRICED, low, high, min(max(limit, 1), 50))
+    return as_json({"items": [item_dict(row) for row in rows], "count": len(rows)})

@@ -11,6 +11,7 @@ by PostgreSQL, whose work would be the same for all services otherwise.
 import asyncio
 import os
 from datetime import datetime
+from pathlib import Path
 from time import monotonic
 from typing import Any
 from urllib.parse import unquote
@@ -45,6 +46,10 @@ CREATE_ITEM = """
     RETURNING id, name, category, price, quantity
 """
 
+DATASET: list[dict[str, Any]] = orjson.loads(Path(os.environ["DATASET_PATH"]).read_bytes())
+# Constants.
+PRICED = f"SELECT {ITEM_COLUMNS} FROM arena_items WHERE price BETWEEN $1 AND $2 LIMIT $3"  # noqa: S608
+
 # The two messages of a response, which the server does not change.
 Answer = tuple[dict[str, Any], dict[str, Any]]
 
@@ -54,8 +59,8 @@ http: aiohttp.ClientSession
 cache: dict[str, tuple[float, Answer]] = {}
 
 
-def answer(body: bytes, status: int = 200) -> Answer:
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+def answer(body: bytes, status: int = 200, media_type: bytes = b"application/json") -> Answer:
+    headers = [(b"content-type", media_type), (b"content-length", b"%d" % len(body))]
     return (
         {"type": "http.response.start", "status": status, "headers": headers},
         {"type": "http.response.body", "body": body},
@@ -134,7 +139,14 @@ async def get(path: str, query: bytes) -> Answer:
             if path.endswith("/dashboard"):
                 return await read_dashboard(path[17:-10])
             return as_json(summary_dict(await pool.fetchrow(SUMMARY, path[17:])))
-    except (asyncpg.DataError, ValueError):  # an id that is none
+        if path == "/baseline11":
+            parameters = parameters_of(query)
+            return answer(b"%d" % (int(parameters["a"]) + int(parameters["b"])), media_type=b"text/plain")
+        if path.startswith("/json/"):
+            return totals(int(path[6:]), int(parameters_of(query).get("m", 1)))
+        if path == "/async-db":
+            return await priced(parameters_of(query))
+    except (asyncpg.DataError, ValueError, KeyError):  # an id that is none
         return INVALID
     return NOT_FOUND
 
@@ -158,9 +170,14 @@ async def rename_user(user_id: str, body: bytes) -> Answer:
     return as_json(user_dict(row)) if row else NOT_FOUND
 
 
+def parameters_of(query: bytes) -> dict[str, str]:
+    """Raises ValueError."""
+    return dict(pair.split("=", 1) for pair in unquote(query.decode()).split("&")) if query else {}
+
+
 async def list_items(query: bytes) -> Answer:
     try:
-        parameters = dict(pair.split("=", 1) for pair in unquote(query.decode()).split("&")) if query else {}
+        parameters = parameters_of(query)
         page, limit = int(parameters.get("page", 1)), int(parameters.get("limit", 10))
     except ValueError:
         return INVALID
@@ -214,9 +231,24 @@ async def read_body(receive: Any) -> bytes:
             return body
 
 
+def totals(count: int, multiplier: int) -> Answer:
+    if not 1 <= count <= 50:
+        return INVALID
+    items = [{**item, "total": item["price"] * item["quantity"] * multiplier} for item in DATASET[:count]]
+    return as_json({"items": items, "count": len(items)})
+
+
+async def priced(parameters: dict[str, str]) -> Answer:
+    low, high, limit = (
+        int(parameters.get(name, default)) for name, default in (("min", 10), ("max", 50), ("limit", 50))
+    )
+    rows = await pool.fetch(PRICED, low, high, min(max(limit, 1), 50))
+    return as_json({"items": [item_dict(row) for row in rows], "count": len(rows)})
+
+
 async def list_posts(query: bytes) -> Answer:
     try:
-        parameters = dict(pair.split("=", 1) for pair in unquote(query.decode()).split("&")) if query else {}
+        parameters = parameters_of(query)
         limit = int(parameters.get("limit", 20))
         position = parse_cursor(parameters["before"]) if "before" in parameters else ()
     except ValueError:

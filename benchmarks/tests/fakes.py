@@ -49,6 +49,14 @@ CACHE_SPEEDS = {
     "user": {"uncached": 3_600, "miss": 1_400},
 }
 CRUD_SPEEDS = {"crud": {"plain": 3_000, "valkey": 2_900, "memory": 3_300, "no-cache": 3_600, "raw": 6_000}}
+ARENA_SPEEDS = {
+    name: dict(zip(SERVICES, speeds, strict=True))
+    for name, speeds in {
+        "api-4": (90, 250, 2_100, 2_400, 3_900),
+        "async-db": (80, 170, 1_300, 1_500, 2_400),
+        "json": (240, 1_000, 2_900, 3_300, 6_500),
+    }.items()
+}
 PROBES = [
     Probe("middleware", "what caching adds to a request", "us", (4.2, 3.9, 14.4), at_most=10),
     Probe("memory", "of 10,000 responses", "MB", (14.0,)),
@@ -139,6 +147,7 @@ def whole_run(seed: int = 0) -> Results:
         ("lanes", LANE_SPEEDS),
         ("caches", CACHE_SPEEDS),
         ("crud", CRUD_SPEEDS),
+        ("arena", ARENA_SPEEDS),
     )
     for section, speeds_of in compared:
         for scenario, speeds in speeds_of.items():

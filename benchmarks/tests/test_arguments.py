@@ -7,7 +7,7 @@ import pytest
 from benchmarks.harness.arguments import parse
 from benchmarks.harness.runner import Plan, expected_rounds, groups, two_digits
 from benchmarks.harness.scenarios import ENDPOINTS, MIXES
-from benchmarks.harness.ways import CACHES, CRUD, LANES
+from benchmarks.harness.ways import ARENA, CACHES, CRUD, LANES
 
 
 def test_everything_is_measured_by_default() -> None:
@@ -101,6 +101,7 @@ def test_endpoints_are_measured_alone_and_mixes_as_in_production_caches_apart() 
         ("lanes", tuple(LANES.of), False, True),
         ("caches", tuple(CACHES.of), True, True),
         ("crud", tuple(CRUD.of), True, True),
+        ("arena", tuple(ARENA.of), False, True),
         ("mixes", tuple(name for name in MIXES if not MIXES[name].cached), False, False),
         ("mixes", tuple(name for name in MIXES if MIXES[name].cached), True, False),
     ]

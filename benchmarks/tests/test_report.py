@@ -143,6 +143,7 @@ def test_columns_that_say_nothing_are_left_out(whole: str) -> None:
         ("## Lanes", "lane", fakes.LANE_SPEEDS),
         ("## Caches", "way", fakes.CACHE_SPEEDS),
         ("## HttpArena's crud", "service", fakes.CRUD_SPEEDS),
+        ("## HttpArena's api-4, async-db and json", "service", fakes.ARENA_SPEEDS),
     ],
 )
 def test_each_comparison_is_one_table(whole: str, heading: str, way: str, speeds_of: dict[str, dict[str, int]]) -> None:
@@ -428,8 +429,10 @@ def test_the_short_part_has_a_row_a_service_and_names_what_is_missed(whole: str)
     ]
     by_hand = rows["FastAPI and asyncpg by hand"]
     assert re.fullmatch(r"0\.\d\dx, 1\.\d\dx, 1\.\d\dx", by_hand[3])
-    assert re.fullmatch(r"0\.\d\dx to \d\.\d\dx \(0\.\d\dx\)", by_hand[4])
+    assert re.fullmatch(r"1\.\d\dx, 1\.\d\dx, 1\.\d\dx", by_hand[4])
+    assert re.fullmatch(r"0\.\d\dx to \d\.\d\dx \(0\.\d\dx\)", by_hand[5])
     assert rows["the naive service"][3] == "-"
+    assert rows["the naive service"][4].startswith("2")
     assert "A hit in the worker's own cache is 3." in text
     assert re.search(
         r"^\d+ of 33 goals are reached; missed: the slowest endpoint, requests/s against plain", text, re.M

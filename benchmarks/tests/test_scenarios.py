@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from benchmarks.harness.scenarios import CREATED_ITEMS, CRUD_LENGTH, MIXES, SCENARIOS, Data, Request, stream
+from benchmarks.harness.scenarios import ARENA, CREATED_ITEMS, CRUD_LENGTH, MIXES, SCENARIOS, Data, Request, stream
 
 DATA = Data([UUID(int=number) for number in range(5_000)], "/posts?limit=20&offset=1000")
 
@@ -54,6 +54,29 @@ def test_crud_has_the_shares_and_ids_of_its_specification() -> None:
     assert 1 <= min(reads) < max(reads) <= 50_000
     created = {json.loads(request.body)["id"] for request in requests if request.method == "POST"}
     assert created <= set(CREATED_ITEMS)
+
+
+@pytest.mark.parametrize(
+    ("name", "shares"),
+    [
+        (
+            "api-4",
+            {"/baseline11?a=13&b=42": 3 / 8, "/json/50?m=1": 3 / 8, "/async-db?min=10&max=50&limit=50": 2 / 8},
+        ),
+        ("async-db", {f"/async-db?min=10&max=50&limit={limit}": 1 / 5 for limit in (5, 10, 20, 35, 50)}),
+        (
+            "json",
+            {
+                f"/json/{count}?m={times}": 1 / 7
+                for count, times in ((1, 3), (5, 7), (10, 2), (15, 5), (25, 4), (40, 8), (50, 6))
+            },
+        ),
+    ],
+)
+def test_the_profiles_of_httparena_ask_for_what_their_specifications_say(name: str, shares: dict[str, float]) -> None:
+    paths = Counter(request.path for request in stream(ARENA[name], DATA, length=10_000))
+
+    assert paths == pytest.approx({path: share * 10_000 for path, share in shares.items()}, rel=0.1)
 
 
 def test_a_request_as_it_is_sent() -> None:

@@ -1,6 +1,7 @@
 """Who is compared in which scenario, and that a way which answers or writes something else ends the run."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +16,7 @@ from benchmarks.harness.answers import AnswersDiffer
 from benchmarks.harness.runner import check
 from benchmarks.harness.scenarios import ENDPOINTS, SCENARIOS, Data
 from benchmarks.harness.services import SERVICES, Running
-from benchmarks.harness.ways import CACHES, COMPARISONS, CRUD, LANES, LIMIT, Comparison
+from benchmarks.harness.ways import ARENA, CACHES, COMPARISONS, CRUD, LANES, LIMIT, Comparison
 from benchmarks.tests.handlers import served_by
 
 USERS = [UUID(int=number) for number in range(1, 50)]
@@ -64,6 +65,12 @@ def test_ways_apart_are_started_instead_of_their_service(
     chosen: tuple[str, ...], others: tuple[str, ...] | None
 ) -> None:
     assert CRUD.needed(chosen) == (() if others is None else (*others, "valkey", "memory", "no-cache"))
+
+
+def test_all_services_have_a_part_in_the_profiles_without_caches() -> None:
+    assert ARENA.needed(SERVICES) == tuple(SERVICES)
+    assert ARENA.contestants("json", ("plain", "rendered")) == ["plain", "rendered"]
+    assert [one.port for one in ARENA.line_up("json", [running("rendered", 1), running("plain", 2)])] == [2, 1]
 
 
 def test_a_way_apart_is_its_own_running_service() -> None:
@@ -173,3 +180,31 @@ def test_a_lane_that_does_not_commit_is_found_though_another_wrote_the_same() ->
         pytest.raises(AnswersDiffer, match="prepared-autocommit: after the name became"),
     ):
         checked("write", port)
+
+
+@contextmanager
+def counting(wrong: str = "") -> Iterator[int]:
+    """Answers each path with itself, but one of them with something else."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = json.dumps("wrong" if self.path == wrong else self.path).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            pass
+
+    with served_by(Handler) as port:
+        yield port
+
+
+@pytest.mark.parametrize(("scenario", "wrong"), [("json", "/json/31"), ("api-4", "/baseline11?a=-5&b=900")])
+def test_a_service_that_knows_only_the_measured_requests_ends_the_run(scenario: str, wrong: str) -> None:
+    with counting() as right, counting(wrong) as other:
+        services = [running("plain", right), running("rendered", other)]
+        data = {one.service.name: Data(USERS, "/none") for one in services}
+        with pytest.raises(AnswersDiffer, match=f"answer GET {re.escape(wrong)} differently"):
+            check([scenario], services, data)

@@ -10,12 +10,16 @@ for their TTL; pages lead forward only (`prev` is null).
 """
 
 import asyncio
+import json
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from pathlib import Path as FilePath
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
-from fastapi import FastAPI, HTTPException, Query, Response
+from fastapi import FastAPI, HTTPException, Path, Query, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter
 from sqlalchemy import func, select, tuple_, update
@@ -33,7 +37,19 @@ from benchmarks.usual.infrastructure import (
     lifespan,
     open_session,
 )
-from benchmarks.usual.models import Dashboard, NameChange, Page, Post, Summary, User, UserRead
+from benchmarks.usual.models import (
+    Dashboard,
+    Item,
+    ItemRead,
+    NameChange,
+    Page,
+    Post,
+    PricedItems,
+    Summary,
+    Totals,
+    User,
+    UserRead,
+)
 
 T = TypeVar("T")
 
@@ -181,3 +197,31 @@ async def get_summary(session: AsyncSession, author_id: UUID) -> Any:
         func.max(Post.created_at).label("last_post_at"),
     )
     return (await session.execute(statement.where(Post.author_id == author_id))).one()
+
+
+# HttpArena's profiles `api-4`, `async-db` and `json`, which allow no cached answers.
+
+DATASET = [ItemRead.model_validate(item) for item in json.loads(FilePath(os.environ["DATASET_PATH"]).read_text())]
+
+
+@app.get("/baseline11", response_class=PlainTextResponse)
+async def sum_of_two(a: int, b: int) -> str:
+    return str(a + b)
+
+
+@app.get("/json/{count}", response_model=Totals)
+async def totals(count: Annotated[int, Path(ge=1, le=50)], m: int = 1) -> Any:
+    items = [item.model_dump() | {"total": item.price * item.quantity * m} for item in DATASET[:count]]
+    return {"items": items, "count": len(items)}
+
+
+@app.get("/async-db", response_model=PricedItems)
+async def priced(
+    session: SessionDep,
+    low: Annotated[int, Query(alias="min")] = 10,
+    high: Annotated[int, Query(alias="max")] = 50,
+    limit: int = 50,
+) -> Any:
+    statement = select(Item).where(Item.price.between(low, high)).limit(min(max(limit, 1), 50))
+    items = (await session.scalars(statement)).all()
+    return {"items": items, "count": len(items)}

@@ -1,4 +1,4 @@
-"""The two tables, and what clients receive of them."""
+"""The tables, and what clients receive of them."""
 
 from datetime import datetime
 from typing import Annotated
@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 from sqlalchemy import DateTime, ForeignKey, Text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
@@ -33,6 +34,24 @@ class Post(Base):
 
     # An error instead of a query nobody asked for: SQLAlchemy docs, "Preventing Implicit IO when Using AsyncSession".
     author: Mapped[User] = relationship(lazy="raise")
+
+
+class Item(Base):
+    __tablename__ = "arena_items"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    category: Mapped[str]
+    price: Mapped[int]
+    quantity: Mapped[int]
+    active: Mapped[bool]
+    tags: Mapped[list[str]] = mapped_column(JSONB)
+    rating_score: Mapped[int]
+    rating_count: Mapped[int]
+
+    @property
+    def rating(self) -> dict[str, int]:
+        return {"score": self.rating_score, "count": self.rating_count}
 
 
 class NameChange(BaseModel):
@@ -88,3 +107,33 @@ class Dashboard(Schema):
     own_posts: list[OwnPost]
     latest_posts: list[PostRead]
     announcement: str
+
+
+class Rating(Schema):
+    score: int
+    count: int
+
+
+class ItemRead(Schema):
+    id: int
+    name: str
+    category: str
+    price: int
+    quantity: int
+    active: bool
+    tags: list[str]
+    rating: Rating
+
+
+class PricedItems(Schema):
+    items: list[ItemRead]
+    count: int
+
+
+class ItemTotal(ItemRead):
+    total: int
+
+
+class Totals(Schema):
+    items: list[ItemTotal]
+    count: int

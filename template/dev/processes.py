@@ -25,8 +25,8 @@ _TIMEOUT_S = 60.0
 # Another process may take a free port before the server does. Then `serve` tries another port.
 _ATTEMPTS = 5
 _PORT_TAKEN = "Address already in use"
-# Below the ports of outgoing connections, which begin at 32768 on Linux and 49152 on macOS: one of them could take the
-# port before its server does.
+# Below the ports of outgoing connections, which begin at 32768 on Linux and 49152 on macOS: one of
+# them could take the port before its server does.
 _PORTS = range(20_000, 32_768)
 _given: set[int] = set()
 
@@ -112,6 +112,7 @@ def serve(
     account: Account = None,
     *,
     cwd: Path | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[int]:
     """Run the server `command(port)` on a free port; yield the port once `is_ready(port)`.
 
@@ -120,7 +121,7 @@ def serve(
     with ExitStack() as running:
         for attempt in range(1, _ATTEMPTS + 1):
             port = free_port()
-            process = start(command(port), home, account, cwd=cwd)
+            process = start(command(port), home, account, cwd=cwd, variables=variables)
             running.callback(stop, process)
             try:
                 wait_until(partial(is_ready, port), process, home)

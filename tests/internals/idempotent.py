@@ -12,16 +12,15 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
-from sqlalchemy import bindparam, insert
+from sqlalchemy import bindparam, insert, select
 from starlette.datastructures import FormData, UploadFile
 
 from app.core.application import create_app
-from app.core.cache import invalidate_after_commit
-from app.core.database import PreparedWrite, WriteSession
+from app.core.database import PreparedRead, PreparedWrite, ReadSession, WriteSession
 from app.core.http.body_limit import Upload
 from app.core.http.idempotency import MAX_BODY_BYTES, IdempotentSessionDep, KeyedSessionDep
-from app.core.jobs import enqueue, job
 from app.settings import get_settings
+from tests.internals.declared import ANYBODY
 from tests.internals.tables import Book
 
 ADD = PreparedWrite(
@@ -29,7 +28,8 @@ ADD = PreparedWrite(
     .values(title=bindparam("title"), shelf_id=bindparam("shelf_id"))
     .returning(Book.title)
 )
-router = APIRouter()
+TITLES = PreparedRead(select(Book.title))
+router = APIRouter(dependencies=ANYBODY)
 TEXT = Upload(("text/plain",), max_bytes=100)
 # The titles of the books after whose commit a callback has run.
 committed: list[str] = []
@@ -43,11 +43,6 @@ class BookCreate(BaseModel):
 
 class BookRead(BaseModel):
     title: str
-
-
-@job
-async def nothing() -> None:
-    pass
 
 
 async def authenticate(request: Request) -> str:
@@ -81,8 +76,6 @@ async def entity(data: BookCreate, session: IdempotentSessionDep, response: Resp
 @router.post("/rows/{number}", response_model=BookRead)
 async def row(number: int, data: BookCreate, session: IdempotentSessionDep) -> Response:
     await add(session, data.title)
-    await enqueue(session, nothing)
-    invalidate_after_commit(session, "books")
     return JSONResponse({"title": data.title}, 202, {"X-Number": str(number)})
 
 
@@ -112,6 +105,20 @@ async def form(request: Request, session: IdempotentSessionDep) -> BookRead:
 async def single(data: BookCreate, session: IdempotentSessionDep) -> BookRead:
     await session.autocommit(ADD, title=data.title, shelf_id=None)
     return BookRead(title=data.title)
+
+
+@router.post("/reading/{way}")
+async def reading(way: str, data: BookCreate, session: IdempotentSessionDep) -> int:
+    """Read as a service could that takes no session."""
+    if way == "after":
+        await session.autocommit(ADD, title=data.title, shelf_id=None)
+    if way == "nested":
+        async with WriteSession() as other:
+            await other.write(ADD, title=data.title, shelf_id=None)
+    reader = session if way == "session" else ReadSession()
+    found = len(await reader.fetch(TITLES))
+    await add(session, data.title)
+    return found
 
 
 @router.post("/texts", openapi_extra=TEXT, status_code=204)
@@ -171,9 +178,9 @@ async def dying(when: str, path: Path, data: BookCreate, session: IdempotentSess
     return BookRead(title=data.title)
 
 
-def make_app(**settings: object) -> FastAPI:
+def make_app(routes: APIRouter = router, **settings: object) -> FastAPI:
     changed = get_settings().model_copy(update=settings)
-    return create_app(changed, router, title="books", description="for tests")
+    return create_app(changed, routes, title="books", description="for tests")
 
 
 app = make_app()

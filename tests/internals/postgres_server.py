@@ -1,8 +1,9 @@
 """A PostgreSQL that tests stop, suspend, and start again on the same port."""
 
+import asyncio
 import signal
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -75,3 +76,13 @@ def postgres_server() -> Iterator[Server]:
             yield server
         finally:
             server.stop()
+
+
+@asynccontextmanager
+async def between(begin: Callable[[], None], end: Callable[[], None]) -> AsyncIterator[None]:
+    """Call two methods of a server, such as `kill` and `start`, before and after the block."""
+    await asyncio.to_thread(begin)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(end)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, FastAPI
 from httpx2 import AsyncClient, Response
-from sqlalchemy import bindparam, func, insert, select, text, update
+from sqlalchemy import bindparam, event, func, insert, select, text, update
 
 from app.core import cache as caching
 from app.core.application import create_app
@@ -183,6 +183,14 @@ async def site(timeout_s: float = HANG_S) -> AsyncIterator[AsyncClient]:
             yield client
 
 
+async def asked(client: AsyncClient, path: str) -> asyncio.StreamWriter:
+    """Send a GET on a connection of its own, which the client closes when it leaves."""
+    host, port = client.base_url.host, client.base_url.port
+    _, writer = await asyncio.open_connection(host, port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+    return writer
+
+
 async def until(is_true: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(HANG_S):
         while not await is_true():
@@ -307,9 +315,7 @@ async def test_a_commit_outlives_the_deadline(
 @pytest.mark.parametrize("path", ["/prepared", "/orm"])
 async def test_a_client_that_leaves_ends_its_query(path: str, count: Count) -> None:
     async with site() as client:
-        host, port = client.base_url.host, client.base_url.port
-        _, writer = await asyncio.open_connection(host, port)
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        writer = await asked(client, path)
 
         async def runs() -> bool:
             return await count(ACTIVE) == 1
@@ -319,13 +325,38 @@ async def test_a_client_that_leaves_ends_its_query(path: str, count: Count) -> N
         await assert_nothing_runs(client, count)
 
 
+@pytest.mark.parametrize("path", ["/prepared", "/orm"])
+async def test_100_reads_that_are_cut_keep_their_connections(path: str, count: Count) -> None:
+    made: list[object] = []
+    headers = {"X-Request-Timeout": f"{LEAST_S}"}
+
+    async with site() as client:
+        event.listen(database.engine.sync_engine, "connect", lambda *new: made.append(new))
+
+        async def exceed() -> None:
+            for _ in range(10):
+                assert_exceeded(await client.get(path, headers=headers), LEAST_S)
+
+        async def leave() -> None:
+            for _ in range(10):
+                writer = await asked(client, path)
+                await asyncio.sleep(LEAST_S)
+                writer.close()
+
+        await asyncio.gather(*(exceed() for _ in range(5)), *(leave() for _ in range(5)))
+        await assert_nothing_runs(client, count)
+        size = database.gate.size
+
+    # One connection for each slot; some are closed because this machine is busy.
+    assert len(made) <= 2 * size <= 20
+
+
 @pytest.mark.timeout(120)
 async def test_200_requests_that_end_early_lose_no_slot(count: Count) -> None:
     limits = ("0.1", "0.15", "0.2")
     statuses: list[int] = []
 
     async with site() as client:
-        host, port = client.base_url.host, client.base_url.port or 0
 
         async def exceed(number: int) -> None:
             method, path = ("GET", "POST")[number % 2], ("/prepared", "/orm")[number // 2 % 2]
@@ -333,9 +364,7 @@ async def test_200_requests_that_end_early_lose_no_slot(count: Count) -> None:
             statuses.append((await client.request(method, path, headers=headers)).status_code)
 
         async def leave(number: int) -> None:
-            _, writer = await asyncio.open_connection(host, port)
-            path = ("/prepared", "/orm")[number % 2]
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+            writer = await asked(client, ("/prepared", "/orm")[number % 2])
             await asyncio.sleep(number % 5 * 0.01)
             writer.close()
 

@@ -92,3 +92,18 @@ async def test_a_task_that_holds_a_slot_may_not_wait_for_another() -> None:
 
     slot.release()
     await gate.acquire()
+
+
+async def test_a_reserved_slot_is_the_only_one_of_its_task() -> None:
+    gate = Gate(1, timeout_s=0.01)
+    slot = Slot(gate)
+    slot.reserve()
+
+    with pytest.raises(RuntimeError, match="read through that session"):
+        await gate.acquire()
+    await slot.take()
+    assert gate.in_use == 1
+    slot.release()
+    slot.reserve()
+    slot.release()
+    await gate.acquire()

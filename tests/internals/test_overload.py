@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from time import perf_counter
 from typing import Any
 
 import httpx2
@@ -18,6 +19,8 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from app.core.application import create_app
+from app.core.database.engine import gates
+from app.core.database.gate import Gate
 from app.core.server.overload import (
     FREE_REFUSALS_PER_S,
     LATE_TICKS,
@@ -36,6 +39,7 @@ from tests.internals.commands import until
 from tests.internals.transport import Transport
 
 HOST = b"Host: test\r\n"
+SITE = "https://app.example.org"
 LIMIT = 4
 
 
@@ -95,6 +99,26 @@ def test_the_limit_recovers_in_less_than_40_ticks() -> None:
         ticks += 1
 
     assert ticks < 40
+
+
+async def test_tasks_whose_wait_has_not_ended_are_a_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a database that hangs: no task gets a connection, and none has given up yet."""
+    gate, now_s = Gate(1, timeout_s=60), perf_counter()
+    monkeypatch.setattr("app.core.database.gate.perf_counter", lambda: now_s)
+    monkeypatch.setattr("app.core.server.overload.TICK_S", 0.01)
+    monkeypatch.setitem(open_now, "requests", 100)
+    gates.add(gate)
+    await gate.acquire()
+    one, waiting = limiter(max_delay_s=5), asyncio.create_task(gate.acquire())
+    await asyncio.sleep(0)
+    now_s += 30
+    async with one.adapting(), asyncio.timeout(20):
+        while one.limit > one.floor:
+            await asyncio.sleep(0.01)
+
+    gate.release()
+    await waiting
+    assert gate.longest_wait_s == 0
 
 
 def test_the_settings_give_the_bounds() -> None:
@@ -169,7 +193,8 @@ class Site:
         async def socket(socket: WebSocket) -> None:
             await socket.accept()
 
-        given = get_settings().model_copy(update={"max_in_flight": LIMIT, "max_queue_ms": 0})
+        changes = {"max_in_flight": LIMIT, "max_queue_ms": 0, "cors_origins": (SITE,)}
+        given = get_settings().model_copy(update=changes)
         self.app = create_app(given, router, title="test", description="")
         self.app.state.limiter.read(self.app)
         self.state = ServerState()
@@ -243,6 +268,78 @@ async def test_a_refusal_is_a_problem_document_and_keeps_the_connection(site: Si
     protocol.data_received(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n")
     await until_written(transport)
     assert status(transport) == 200
+
+
+async def test_a_script_may_read_a_refusal_which_has_an_id(site: Site) -> None:
+    """Otherwise, the browser tells the script of a network error."""
+    for _ in range(LIMIT):
+        site.send("/slow")
+    origin, identifier = f"Origin: {SITE}\r\n".encode(), b"X-Request-ID: a-1\r\n"
+    allowed = b"\r\naccess-control-allow-origin: " + SITE.encode() + b"\r\n"
+
+    refused = site.send("/slow", origin + identifier)
+    assert status(refused) == 503
+    assert allowed in refused.written
+    assert b"retry-after" in refused.written.lower().partition(b"expose-headers")[2]
+    assert b"\r\nx-request-id: a-1\r\n" in refused.written
+    for more in (b"", b"Origin: https://other.example\r\n"):
+        stranger = site.send("/slow", more)
+        assert b"access-control" not in stranger.written
+        assert re.search(rb"\r\nx-request-id: [0-9a-f]{32}\r\n", stranger.written)
+
+
+async def test_a_refusal_of_the_application_has_the_same_headers(site: Site) -> None:
+    """Such as that of a request whose connection is not simple."""
+    for _ in range(LIMIT):
+        site.send("/slow")
+    more = b"Connection: close\r\nOrigin: " + SITE.encode() + b"\r\nX-Request-ID: a-1\r\n"
+
+    for number in range(2):
+        refused = site.send("/slow", more)
+        await until_written(refused)
+        assert status(refused) == 503
+        head = refused.written.lower()
+        assert head.count(b"access-control-allow-origin: " + SITE.encode()) == 1, number
+        assert head.count(b"x-request-id: a-1") == 1
+
+
+async def test_a_script_may_read_that_a_request_took_too_long(site: Site) -> None:
+    protocol, transport = site.connection()
+    more = b"Origin: " + SITE.encode() + b"\r\nX-Request-ID: a-1\r\n\r\n"
+    protocol.data_received(b"GET /slow HTTP/1.1\r\n" + HOST + more)
+    async with asyncio.timeout(20):
+        while not site.running:
+            await asyncio.sleep(0)
+    cycle: Any = protocol.cycle
+    cycle.activity.ends_s = 0.0
+    protocol.close_if_slow(0, head_s=1, body_s=1)
+
+    assert status(transport) == 504
+    assert b"\r\naccess-control-allow-origin: " + SITE.encode() in transport.written
+    assert b"\r\nx-request-id: a-1\r\n" in transport.written
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (b"Host: a\r\n", 400),
+        (b"Content-Length: 99999999\r\n", 413),
+        (b"Content-Encoding: br\r\n", 415),
+    ],
+)
+async def test_a_script_may_read_the_refusals_of_the_edge(
+    site: Site, more: bytes, expected: int
+) -> None:
+    sent = more + b"Origin: " + SITE.encode() + b"\r\nX-Request-ID: a-1\r\n"
+    if expected != 413:
+        sent += b"Content-Length: 1\r\n"
+    transport = site.send("/upload", sent, method="POST")
+    await until_written(transport)
+
+    assert status(transport) == expected
+    head = transport.written.lower()
+    assert head.count(b"\r\naccess-control-allow-origin: " + SITE.encode()) == 1
+    assert head.count(b"\r\nx-request-id: a-1\r\n") == 1
 
 
 async def test_a_refused_head_has_no_body(site: Site) -> None:

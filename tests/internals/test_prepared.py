@@ -2,6 +2,7 @@
 
 import asyncio
 import enum
+import json
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
@@ -35,6 +36,7 @@ from sqlalchemy import (
     Uuid,
     any_,
     bindparam,
+    cast,
     delete,
     func,
     insert,
@@ -419,6 +421,30 @@ async def test_json_is_what_pydantic_writes() -> None:
 )
 async def test_a_value_is_json_as_pydantic_writes_it(value: Any) -> None:
     assert json_bytes([value]) == TypeAdapter(Any).dump_json([value], by_alias=True)
+
+
+@pytest.mark.parametrize("kind", [JSON, JSONB])
+@pytest.mark.parametrize(
+    "document",
+    [
+        '{"a": 1, "a": [null, true, "\\u00e9", 1.0, -0.5e-3]}',
+        "123456789012345678901234567890",
+        "1e400",
+        "[" * 300 + "]" * 300,
+    ],
+)
+async def test_a_json_column_has_the_value_that_pythons_parser_reads(
+    document: str, kind: Any
+) -> None:
+    column = cast(bindparam("document", type_=String), kind).label("found")
+    statement = select(column, cast(column, String).label("as_text"))
+
+    for row in (
+        (await by_the_engine(statement, {"document": document}))[0],
+        await ReadSession().fetch_one(PreparedRead(statement), document=document),
+    ):
+        assert row
+        assert repr(row["found"]) == repr(json.loads(row["as_text"]))
 
 
 async def test_a_value_without_a_form_in_json_is_an_error() -> None:

@@ -160,6 +160,18 @@ async def test_answers_say_what_remains(site: Site) -> None:
     assert invalid.headers["ratelimit-policy"] == '"2/day";q=2;w=86400, "5/hour";q=5;w=3600'
 
 
+async def test_a_script_may_read_a_refusal(app: FastAPI, database: None) -> None:
+    site = "https://app.example.org"
+    made = Site(await asyncio.to_thread(limited.make, cors_origins=(site,)))
+    async with made.client(Origin=site) as client:
+        refused = [await client.get("/five") for _ in range(6)][-1]
+
+    assert refused.status_code == 429
+    assert refused.headers["access-control-allow-origin"] == site
+    assert "Retry-After" in refused.headers["access-control-expose-headers"]
+    assert refused.headers["x-request-id"]
+
+
 async def test_all_limits_of_a_route_apply(site: Site) -> None:
     async with site.client() as client:
         assert await statuses(client, "/both", 4) == [200, 200, 429, 429]

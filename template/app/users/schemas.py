@@ -41,10 +41,17 @@ class UserUpdate(TypedDict, total=False):
 
 
 class UserRead(BaseModel):
+    """For everybody."""
+
     model_config = ConfigDict(from_attributes=True)
 
     id: UUID
-    email: str
     name: str
     bio: str | None
     created_at: datetime
+
+
+class UserWithEmail(UserRead):
+    """For the client that has registered the user: no other one sees the address."""
+
+    email: str

@@ -1,5 +1,6 @@
 """Requests made from the OpenAPI document: a valid one for each operation."""
 
+import json
 import re
 from base64 import b64decode
 from collections.abc import Iterator
@@ -71,6 +72,17 @@ def operations(document: Document) -> Iterator[Operation]:
         for method, details in methods.items()
     ]
     yield from sorted(found, key=lambda operation: order.index(operation.method))
+
+
+def identifier(content: bytes) -> Identifier | None:
+    """Return the `id` of a thing, or of the first one in a list, if the body has one."""
+    try:
+        body = json.loads(content)
+    except ValueError:
+        return None
+    things = body.get("items", [body]) if isinstance(body, dict) else body
+    first = things[0] if isinstance(things, list) and things else None
+    return first.get("id") if isinstance(first, dict) else None
 
 
 def resolved(document: Document, schema: dict[str, Any]) -> dict[str, Any]:

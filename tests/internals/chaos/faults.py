@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.internals.chaos.bounds import HAS_OUTBOX, HAS_WORKER
 from tests.internals.chaos.world import World
+from tests.internals.postgres_server import between
 
 HELD_S = 4.0
 SLOW_S = 0.04
@@ -42,23 +43,15 @@ def _server(world: World, name: str) -> Any:
     return world.postgres if name == "postgres" else world.caches[name]
 
 
-@asynccontextmanager
-async def killed(world: World, name: str) -> AsyncIterator[None]:
+def killed(world: World, name: str) -> AbstractAsyncContextManager[None]:
     server = _server(world, name)
-    await asyncio.to_thread(server.kill)
-    yield
-    await asyncio.to_thread(server.start)
+    return between(server.kill, server.start)
 
 
-@asynccontextmanager
-async def hung(world: World, name: str) -> AsyncIterator[None]:
+def hung(world: World, name: str) -> AbstractAsyncContextManager[None]:
     """Stop the processes of the server: connections are accepted, and nothing is answered."""
     server = _server(world, name)
-    await asyncio.to_thread(server.suspend)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(server.resume)
+    return between(server.suspend, server.resume)
 
 
 @asynccontextmanager

@@ -33,7 +33,7 @@ from app.core.settings import ConfigurationError, CoreSettings, load
 from app.settings import get_settings
 from dev.processes import free_port
 from tests.core.serving import serving
-from tests.internals.postgres_server import Server
+from tests.internals.postgres_server import Server, between
 from tests.internals.replica.servers import primary_and_replica
 from tests.internals.tables import Base, Book
 
@@ -224,24 +224,6 @@ async def administration(server: Server) -> AsyncIterator[Callable[[str], Awaita
         yield execute
     finally:
         await database.close()
-
-
-@asynccontextmanager
-async def stopped(server: Server) -> AsyncIterator[None]:
-    await asyncio.to_thread(server.stop)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(server.start)
-
-
-@asynccontextmanager
-async def hanging(server: Server) -> AsyncIterator[None]:
-    await asyncio.to_thread(server.suspend)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(server.resume)
 
 
 @asynccontextmanager
@@ -575,7 +557,7 @@ async def test_a_replica_that_stops_is_left_out_without_an_error_and_comes_back(
 ) -> None:
     async with readers(primary) as answers:
         await asyncio.sleep(0.1)
-        async with stopped(standby):
+        async with between(standby.stop, standby.start):
             await is_left_out()
             assert await request(look(primary)) == (False, 0)
             ready = await health.ready_details()
@@ -600,7 +582,7 @@ async def test_a_replica_that_hangs_is_left_out_without_an_error_and_comes_back(
         # The pool is full.
         slow = ON_REPLICA.add_columns(sleep(0.1))
         await asyncio.gather(*(request(answered_by(primary, slow, True)) for _ in range(3)))
-        async with hanging(standby):
+        async with between(standby.suspend, standby.resume):
             # All connections of the pool wait for it, and what waits for them.
             flood = [
                 asyncio.create_task(request(answered_by(primary, ON_REPLICA, prepared)))
@@ -608,7 +590,13 @@ async def test_a_replica_that_hangs_is_left_out_without_an_error_and_comes_back(
             ]
             await says("did not answer in time")
             assert await asyncio.gather(*flood) == ["primary"] * len(flood)
-            assert await request(look(primary)) == (False, 0)
+            # From now on, no read waits for the replica, which returns no slot.
+            assert replica._pair is not None
+            reads = replica._pair.monitor.reads.gate
+            released = reads.released
+            for _ in range(50):
+                assert await request(look(primary)) == (False, 0)
+            assert (reads.in_use, reads.released) == (0, released)
         await says("ok")
 
     assert {True, False} == set(answers)
@@ -623,7 +611,7 @@ async def test_a_read_in_flight_is_answered_when_the_replica_dies(
     await asyncio.sleep(0.2)
     assert replica.checks() == OK
 
-    async with stopped(standby):
+    async with between(standby.stop, standby.start):
         assert await read == "primary"
 
     await says("ok")
@@ -635,7 +623,7 @@ async def test_a_read_that_fails_leaves_the_replica_out_before_the_monitor_does(
     monkeypatch.setattr(monitor, "INTERVAL_S", 60)
     # The monitor looks once more.
     await asyncio.sleep(0.5)
-    async with stopped(standby):
+    async with between(standby.stop, standby.start):
         assert replica.checks() == OK
         assert await request(look(primary)) == (False, 0)
         assert replica.checks() != OK
@@ -694,7 +682,7 @@ async def test_reads_that_fall_back_leave_the_primary_to_writes(
     standby: Server, primary: Database
 ) -> None:
     slow = select(func.pg_sleep(0.4))
-    async with stopped(standby):
+    async with between(standby.stop, standby.start):
         await is_left_out()
         reads = [asyncio.create_task(request(ReadSession(primary).rows(slow))) for _ in range(40)]
         await asyncio.sleep(0.05)
@@ -712,7 +700,7 @@ async def test_reads_that_fall_back_leave_the_primary_to_writes(
 async def test_the_replica_answers_while_the_primary_is_down(
     strict: Server, primary: Database, servers: tuple[Server, Server]
 ) -> None:
-    async with readers(primary) as answers, stopped(servers[0]):
+    async with readers(primary) as answers, between(servers[0].stop, servers[0].start):
         with pytest.raises(Unavailable):
             await request(write(primary))
         await asyncio.sleep(2 * STRICT_LAG_S)

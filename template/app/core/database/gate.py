@@ -26,9 +26,8 @@ class Gate:
         self.released = 0
         # Why no slot is given out, while there is a reason.
         self.refusal = ""
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        # Of the last task that waited.
-        self.last_wait_s = 0.0
+        # With the times at which they began to wait.
+        self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()
 
     @property
     def in_use(self) -> int:
@@ -38,6 +37,11 @@ class Gate:
     def waiting(self) -> int:
         return len(self._waiting)
 
+    @property
+    def longest_wait_s(self) -> float:
+        """The time for which the first of the waiting tasks has waited so far."""
+        return perf_counter() - self._waiting[0][1] if self._waiting else 0.0
+
     async def acquire(self) -> None:
         """Wait for a slot.
 
@@ -45,7 +49,7 @@ class Gate:
             Busy: when no slot is free in time.
             DeadlineExceeded: when the request has no time left.
             Unavailable: while `refusal` says why.
-            RuntimeError: when this task's own transaction holds a slot.
+            RuntimeError: when this task has a slot for its transaction.
         """
         self.refuse_holder()
         if self.refusal:
@@ -54,38 +58,38 @@ class Gate:
         if self._free:
             self._free -= 1
             return
-        started_s = perf_counter()
         loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
+        turn = loop.create_future()
+        waiting = turn, perf_counter()
         # Not `asyncio.timeout` and `asyncio.Semaphore`, which cost three times as much.
         limit_s = min(self._timeout_s, remaining_s())
-        timer = loop.call_later(limit_s, self._time_out, turn)
-        self._waiting.append(turn)
+        timer = loop.call_later(limit_s, self._time_out, waiting)
+        self._waiting.append(waiting)
         try:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled() and turn.exception() is None:
                 # `release` gave this task the slot just before it was cancelled.
                 self.release()
-            elif turn in self._waiting:
-                self._waiting.remove(turn)
+            elif waiting in self._waiting:
+                self._waiting.remove(waiting)
             raise
         finally:
             timer.cancel()
-            self.last_wait_s = perf_counter() - started_s
-            add_pool_wait(self.last_wait_s)
+            add_pool_wait(perf_counter() - waiting[1])
 
-    def _time_out(self, turn: asyncio.Future[None]) -> None:
+    def _time_out(self, waiting: tuple[asyncio.Future[None], float]) -> None:
+        turn, _ = waiting
         if not turn.done():
-            self._waiting.remove(turn)
+            self._waiting.remove(waiting)
             turn.set_exception(exceeded() or Busy("All database connections are in use."))
 
     def refuse_holder(self) -> None:
-        """Raise RuntimeError when this task's own transaction holds a slot: it may deadlock."""
+        """Raise RuntimeError when this task has a slot for its transaction: it may deadlock."""
         slot = current_slot.get()
-        if slot is not None and slot.is_held and slot.gate is self:
+        if slot is not None and slot.gate is self and (slot.is_held or slot.is_reserved):
             raise RuntimeError(
-                "This task's WriteSession holds a connection already: read through that session. "
+                "This task's WriteSession has the only connection: read through that session. "
                 "A WriteSession is accepted wherever a ReadSession is."
             )
 
@@ -93,7 +97,7 @@ class Gate:
         """Hand the slot to the task that has waited longest, or free it."""
         self.released += 1
         while self._waiting:
-            turn = self._waiting.popleft()
+            turn, _ = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
                 return
@@ -112,20 +116,28 @@ class Slot:
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
         self.is_held = False
+        self.is_reserved = False
+
+    def reserve(self) -> None:
+        """Refuse other slots to this task from now on, before the first statement as after it."""
+        self.is_reserved = True
+        current_slot.set(self)
 
     async def take(self) -> None:
         """Take a slot of the gate, unless this transaction holds one; errors as from `acquire`."""
         if not self.is_held:
+            self.is_reserved = False
             await self.gate.acquire()
             self.is_held = True
             current_slot.set(self)
 
     def release(self) -> None:
-        """Return the slot, if it is held."""
+        """Return the slot, if it is held, and allow others."""
+        self.is_reserved = False
         if self.is_held:
             self.is_held = False
             self.gate.release()
 
 
-# The last transaction of this task that took a slot; tasks that it starts inherit it.
+# The last transaction of this task that took or reserved a slot; tasks that it starts inherit it.
 current_slot: ContextVar[Slot | None] = ContextVar("slot", default=None)

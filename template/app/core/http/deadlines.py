@@ -16,9 +16,11 @@ from app.core.http.problems import Unavailable
 from app.core.telemetry.activity import Activity, current
 
 HEADER = b"x-request-timeout"
-# A statement of the ORM that a limit ends costs its connection: no client ends each of them.
+# A statement that a limit ends costs PostgreSQL a process, which cancels it: no client ends each of
+# them.
 LEAST_S = 0.1
-# Timers may fire this much too early.
+# Timers may fire this much too early. Within this time the driver cannot cancel a statement, and
+# would close its connection instead.
 _EARLY_S = 0.01
 # The attribute of an endpoint that has its time limit.
 DECLARED = "__deadline_s__"
@@ -68,11 +70,11 @@ def remaining_s() -> float:
     """Return the time that is left for the response; infinity without a limit.
 
     Raises:
-        DeadlineExceeded: when no time is left.
+        DeadlineExceeded: when too little time is left to begin anything.
     """
     activity = current.get()
     left_s = inf if activity is None else activity.remaining_s()
-    if left_s <= 0 and (error := exceeded()):
+    if left_s <= _EARLY_S and (error := exceeded()):
         raise error
     return left_s
 

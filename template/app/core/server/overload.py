@@ -11,8 +11,9 @@ overload itself. Both queues of this service are its own, so they are measured i
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
+from copy import copy
 from itertools import count
 from logging import getLogger
 from time import monotonic
@@ -24,10 +25,12 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.database.engine import gates
+from app.core.http.cors import Cors, Header, lines
 from app.core.http.problems import problem_response
 from app.core.http.routing import Matcher, route_path
 from app.core.operations.admin import is_admin
 from app.core.settings.server import ServerSettings
+from app.core.telemetry import request_id
 from app.core.telemetry.requests import in_flight
 
 TICK_S = 0.1
@@ -40,7 +43,7 @@ LATE_TICKS = 2
 # The most that one tick takes away.
 LEAST_GRADIENT = 0.2
 RETRY_AFTER_S = 1
-# A refusal takes 10 us and two system calls. Above this rate, refused connections are read later.
+# A refusal takes 11 us and two system calls. Above this rate, refused connections are read later.
 FREE_REFUSALS_PER_S = 1000
 # Refusals that come closer together than this are one burst.
 BURST_S = 0.05
@@ -74,11 +77,18 @@ class Limiter:
     """
 
     def __init__(
-        self, *, floor: int, ceiling: int, max_delay_s: float, admin_port: int = 0
+        self,
+        *,
+        floor: int,
+        ceiling: int,
+        max_delay_s: float,
+        admin_port: int = 0,
+        cors: Cors | None = None,
     ) -> None:
         self.floor = min(floor, ceiling)
         self.ceiling = ceiling
         self._admin_port = admin_port
+        self._cors = cors
         self._max_delay_s = max_delay_s
         self._late_ticks = 0
         self._priorities: Matcher[tuple[Any, Priority]] = Matcher(())
@@ -90,19 +100,18 @@ class Limiter:
             "X-Content-Type-Options": "nosniff",
         }
         self.response = problem_response(503, detail, headers=headers)
-        lines = [b"HTTP/1.1 503 Service Unavailable"]
-        lines += [b"%b: %b" % header for header in self.response.raw_headers]
-        self.head = b"\r\n".join(lines) + b"\r\n"
+        self.head = b"HTTP/1.1 503 Service Unavailable\r\n" + lines(self.response.raw_headers)
         self._set(ceiling)
 
     @classmethod
-    def of(cls, settings: ServerSettings, pool_size: int) -> Self:
+    def of(cls, settings: ServerSettings, pool_size: int, cors: Cors | None = None) -> Self:
         """Return the limiter of a worker whose pool has so many connections."""
         return cls(
             floor=pool_size + MIN_WAITING,
             ceiling=settings.max_in_flight or pool_size * MAX_PER_CONNECTION,
             max_delay_s=settings.max_queue_ms / 1000,
             admin_port=settings.admin_port,
+            cors=cors,
         )
 
     def read(self, app: FastAPI) -> None:
@@ -151,6 +160,11 @@ class Limiter:
         refused[priority,] += 1
         return True
 
+    def own_headers(self, sent: Collection[Header]) -> list[Header]:
+        """Return the headers of one refusal: its id, and CORS."""
+        own = [(request_id.HEADER, request_id.of(sent).encode())]
+        return own if self._cors is None else own + self._cors.headers(sent)
+
     def pause_s(self) -> float:
         """Return how long not to read from the connection of a request that was refused."""
         now_s = monotonic()
@@ -173,7 +187,7 @@ class Limiter:
             began_s = monotonic()
             await asyncio.sleep(TICK_S)
             late_s = monotonic() - began_s - TICK_S
-            waits_s = [gate.last_wait_s for gate in gates if gate.waiting]
+            waits_s = [gate.longest_wait_s for gate in gates]
             self.adapt(max(late_s, *waits_s, 0), in_flight())
             if tick % 10 == 0 and (new := refused.total() - reported):
                 reported += new
@@ -195,4 +209,6 @@ class Refusals:
             or not limiter.refuses(route_path(scope), now)
         ):
             return self._app(scope, receive, send)
-        return limiter.response(scope, receive, send)
+        response = copy(limiter.response)
+        response.raw_headers = response.raw_headers + limiter.own_headers(scope["headers"])
+        return response(scope, receive, send)

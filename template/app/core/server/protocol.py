@@ -16,7 +16,9 @@ from urllib.parse import unquote
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from app.core.http.cors import Header, lines
 from app.core.http.problems import problem_response
+from app.core.telemetry import request_id
 from app.core.telemetry.requests import in_flight, open_now
 
 if TYPE_CHECKING:
@@ -91,15 +93,25 @@ class Protocol(_Base):
 
     def refuse(self, status: HTTPStatus, detail: str | None = None, **headers: str) -> None:
         """Answer in place of the application, and close the connection."""
+        headers["Connection"] = "close"
+        own = []
         if self.cycle is not None:
             # Telemetry reads it; uvicorn's type does not have it.
             self.cycle.refused = status  # type: ignore[attr-defined]
-        headers["Connection"] = "close"
+            own = self._own_headers(self.cycle)
         response = problem_response(status, detail, headers=headers)
-        lines = [b"HTTP/1.1 %d %b" % (status, status.phrase.encode())]
-        lines += [b"%b: %b" % header for header in response.raw_headers]
-        self.transport.write(b"\r\n".join([*lines, b"", bytes(response.body)]))
+        first = b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode())
+        fields = lines(response.raw_headers + own)
+        self.transport.write(b"".join([first, fields, b"\r\n", bytes(response.body)]))
         self.transport.close()
+
+    def _own_headers(self, cycle: Any) -> list[Header]:
+        """Return the headers of a request whose head was read: its id if it is known, and CORS."""
+        cors = getattr(getattr(self.app, "state", None), "cors", None)
+        own = [] if cors is None else [*cors.headers(cycle.scope["headers"])]
+        if activity := getattr(cycle, "activity", None):
+            own.append((request_id.HEADER, activity.request_id.encode()))
+        return own
 
     @property
     def is_waiting(self) -> bool:
@@ -285,9 +297,9 @@ class HttpTools(Protocol):
         if not self._is_simple(method) or not limiter.refuses(path, now):
             return False
         self._unset_keepalive_if_required()
-        dates = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        own = lines(self.server_state.default_headers + limiter.own_headers(self.headers))
         body = b"" if method == b"HEAD" else limiter.response.body
-        self.transport.write(b"".join([limiter.head, *dates, b"\r\n", body]))
+        self.transport.write(b"".join([limiter.head, own, b"\r\n", body]))
         self.is_answered, self.pause_s = True, limiter.pause_s()
         return True
 

@@ -32,6 +32,7 @@ from starlette._exception_handler import wrap_app_handling_exceptions
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.database import PreparedWrite, Row, WriteSession
+from app.core.database.sessions import _read_session, _write_session
 from app.core.http.idempotency.table import CLAIM, STORE
 from app.core.http.problems import RESPONSES, BadRequest, Conflict, Unprocessable
 from app.core.http.routing import flat
@@ -56,7 +57,23 @@ class InUse(Conflict):
     headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
 
 
-class IdempotentSession(WriteSession):
+class _OnlySession(WriteSession):
+    """The only session of its request, so that a handler works with a key if it works without."""
+
+    async def __aenter__(self) -> WriteSession:
+        self._slot.reserve()
+        return await super().__aenter__()
+
+    async def autocommit(self, statement: PreparedWrite, /, **values: Any) -> list[Row]:
+        # Its connection is not that of the slot.
+        self._slot.release()
+        try:
+            return await super().autocommit(statement, **values)
+        finally:
+            self._slot.reserve()
+
+
+class IdempotentSession(_OnlySession):
     """A `WriteSession` that commits with the answer: `autocommit` is `write`."""
 
     async def autocommit(self, statement: PreparedWrite, /, **values: Any) -> list[Row]:
@@ -232,7 +249,7 @@ async def _contents(request: Request) -> AsyncIterator[bytes]:
 
 async def _idempotent_session(request: Request) -> AsyncIterator[WriteSession]:
     attempt: Attempt | None = request.scope.get(_SCOPE)
-    async with attempt.session(request) if attempt else WriteSession() as session:
+    async with attempt.session(request) if attempt else _OnlySession() as session:
         yield session
 
 
@@ -247,13 +264,20 @@ async def _keyed_session(request: Request) -> AsyncIterator[WriteSession]:
 # A `WriteSession`; a client may send a key, or has to send one (400).
 IdempotentSessionDep = Annotated[WriteSession, Depends(_idempotent_session, scope="function")]
 KeyedSessionDep = Annotated[WriteSession, Depends(_keyed_session, scope="function")]
+_SESSIONS: set[Any] = {_idempotent_session, _keyed_session}
+_OTHER_SESSIONS: set[Any] = {_read_session, _write_session}
 
 
 def install_idempotency(app: FastAPI) -> None:
-    """Answer repetitions, and describe the header in OpenAPI; call it after the last route."""
+    """Answer repetitions, and describe the header in OpenAPI; call it after the last route.
+
+    Raises:
+        TypeError: when a route takes a second session.
+    """
     app.add_exception_handler(Repeated, _repeated)
     for route in app.router.routes:
         if isinstance(route, APIRoute) and (calls := _sessions(route.dependant)):
+            _refuse_second_session(route)
             # After all others, because one of them may authenticate the caller.
             route.dependant.dependencies.sort(key=lambda each: bool(_sessions(each)))
             _describe(route, is_required=_keyed_session in calls)
@@ -261,7 +285,20 @@ def install_idempotency(app: FastAPI) -> None:
 
 def _sessions(dependant: Dependant) -> set[Any]:
     """Return the dependencies of this module that a dependency has."""
-    return {each.call for each in flat(dependant)} & {_idempotent_session, _keyed_session}
+    return {each.call for each in flat(dependant)} & _SESSIONS
+
+
+def _refuse_second_session(route: APIRoute) -> None:
+    """Raise TypeError if a function takes another session beside that of this module."""
+    for dependant in flat(route.dependant):
+        taken = {each.call for each in dependant.dependencies}
+        if taken & _SESSIONS and taken & _OTHER_SESSIONS:
+            methods = ",".join(sorted(route.methods or ()))
+            raise TypeError(
+                f"{methods} {route.path}: with an {HEADER}, the transaction has the only "
+                "connection. Take no ReadSessionDep and no WriteSessionDep, and read through the "
+                "idempotent session, which is accepted wherever a ReadSession is."
+            )
 
 
 async def _repeated(_: Request, error: Exception) -> Response:

@@ -6,9 +6,7 @@ from typing import Annotated
 from fastapi import Depends, FastAPI
 from httpx2 import AsyncClient
 
-from app.callers import CallerDep, SettingsDep
-from app.core.database import WriteSession
-from app.orders.models import Group
+from app.orders.dependencies import OrderDep, SettingsDep
 from app.settings import get_settings
 from tests.core.budget import QueryBudget
 from tests.core.serving import ROOT
@@ -17,26 +15,25 @@ from tests.core.serving import ROOT
 def test_the_readme_shows_this_code() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
 
-    assert (ROOT / "app" / "callers.py").read_text() in blocks
+    assert (ROOT / "app" / "orders" / "dependencies.py").read_text() in blocks
 
 
-async def name_of(caller: CallerDep, settings: SettingsDep) -> str:
-    return f"{caller.name} on {settings.port}"
+async def item_of(order: OrderDep, settings: SettingsDep) -> str:
+    return f"{order.item} on {settings.port}"
 
 
-async def call(caller: CallerDep, name: Annotated[str, Depends(name_of)]) -> list[str]:
-    return [caller.name, name]
+async def show(order: OrderDep, item: Annotated[str, Depends(item_of)]) -> list[str]:
+    return [order.item, item]
 
 
 async def test_each_is_called_once(app: FastAPI, client: AsyncClient, queries: QueryBudget) -> None:
-    async with WriteSession() as session:
-        session.add(Group(name="tea"))
-    app.add_api_route("/caller", call)
+    order = (await client.post("/orders", json={"item": "tea"})).raise_for_status().json()
+    app.add_api_route("/shown/{order_id}", show)
     get_settings.cache_clear()
     try:
         for _ in range(3):
             with queries.exactly(1):
-                response = await client.get("/caller", headers={"X-Group": "tea"})
+                response = await client.get(f"/shown/{order['id']}")
             assert response.json() == ["tea", f"tea on {get_settings().port}"]
     finally:
         app.router.routes.pop()

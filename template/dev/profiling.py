@@ -7,20 +7,19 @@ memray. `benchmarks/load.toml` describes the load.
 
 import argparse
 import asyncio
-import json
 import subprocess
 import sys
 import time
-import tomllib
 from collections import Counter
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import httpx2
 
-from dev.processes import ServerUnavailable, serve, workspace
+from benchmarks.requests import Load
+from benchmarks.service import serving
+from dev.processes import ServerUnavailable, workspace
 
 ROOT = Path(__file__).parents[1]
 CLIENTS = 16
@@ -40,14 +39,8 @@ async def profile(kind: str, seconds: int) -> Path:
     with workspace() as home:
         recorder = (*MEMRAY, "run", "--follow-fork", f"--output={home / 'memory'}")
         python = recorder if kind == "memory" else (sys.executable,)
-        service = ("-m", "gunicorn", "--config=deploy/gunicorn.conf.py", f"--pid={home / 'pid'}")
-
-        def command(port: int) -> list[str]:
-            return ["env", f"PORT={port}", "WEB_CONCURRENCY=1", *python, *service, "app.main:app"]
-
-        with serve(command, _is_ready, home / "service", cwd=ROOT) as port:
+        with serving(home / "service", python, ROOT, {"WEB_CONCURRENCY": "1"}) as (port, pid):
             if spy := KINDS[kind]:
-                pid = (home / "pid").read_text().strip()
                 options = (f"--pid={pid}", f"--duration={seconds}", f"--output={drawing}")
                 await asyncio.gather(load(port, seconds), asyncio.to_thread(run, *spy, *options))
             else:
@@ -71,43 +64,23 @@ def run(*command: str) -> None:
 
 async def load(port: int, seconds: int) -> None:
     """Send the requests of `benchmarks/load.toml`; print the numbers of responses by status."""
-    scenario = tomllib.loads((ROOT / "benchmarks" / "load.toml").read_text())
-    requests = cycle([each for each in scenario["request"] for _ in range(each.get("weight", 1))])
-    names: dict[str, str] = {}
     statuses: Counter[int] = Counter()
+    url = f"http://127.0.0.1:{port}"
+    with httpx2.Client(base_url=url, timeout=30) as preparing:
+        prepared = Load(preparing)
+    described = prepared.described["request"]
+    tables = cycle([each for each in described for _ in range(each.get("weight", 1))])
     until = time.monotonic() + seconds
 
-    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-{% if auth == "jwt" %}
-        from dev.issuer import token
-
-        access = token("developer", scenario.get("scopes", ()))
-        client.headers["Authorization"] = f"Bearer {access}"
-{% endif %}
-
-        async def send(request: dict[str, Any]) -> httpx2.Response:
-            text = json.dumps([request["method"], request["path"], request.get("json")])
-            for name, value in (names | {"random": uuid4().hex}).items():
-                text = text.replace("{" + name + "}", value)
-            method, path, body = json.loads(text)
-            return await client.request(method, path, json=body)
+    async with httpx2.AsyncClient(timeout=30) as client:
 
         async def repeat() -> None:
             while time.monotonic() < until:
-                statuses[(await send(next(requests))).status_code] += 1
+                request = prepared.request(next(tables), uuid4().hex)
+                statuses[(await client.send(request)).status_code] += 1
 
-        for request in scenario.get("prepare", []):
-            response = await send(request)
-            names[request["name"]] = str(response.raise_for_status().json()["id"])
         await asyncio.gather(*(repeat() for _ in range(CLIENTS)))
     print(f"responses by status: {dict(statuses)}")
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        return httpx2.get(f"http://127.0.0.1:{port}/livez").is_success
-    except httpx2.TransportError:
-        return False
 
 
 if __name__ == "__main__":

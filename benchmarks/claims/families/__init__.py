@@ -1,0 +1,1 @@
+"""The measurements, one function for each claim; table.py names them."""

@@ -1,0 +1,1 @@
+"""Small applications as the authors of the claims mean them."""

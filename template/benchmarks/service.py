@@ -1,0 +1,137 @@
+"""A version of the service: its files, and one that runs as in production, on its own servers."""
+
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import psutil
+
+from dev.processes import serve
+from tests.core.serving import ROOT, isolated_servers
+
+# Variables that lead uv to the environment of this process.
+_OF_THIS_ENVIRONMENT = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")
+
+
+class Unusable(Exception):
+    """There is nothing to compare with; the message has the reason."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """The files of a version, and the Python of its environment."""
+
+    name: str
+    root: Path
+    python: str
+
+
+PRESENT = Version("working tree", ROOT, sys.executable)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that runs: its port, the process of gunicorn, and its servers."""
+
+    port: int
+    process: psutil.Process
+    servers: Sequence[psutil.Process]
+
+
+def checkout(ref: str, home: Path) -> Version:
+    """Put the files of a commit into `home`, with an environment of its own by uv.
+
+    Raises Unusable if there is no such commit, or none of a service.
+    """
+    commit = _output("git", "rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}")
+    archive = home.with_suffix(".tar")
+    # Of this directory alone, which may be a part of its repository. A worktree would stay in the
+    # list of the repository if this process is killed.
+    _output("git", "archive", f"--output={archive}", commit)
+    with tarfile.open(archive) as files:
+        files.extractall(home, filter="data")
+    for name in ("app/main.py", "deploy/gunicorn.conf.py", "pyproject.toml"):
+        if not (home / name).exists():
+            raise Unusable(f"{ref} has no {name}: it cannot be served.")
+    lock = ["--frozen"] if (home / "uv.lock").exists() else []
+    environment = {k: v for k, v in os.environ.items() if k not in _OF_THIS_ENVIRONMENT}
+    python = f"--python={sys.executable}"
+    uv = os.environ.get("UV", "uv")
+    _output(uv, "sync", "--quiet", python, *lock, cwd=home, environment=environment)
+    return Version(f"{ref} ({commit[:8]})", home, str(home / ".venv/bin/python"))
+
+
+def _output(*command: str, cwd: Path = ROOT, environment: Mapping[str, str] | None = None) -> str:
+    try:
+        process = subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError as error:
+        raise Unusable(f"{error.filename} is not installed.") from error
+    if process.returncode:
+        raise Unusable(f"`{' '.join(command)}` failed: {process.stderr.strip()}")
+    return process.stdout.strip()
+
+
+@contextmanager
+def running(version: Version, home: Path, workers: int) -> Iterator[Service]:
+    """Serve a version on servers and a database of its own."""
+    before = {each.pid for each in psutil.Process().children()}
+    with isolated_servers({}) as variables:
+        servers = [each for each in psutil.Process().children() if each.pid not in before]
+        _output(version.python, "-m", "app", "migrate", cwd=version.root)
+        # Hashes, and with them the layout of dicts, would differ from one process to the next.
+        extra = {"WEB_CONCURRENCY": str(workers), "PYTHONHASHSEED": "0"}
+        with serving(home, (version.python,), version.root, variables | extra) as (port, pid):
+            yield Service(port, psutil.Process(pid), servers)
+
+
+@contextmanager
+def serving(
+    home: Path, python: Sequence[str], root: Path, variables: Mapping[str, str]
+) -> Iterator[tuple[int, int]]:
+    """Serve with this Python from the directory `root`; yields the port, and gunicorn's id."""
+    pid = home.with_suffix(".pid")
+
+    def command(port: int) -> list[str]:
+        options = ("--config=deploy/gunicorn.conf.py", f"--pid={pid}")
+        return ["env", f"PORT={port}", *python, "-m", "gunicorn", *options, "app.main:app"]
+
+    with serve(command, _is_ready, home, cwd=root, variables=variables) as port:
+        yield port, int(pid.read_text())
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        return httpx2.get(f"http://127.0.0.1:{port}/livez").is_success
+    except httpx2.TransportError:
+        return False
+
+
+def family(*processes: psutil.Process) -> list[psutil.Process]:
+    """Return the processes with all that they have started."""
+    return [*processes, *(each for parent in processes for each in parent.children(recursive=True))]
+
+
+def cpu_s(processes: Iterable[psutil.Process]) -> float:
+    """Return the CPU time that the processes have used so far."""
+    return sum(map(_cpu_s, processes))
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    if sys.platform == "linux":
+        # The CPU clock of a process, as clock_getcpuclockid(3) has it: in nanoseconds. The files
+        # in /proc, and psutil, count in hundredths of a second.
+        with suppress(OSError):
+            return time.clock_gettime((~process.pid << 3) | 2)
+    with suppress(psutil.NoSuchProcess):
+        times = process.cpu_times()
+        return float(times.user + times.system)
+    return 0.0
