@@ -279,6 +279,7 @@ def publish(document: Document, directory: Path) -> None:
 
 
 def main(directory: Path = DIRECTORY) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
     document: Document = {
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine.describe(),
