@@ -59,6 +59,20 @@ def test_reloads_new_workers_and_stops_lose_no_request(capsys: pytest.CaptureFix
     assert " ERROR " not in log
 
 
+def test_an_instance_accepts_connections_until_the_delay_of_its_stop_is_over() -> None:
+    with serving(WEB_CONCURRENCY="2", MAX_REQUESTS="50", DRAIN_DELAY_S="60") as client:
+        master = master_of(client.base_url.port)
+        client.get("/readyz").raise_for_status()
+        master.send_signal(signal.SIGTERM)
+        until(lambda: drained(client))
+        # A worker that ends by itself leaves the sockets to the others.
+        before = set(master.children())
+        with load(client.base_url.port or 0) as requests:
+            until(lambda: before.isdisjoint(master.children()))
+        assert requests.lost == []
+        client.get("/livez").raise_for_status()
+
+
 def drained(client: Client) -> bool:
     return client.get("/readyz").status_code == 503
 
@@ -193,6 +207,30 @@ async def test_a_close_answers_a_request_that_has_arrived(close: str) -> None:
             assert (await loop.sock_recv(client, 1000)).startswith(b"HTTP/1.1 204 ")
             if close == "shutdown":
                 assert await loop.sock_recv(client, 1000) == b""
+
+
+@pytest.mark.parametrize("sent", [b"", b"x" * 100_000])
+async def test_a_client_that_still_sends_its_body_reads_the_last_answer(sent: bytes) -> None:
+    size = 4 * 1024**2
+    head = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % size
+    loop = asyncio.get_running_loop()
+    async with served(closing, []) as (_, listener):
+        with socket.socket() as client:
+            client.setblocking(False)
+            await loop.sock_connect(client, listener.getsockname())
+            await loop.sock_sendall(client, head + sent)
+            # A second request in the same data may not run.
+            await loop.sock_sendall(client, b"x" * (size - len(sent)) + GET)
+            answer = b""
+            while part := await loop.sock_recv(client, 1000):
+                answer += part
+    assert answer.count(b"HTTP/1.1 204 ") == 1
+
+
+async def closing(scope: Any, receive: Any, send: Any) -> None:
+    headers = [(b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def test_slow_clients_are_closed() -> None:

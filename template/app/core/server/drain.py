@@ -58,15 +58,20 @@ def delay_stop(arbiter: Any, delay_s: float) -> None:
     Until then the workers accept requests while the load balancer finds them not ready.
     """
 
+    def stop(frame: FrameType | None) -> None:
+        is_last = not (arbiter.reexec_pid or arbiter.master_pid or arbiter.systemd)
+        announce(not arbiter.reexec_pid, ends_sockets=is_last)
+        arbiter.signal(signal.SIGTERM, frame)
+
     def terminate(frame: FrameType | None) -> None:
         # After SIGUSR2 another master has the same sockets, and stays ready.
         if delay_s and not stopping() and not arbiter.reexec_pid:
+            # A worker that is replaced during the delay leaves the sockets to the others.
+            announce()
             signal.setitimer(signal.ITIMER_REAL, delay_s)
             arbiter.log.info("Stops in %g s; readiness fails from now on", delay_s)
         else:
-            arbiter.signal(signal.SIGTERM, frame)
-        is_last = not (arbiter.reexec_pid or arbiter.master_pid or arbiter.systemd)
-        announce(not arbiter.reexec_pid, ends_sockets=is_last)
+            stop(frame)
 
     def handle(number: int, frame: FrameType | None) -> None:
         # A worker has the handlers of the master until it starts. It serves nothing by then, and
@@ -80,4 +85,4 @@ def delay_stop(arbiter: Any, delay_s: float) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, handle)
-    signal.signal(signal.SIGALRM, lambda _, frame: arbiter.signal(signal.SIGTERM, frame))
+    signal.signal(signal.SIGALRM, lambda _, frame: stop(frame))
