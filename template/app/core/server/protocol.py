@@ -36,6 +36,8 @@ MIN_BODY_BYTES_PER_S = 1024
 LATE_S = 0.25
 # Time in which the event loop reads what has arrived.
 READ_S = 0.01
+# Longest time to read the rest of a request that was answered before its end.
+LINGER_S = 5
 # The header of a service that stops.
 CLOSE = (b"connection", b"close")
 _CONTINUE = b"HTTP/1.1 100 "
@@ -59,6 +61,8 @@ class Protocol(_Base):
     """A connection of a client."""
 
     received_bytes = 0
+    # Whether the last answer is sent, and what the client still sends is dropped.
+    is_lingering = False
     # Whether a repeated hit was answered, which has no cycle.
     has_answered_hit = False
     # The `received_bytes` at the last part of a body or end of a request. h11 has a limit itself.
@@ -70,6 +74,8 @@ class Protocol(_Base):
     _received_before = 0
 
     def data_received(self, data: bytes) -> None:
+        if self.is_lingering:
+            return
         # In parts, because h11 limits a head only while it is incomplete.
         for start in range(0, len(data), MAX_HEAD_BYTES):
             part = data[start : start + MAX_HEAD_BYTES]
@@ -95,8 +101,32 @@ class Protocol(_Base):
         """
         if self._has_unread_request():
             self.loop.call_later(READ_S, self.shutdown)
-        else:
+        elif not self.is_lingering:
             super().shutdown()
+
+    def linger(self) -> None:
+        """Close the connection after the last answer, and after the rest of its request.
+
+        If bytes of the client are unread, a close resets the connection: the client may lose the
+        answer, and nginx then answers 502.
+        """
+        if self.transport.is_closing() or self.is_lingering:
+            return
+        if not (self.cycle.more_body or self._has_unread()):
+            self.transport.close()
+            return
+        self.is_lingering = True
+        self.flow.resume_reading()
+        # TLS has no end of one direction.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
+
+    def on_response_complete(self) -> None:
+        if self.is_lingering:
+            self.server_state.total_requests += 1
+        else:
+            super().on_response_complete()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection that has been idle for too long, for which uvicorn calls this."""
@@ -105,8 +135,13 @@ class Protocol(_Base):
 
     def _has_unread_request(self) -> bool:
         """Return whether bytes wait in the kernel while no request runs."""
-        if self.transport.is_closing() or not (self.cycle is None or self.cycle.response_complete):
+        if self.transport.is_closing() or self.is_lingering:
             return False
+        is_idle = self.cycle is None or self.cycle.response_complete
+        return is_idle and self._has_unread()
+
+    def _has_unread(self) -> bool:
+        """Return whether bytes of the client wait in the kernel."""
         waiting = bytes(4)
         with suppress(OSError, TypeError):
             waiting = ioctl(self.transport.get_extra_info("socket"), FIONREAD, waiting)
@@ -196,16 +231,15 @@ class ResponseTransport:
     half a response: nginx sends the request to no other instance then.
     """
 
-    __slots__ = ("_head", "_loop", "_transport", "_written")
+    __slots__ = ("_head", "_protocol", "_transport", "_written")
 
     def __init__(
         self,
-        transport: asyncio.Transport,
-        loop: asyncio.AbstractEventLoop,
+        protocol: Protocol,
         written: Callable[[bytes], None] | None,
     ) -> None:
-        self._transport = transport
-        self._loop = loop
+        self._protocol = protocol
+        self._transport = protocol.transport
         # Called with the head when head and body were written together.
         self._written = written
         # None before it is known, and empty after it is written.
@@ -220,13 +254,13 @@ class ResponseTransport:
         elif self._head is None and not data.startswith(_CONTINUE):
             self._head = data
             # A stream may wait for its first part.
-            self._loop.call_soon(self._flush)
+            self._protocol.loop.call_soon(self._flush)
         else:
             self._transport.write(data)
 
     def close(self) -> None:
         self._flush()
-        self._transport.close()
+        self._protocol.linger()
 
     def is_closing(self) -> bool:
         return self._transport.is_closing()
@@ -284,7 +318,7 @@ class HttpTools(Protocol):
         # A HEAD has no body: it is complete before its head would be written.
         if self.cycle is not None and self.scope["method"] != "HEAD":
             learn = hits and partial(hits.learn, self, self.url, self.headers, self.scope)
-            joined = ResponseTransport(self.transport, self.loop, learn)
+            joined = ResponseTransport(self, learn)
             self.cycle.transport = joined  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
