@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
 from contextvars import Context
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -9,7 +10,7 @@ from uuid import uuid4
 import pytest
 from fastapi import APIRouter, FastAPI
 from httpx2 import ASGITransport, AsyncClient
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError, InvalidRequestError, MultipleResultsFound
 from sqlalchemy.orm import joinedload
 
@@ -299,3 +300,23 @@ async def test_text_that_cannot_be_stored_is_the_callers_error() -> None:
     with pytest.raises(Unprocessable):
         async with WriteSession() as session:
             await session.execute(insert(Book).values(title="\x00"))
+
+
+async def test_a_transaction_of_the_engine_that_is_cut_leaves_nothing_open(
+    single: Database,
+) -> None:
+    async def write() -> None:
+        async with single.engine.begin() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    # Turns of the event loop until the cancellation, so that some of them meet the BEGIN.
+    for turns in [*range(50)] * 2:
+        task = asyncio.create_task(write())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        async with single.autocommit_engine.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver and not driver.is_in_transaction()

@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 from weakref import WeakSet
 
 import asyncpg
@@ -256,7 +256,7 @@ class Database:
         def explain(context: ExceptionContext) -> Problem | None:
             error = context.original_exception
             execution = context.execution_context
-            if execution is not None and context.connection is not None and _is_cut(error):
+            if execution is not None and _is_autocommit(context.connection) and _is_cut(error):
                 context.is_disconnect = not await_(_keep(context.connection.connection))
             if execution is None and isinstance(error, (LookupError, ValueError)):
                 # An argument could not be converted.
@@ -304,6 +304,13 @@ class Database:
 def _is_cut(error: BaseException) -> bool:
     """Return whether a time limit or a cancellation ended a statement before its result."""
     return isinstance(driver_error(error), (asyncio.CancelledError, TimeoutError))
+
+
+def _is_autocommit(connection: Connection | None) -> TypeGuard[Connection]:
+    """Return whether SQLAlchemy sends no BEGIN: one that is cut may have begun a transaction."""
+    if connection is None:
+        return False
+    return connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
 
 
 async def _keep(connection: PoolProxiedConnection) -> bool:
