@@ -319,6 +319,22 @@ async def test_a_script_may_read_that_a_request_took_too_long(site: Site) -> Non
     assert b"\r\nx-request-id: a-1\r\n" in transport.written
 
 
+async def test_malformed_http_does_not_get_the_headers_of_the_request_before_it(
+    site: Site,
+) -> None:
+    protocol, transport = site.connection()
+    more = b"Origin: " + SITE.encode() + b"\r\nX-Request-ID: a-1\r\n\r\n"
+    protocol.data_received(b"GET /missing HTTP/1.1\r\n" + HOST + more)
+    await until_written(transport)
+    assert b"x-request-id: a-1" in transport.written
+    transport.writes.clear()
+    protocol.data_received(b"no HTTP\r\n\r\n")
+
+    assert status(transport) == 400
+    assert b"a-1" not in transport.written
+    assert b"access-control" not in transport.written
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [

@@ -156,7 +156,8 @@ class Protocol(_Base):
         """Answer in place of the application, and close the connection."""
         headers["Connection"] = "close"
         own = []
-        if self.cycle is not None:
+        # Otherwise, the cycle is that of an earlier request.
+        if self.cycle is not None and not self.cycle.response_complete:
             # Telemetry reads it; uvicorn's type does not have it.
             self.cycle.refused = status  # type: ignore[attr-defined]
             own = self._own_headers(self.cycle)
