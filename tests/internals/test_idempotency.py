@@ -24,7 +24,7 @@ from app.core.database import (
     WriteSessionDep,
     database,
 )
-from app.core.http.idempotency import IdempotentSessionDep, KeyedSessionDep
+from app.core.http.idempotency import IdempotentSessionDep, KeyedSessionDep, _OnlySession
 from app.core.http.idempotency.table import MAX_DELETED, answer
 from app.core.http.problems import Unavailable
 from dev.processes import free_port
@@ -260,6 +260,16 @@ async def test_a_repetition_after_a_lost_reply_to_the_commit(
     assert response.json() == {"title": "x"}
     assert ("idempotent-replayed" in response.headers) is is_stored
     assert await titles() == ["x"]
+
+
+async def test_a_refused_autocommit_does_not_release_the_slot_of_the_transaction() -> None:
+    before = database.gate.in_use
+    async with _OnlySession() as session:
+        await session.fetch(idempotent.TITLES)
+        with pytest.raises(RuntimeError, match="use `write`"):
+            await session.autocommit(idempotent.ADD, title="x", shelf_id=None)
+        assert database.gate.in_use == before + 1
+    assert database.gate.in_use == before
 
 
 async def test_a_concurrent_request_is_refused_and_holds_no_connection(

@@ -65,8 +65,8 @@ class _OnlySession(WriteSession):
         return await super().__aenter__()
 
     async def autocommit(self, statement: PreparedWrite, /, **values: Any) -> list[Row]:
-        # Its connection is not that of the slot.
-        self._slot.release()
+        # Its connection is not that of the slot, which a transaction that has begun still holds.
+        self._slot.is_reserved = False
         try:
             return await super().autocommit(statement, **values)
         finally:
