@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import tomllib
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +31,7 @@ from app.core.http.problems import Unavailable
 from dev.processes import free_port
 from tests.core.budget import QueryBudget
 from tests.core.plugin import migrated_database
-from tests.core.serving import program
+from tests.core.serving import ROOT, program
 from tests.internals import idempotent
 from tests.internals.idempotent import make_app
 from tests.internals.tables import Book, tables
@@ -383,13 +384,18 @@ async def test_other_routes_ignore_the_key(client: AsyncClient) -> None:
     assert (await client.get("/livez")).status_code == 200
 
 
-async def test_openapi_has_the_header_and_its_errors() -> None:
+def test_openapi_has_the_header_and_its_errors() -> None:
     paths = idempotent.app.openapi()["paths"]
+    configured = tomllib.loads((ROOT / "schemathesis.toml").read_text())
+    exceptions = [each["include-by"] for each in configured["operations"]]
     for path, is_required in (("/single", False), ("/texts", True), ("/rows/{number}", False)):
         operation = paths[path]["post"]
         (header,) = [each for each in operation["parameters"] if each["in"] == "header"]
         assert (header["name"], header["required"]) == ("Idempotency-Key", is_required)
         assert {"409", "422", "4XX"} <= operation["responses"].keys()
+        # By this, `nox -s fuzz` finds the routes.
+        description = operation["responses"]["422"]["description"]
+        assert f'/responses/422/description == "{description}"' in exceptions
     assert "text/plain" in operation["requestBody"]["content"] or path != "/texts"
     assert "parameters" not in paths["/livez"]["get"]
 
