@@ -42,7 +42,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def audit(session: nox.Session) -> None:
-    """Known vulnerabilities of the packages in uv.lock; `nox -s audit -- --ignore=ID` accepts one."""
+    """Known vulnerabilities of the packages in uv.lock; `-- --ignore=ID` accepts one."""
     command = ("uv", "audit", "--locked", "--preview-features=audit-command")
     session.run(*command, *session.posargs)
 
