@@ -7,14 +7,13 @@ import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
 from tests.environments import run_uv
+from tests.internals.local_http import Handler, served
 from tests.variants import Answers
 
 # A dependency of the group `dev`, so the groups are looked up as well.
@@ -37,26 +36,18 @@ def vulnerabilities(*findings: dict[str, Any]) -> Iterator[tuple[str, set[str]]]
     """Serve the API of osv.dev with these findings; yields its URL, and the packages that it was asked for."""
     asked: set[str] = set()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Answering(Handler):
         def do_POST(self) -> None:
             queries = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
             names = [each["package"]["name"] for each in queries]
             asked.update(names)
-            self.answer({"results": [{"vulns": found(name)} for name in names]})
+            self.tell({"results": [{"vulns": found(name)} for name in names]})
 
         def do_GET(self) -> None:
-            self.answer(next(each for each in findings if self.path == f"/v1/vulns/{each['id']}"))
+            self.tell(next(each for each in findings if self.path == f"/v1/vulns/{each['id']}"))
 
-        def answer(self, document: dict[str, Any]) -> None:
-            body = json.dumps(document).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
+        def tell(self, document: dict[str, Any]) -> None:
+            self.answer(200, json.dumps(document).encode())
 
     def found(name: str) -> list[dict[str, str]]:
         return [
@@ -65,12 +56,8 @@ def vulnerabilities(*findings: dict[str, Any]) -> Iterator[tuple[str, set[str]]]
             if each["affected"][0]["package"]["name"] == name
         ]
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", asked
-        finally:
-            server.shutdown()
+    with served(Answering) as url:
+        yield url, asked
 
 
 @pytest.fixture(scope="module")
