@@ -270,9 +270,16 @@ def bench_jobs(session: nox.Session) -> None:
 
 @nox.session(name="bench-overload", python=interpreters.newest())
 def bench_overload(session: nox.Session) -> None:
-    """Measure 2x to 100x of the load of one service, without and with its limiter, in one table; four minutes."""
+    """Measure 2x to 100x of the load of one service, without and with its limiter; write a page; four minutes."""
     install_benchmark(session)
-    session.run("python", "-m", "benchmarks.overload", env=SERVICES)
+    session.run("python", "-m", "benchmarks.overload", *session.posargs, env=SERVICES)
+
+
+@nox.session(python=interpreters.newest())
+def growth(session: nox.Session) -> None:
+    """Measure how cost grows with rows, cache, clients and workers; write docs/performance/growth.md; `-- --quick`."""
+    install_benchmark(session)
+    session.run("python", "-m", "benchmarks.growth", *session.posargs, env=SERVICES)
 
 
 @nox.session(name="bench-tests", python=interpreters.newest())

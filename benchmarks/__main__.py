@@ -66,7 +66,7 @@ def main() -> int:
     except ERRORS as error:
         print(error, file=sys.stderr)
         code = 1
-    if runner is None or not runner.measurements:
+    if runner is None or not (runner.measurements or runner.probes):
         return code
     results = Results(
         started_at=started_at.isoformat(timespec="seconds"),

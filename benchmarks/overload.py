@@ -1,30 +1,36 @@
 """Measures the rendered service under 2x to 100x of the clients that saturate it, without and with its limiter.
 
-`nox -s bench-overload`, four minutes: one table. The clients are a process of their own, in a closed loop over kept
-connections; a refused client waits as long as `Retry-After` says and up to as long again, or, in the rows "at once",
-not at all.
+`nox -s bench-overload`, four minutes, writes docs/performance/overload.md, or into the directory that is named. The
+clients are a process of their own, in a closed loop over kept connections; a refused client waits as long as
+`Retry-After` says and up to as long again, or, in the rows "at once", not at all.
 """
 
 import asyncio
 import json
+import os
 import random
 import subprocess
 import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
 from threading import Event, Thread
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 from urllib.request import urlopen
 
 import uvloop
 from dev.processes import free_port
 
+from benchmarks.harness import machine
 from benchmarks.harness.http1 import Response
 from benchmarks.harness.scenarios import Data, Scenario, aggregate, posts, stream, user, write
 from benchmarks.harness.seeding import Size, look, seed
 from benchmarks.harness.services import SERVICES, Running, cached_service, running
+from tests.rendering import ROOT
 
+DIRECTORY = ROOT / "docs" / "performance"
 WORKERS = 2
 SIZE = Size(users=10_000, posts=50_000)
 PARTS = {user: 60, posts: 20, aggregate: 10, write: 10}
@@ -163,9 +169,39 @@ def memory_mib(service: Running) -> float:
     return max(float(each.memory_full_info().pss) / 2**20 for each in service.process.children())
 
 
-def measure(name: str, service: Running, admin_port: int, requests: list[str]) -> None:
+class Row(TypedDict):
+    """One load, without or with the limiter; latencies in ms, `recovery_s` after the load."""
+
+    times: int
+    waits: bool
+    limiter: str
+    answers_per_s: float
+    of_peak: float
+    accepted_ms: list[float]
+    refused_ms: list[float]
+    recovery_s: float
+    probes: int
+    probes_failed: int
+    slowest_probe_ms: float
+    worker_mib: float
+    statuses: dict[str, int]
+    lost: int
+
+
+class Document(TypedDict):
+    """`alone_ms`: p50 and p99 of one client, without and with the limiter."""
+
+    started_at: str
+    machine: dict[str, Any]
+    load_average: list[float]
+    alone_ms: dict[str, list[float]]
+    rows: list[Row]
+
+
+def measure(name: str, service: Running, admin_port: int, requests: list[str], document: Document) -> None:
+    """Add the rows of one limiter to the document, and print them."""
     asked(service.port, requests, SATURATING, SETTLING_S + 1)  # a warm-up
-    alone = asked(service.port, requests, 1, SETTLING_S + 3)
+    document["alone_ms"][name] = asked(service.port, requests, 1, SETTLING_S + 3)["good_ms"]
     before = asked(service.port, requests, PEAK, SECONDS)
     for times, waits in LOADS:
         probes = Probes(service.port, admin_port)
@@ -177,43 +213,102 @@ def measure(name: str, service: Running, admin_port: int, requests: list[str]) -
         peak = (goodput(before) + goodput(after)) / 2
         before = after
         recovered = next(number for number, rate in enumerate(after["buckets"]) if rate > 0.8 * goodput(after))
-        good, refused = found["good_ms"], found["refused_ms"]
-        statuses = ", ".join(f"{count:,} {status}" for status, count in sorted(found["statuses"].items()))
-        cells = [
-            f"{times}x{'' if waits else ', at once'}",
-            name,
-            f"{goodput(found):,.0f} ({goodput(found) / peak:.0%})",
-            f"{good[0]:.0f} / {good[1]:.0f}",
-            f"{refused[0]:.0f} / {refused[1]:.0f}" if refused[1] else "-",
-            f"{recovered * BUCKET_S:g}",
-            f"{probes.failed} of {probes.sent}, {probes.slowest_s * 1000:.0f}",
-            f"{memory_mib(service):.0f}",
-            statuses + (f", {found['lost']} lost" if found["lost"] else ""),
-        ]
-        print("| " + " | ".join(cells) + " |", flush=True)
-    print(f"Alone, {name}: p50 {alone['good_ms'][0]:.1f} ms, p99 {alone['good_ms'][1]:.1f} ms", flush=True)
+        row: Row = {
+            "times": times,
+            "waits": waits,
+            "limiter": name,
+            "answers_per_s": goodput(found),
+            "of_peak": goodput(found) / peak,
+            "accepted_ms": found["good_ms"],
+            "refused_ms": found["refused_ms"],
+            "recovery_s": recovered * BUCKET_S,
+            "probes": probes.sent,
+            "probes_failed": probes.failed,
+            "slowest_probe_ms": probes.slowest_s * 1000,
+            "worker_mib": memory_mib(service),
+            "statuses": found["statuses"],
+            "lost": found["lost"],
+        }
+        document["rows"].append(row)
+        print(line(row), flush=True)
 
 
-def main() -> None:
-    with cached_service() as (home, directory, variables):
+HEAD = (
+    "| clients | limiter | answers/s (of the peak) | accepted, p50 / p99 ms | refused, p50 / p99 ms "
+    "| recovery, s | probes without 200, slowest ms | MiB of a worker | answers |\n"
+    "|" + " --- |" * 9
+)
+
+
+def line(row: Row) -> str:
+    """The line of the table."""
+    good, refused = row["accepted_ms"], row["refused_ms"]
+    statuses = ", ".join(f"{count:,} {status}" for status, count in sorted(row["statuses"].items()))
+    cells = [
+        f"{row['times']}x{'' if row['waits'] else ', at once'}",
+        row["limiter"],
+        f"{row['answers_per_s']:,.0f} ({row['of_peak']:.0%})",
+        f"{good[0]:.0f} / {good[1]:.0f}",
+        f"{refused[0]:.0f} / {refused[1]:.0f}" if refused[1] else "-",
+        f"{row['recovery_s']:g}",
+        f"{row['probes_failed']} of {row['probes']}, {row['slowest_probe_ms']:.0f}",
+        f"{row['worker_mib']:.0f}",
+        statuses + (f", {row['lost']} lost" if row["lost"] else ""),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def page(document: Document) -> str:
+    """docs/performance/overload.md, from its data."""
+    where, (before, after) = document["machine"], document["load_average"]
+    alone = ", ".join(f"{name} {each[0]:.1f} / {each[1]:.1f} ms" for name, each in document["alone_ms"].items())
+    return (
+        "# Overload\n\n"
+        "`nox -s bench-overload` writes this page from [its data](overload.json); "
+        "[Performance](README.md#overload) has the conditions and the reasons. "
+        f"This run started {document['started_at']}, on {where['cores']} cores ({where['cpu']}) whose load average was "
+        f"{before:.1f} before and {after:.1f} after it.\n\n{HEAD}\n"
+        + "\n".join(map(line, document["rows"]))
+        + f"\n\nOne client alone, p50 / p99: {alone}.\n"
+    )
+
+
+def publish(document: Document, directory: Path) -> None:
+    (directory / "overload.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (directory / "overload.md").write_text(page(document), encoding="utf-8")
+
+
+def main(directory: Path = DIRECTORY) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    document: Document = {
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine.describe(),
+        "load_average": [os.getloadavg()[0]],
+        "alone_ms": {},
+        "rows": [],
+    }
+    with cached_service() as (home, service_directory, variables):
         database = variables["DATABASE_URL"]
         asyncio.run(seed(database, SIZE))
         rows = asyncio.run(look(database, depth=SIZE.posts // 2))
         chosen = stream(Scenario("reads and writes", PARTS), Data(rows.users, deep_page=""))
         requests = [each.encoded().decode("latin-1") for each in chosen]
-        print(
-            "| clients | limiter | answers/s (of the peak) | accepted, p50 / p99 ms | refused, p50 / p99 ms "
-            "| recovery, s | probes without 200, slowest ms | MiB of a worker | answers |"
-        )
-        print("|" + " --- |" * 9, flush=True)
+        print(HEAD, flush=True)
         for name, more in VARIABLES.items():
             admin_port = free_port()
-            own = variables | more | {"ADMIN_PORT": str(admin_port)}
-            with running(
-                SERVICES["rendered"], workers=WORKERS, cached=False, directory=directory, variables=own, workspace=home
-            ) as service:
+            started = running(
+                SERVICES["rendered"],
+                workers=WORKERS,
+                cached=False,
+                directory=service_directory,
+                variables=variables | more | {"ADMIN_PORT": str(admin_port)},
+                workspace=home,
+            )
+            with started as service:
                 service.wait_until_ready()
-                measure(name, service, admin_port, requests)
+                measure(name, service, admin_port, requests, document)
+    document["load_average"].append(os.getloadavg()[0])
+    publish(document, directory)
 
 
 if __name__ == "__main__":
@@ -221,4 +316,4 @@ if __name__ == "__main__":
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             print(json.dumps(runner.run(load(json.load(sys.stdin)))))
     else:
-        main()
+        main(*map(Path, sys.argv[1:]))

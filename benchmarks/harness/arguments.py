@@ -13,11 +13,13 @@ from benchmarks.harness.services import SERVICES
 from benchmarks.harness.ways import COMPARISONS, SUBJECT
 from tests.rendering import ROOT
 
+OPERATION = "operation"
 # In under three minutes on two cores, making the rows included.
 QUICK = Plan(
     endpoints=("user", "posts", "write"),
     mixes=("read-mostly", "read-mostly-cached"),
     comparisons=(),
+    operations=False,
     sweep_of=(),
     open_loop_of=(),
     rounds=2,
@@ -46,12 +48,12 @@ def parse(argv: Sequence[str]) -> Arguments:
     what = parser.add_argument_group("what (names are separated by commas)")
     what.add_argument("--services", type=some(SERVICES), help=f"of {text(SERVICES)} (default: all)")
     measured = (*ENDPOINTS, *MIXES)
-    choice = (*measured, *COMPARISONS)
+    choice = (*measured, *COMPARISONS, OPERATION)
     what.add_argument(
         "--scenarios",
         type=some(choice),
-        help=f"of {text(choice)}; the last compare ways of the rendered service to its database and to its caches "
-        "(default: all)",
+        help=f"of {text(choice)}; the last ones compare ways of the rendered service to its database and to its "
+        "caches, and measure its edge, starts and restarts (default: all)",
     )
     what.add_argument(
         "--sweep-of",
@@ -100,12 +102,13 @@ def parse(argv: Sequence[str]) -> Arguments:
         changes["endpoints"] = tuple(name for name in given.scenarios if name in ENDPOINTS)
         changes["mixes"] = tuple(name for name in given.scenarios if name in MIXES)
         changes["comparisons"] = tuple(name for name in given.scenarios if name in COMPARISONS)
+        changes["operations"] = OPERATION in given.scenarios
     size = Size(given.users or full.size.users, given.posts or full.size.posts)
     plan = replace(plan, rate_per_s=given.rate, size=size, **changes)
     for option, chosen in (("--sweep-of", given.sweep_of), ("--open-loop-of", given.open_loop_of)):
         if left_out := set(chosen or ()) - {*plan.endpoints, *plan.mixes}:
             parser.error(f"{option}: {text(left_out)} is not among --scenarios")
-    compared = [name for name in given.scenarios or () if name in COMPARISONS]
+    compared = [name for name in given.scenarios or () if name in COMPARISONS or name == OPERATION]
     if compared and SUBJECT not in plan.services:
         parser.error(f"--scenarios: {text(compared)} are those of {SUBJECT}, which is not among --services")
     try:

@@ -61,6 +61,16 @@ def kept_cluster(workspace: Path, *, new: bool = False) -> Iterator[str]:
 
 
 @contextmanager
+def fresh_cluster(workspace: Path, **settings: str) -> Iterator[str]:
+    """Run an empty cluster with the settings of the kept one and more, deleted at the end; yields its URL."""
+    home = Path(tempfile.mkdtemp(prefix="postgres-", dir=workspace))
+    password = secrets.token_hex(16)
+    initdb, account = create_cluster(home, password)
+    with serve_cluster(initdb, account, home, home / "data", **(_SETTINGS | settings)) as port:
+        yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+
+
+@contextmanager
 def _kept_home() -> Iterator[Path]:
     root = Path(tempfile.gettempdir(), f"benchmark-servers-{os.geteuid()}")
     # Under root PostgreSQL runs as another user, who has to get to its data.

@@ -95,14 +95,18 @@ def write(results: Results, directory: Path) -> list[Path]:
             figure = draw(results)
             if figure is None:
                 continue
-            drawn = io.StringIO()
-            # Without a date, so that equal results are equal files.
-            metadata = {"Date": None, "Creator": None, "Title": figure.get_suptitle()}
-            figure.savefig(drawn, format="svg", transparent=True, metadata=metadata)
-        path = directory / f"{name}.svg"
-        path.write_text(in_both_schemes(drawn.getvalue()), encoding="utf-8")
-        written.append(path)
+            written.append(save(figure, directory / f"{name}.svg"))
     return written
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure that was drawn with SETTINGS."""
+    drawn = io.StringIO()
+    # Without a date, so that equal results are equal files.
+    metadata = {"Date": None, "Creator": None, "Title": figure.get_suptitle()}
+    figure.savefig(drawn, format="svg", transparent=True, metadata=metadata)
+    path.write_text(in_both_schemes(drawn.getvalue()), encoding="utf-8")
+    return path
 
 
 def in_both_schemes(svg: str) -> str:
@@ -194,7 +198,7 @@ def latencies(results: Results) -> Figure | None:
                 markevery=[index for index, (quantile, _) in enumerate(values) if quantile in shares],
                 **_line(each.service),
             )
-        _log(axis, "y")
+        log_axis(axis, "y")
         axis.set_xlim(0, _stretched(shares[-1]) * 1.02)
         axis.set_xticks([_stretched(each) for each in shares], [f"{100 * each:g} %" for each in shares])
         late = [each.service for each in group if each.rate_per_s and not summary(each).keeps_up]
@@ -225,7 +229,7 @@ def clients(results: Results) -> Figure | None:
                 axis.plot([number for number, _ in figures], [value for _, value in figures], **_line(name))
         numbers = sorted({each.clients for each in group})
         for axis in (rates, tails):
-            _log(axis, "y")
+            log_axis(axis, "y")
             axis.set_xscale("log", base=2)
             axis.set_xticks(numbers, [str(number) for number in numbers])
             axis.xaxis.set_minor_locator(NullLocator())
@@ -255,7 +259,7 @@ class Group:
     rows: Sequence[Row]
 
 
-def _figure(title: str, inches: float, under_title_inch: float = 0.0) -> Figure:
+def new_figure(title: str, inches: float, under_title_inch: float = 0.0) -> Figure:
     """Of the full width and so many inches high, with room for a legend where it is asked for.
 
     Matplotlib's layout would put a title and a legend above the panels into the same place.
@@ -277,7 +281,7 @@ def _rows(
     """A labelled line for each row, in groups; bars begin at 1 on a log axis and at 0 on another."""
     row_inch, gap_inch, frame_inch = 0.15, 0.14, 1.0
     lines = sum(len(group.rows) for group in groups)
-    figure = _figure(title, lines * row_inch + len(groups) * gap_inch + frame_inch)
+    figure = new_figure(title, lines * row_inch + len(groups) * gap_inch + frame_inch)
     axis = figure.add_subplot()
     spreads = [row.value for group in groups for row in group.rows]
     low, high = min(each.low or each.median for each in spreads), max(each.high for each in spreads)
@@ -306,7 +310,7 @@ def _rows(
     axis.yaxis.set_visible(False)
     axis.spines["left"].set_visible(False)
     if log:
-        _log(axis, "x")
+        log_axis(axis, "x")
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}{unit}"))
     axis.set_xlabel("medians; thin lines are the range of the rounds", color=FAINT[0])
     return figure
@@ -338,7 +342,7 @@ def _panels(
     """A figure of panels, under a legend of the services."""
     rows = -(-number // columns)
     inches = 0.8 + 2.6 * rows
-    figure = _figure(title, inches, under_title_inch=0.3)
+    figure = new_figure(title, inches, under_title_inch=0.3)
     axes = [figure.add_subplot(rows, columns, index + 1) for index in range(number)]
     names = services(results, measured)
     handles = [Line2D([], [], label=name, **_line(name)) for name in names]
@@ -363,7 +367,7 @@ def _line(service: str) -> dict[str, Any]:
     }
 
 
-def _log(axis: Axes, which: Literal["x", "y"]) -> None:
+def log_axis(axis: Axes, which: Literal["x", "y"]) -> None:
     """A log axis with plain numbers."""
     (axis.set_xscale if which == "x" else axis.set_yscale)("log")
     side = axis.xaxis if which == "x" else axis.yaxis

@@ -5,7 +5,7 @@ from statistics import median
 from typing import Any, Literal, TypeVar
 
 from benchmarks.harness.goals import GOALS, SUBJECT, Goal, verdicts
-from benchmarks.harness.results import Measurement, Results, Section
+from benchmarks.harness.results import Measurement, Probe, Results, Section
 from benchmarks.harness.scenarios import ARENA
 from benchmarks.harness.summary import (
     CLIENT_BUSY_CORES,
@@ -57,6 +57,9 @@ MARKS: dict[Mark, tuple[str, str]] = {
 }
 
 
+PROBED = {"cache": "The cache, probed", "operation": "Operation"}
+
+
 def markdown(results: Results) -> str:
     """The whole report; parts for which nothing was measured say so or are left out."""
     parts = [
@@ -95,7 +98,8 @@ def _header(results: Results) -> str:
 
 def main_tables(results: Results) -> list[str]:
     """The services, each comparison of ways, and what was probed beside them, at a glance."""
-    parts = [whole_picture(results), *(compared(results, each) for each in WAYS), probed(results)]
+    parts = [whole_picture(results), *(compared(results, each) for each in WAYS)]
+    parts += [probed(results, of, title) for of, title in PROBED.items()]
     return [part for part in parts if part]
 
 
@@ -161,20 +165,17 @@ def compared(results: Results, section: Section) -> str:
     return "\n".join([*lines, *_footnotes(marks)])
 
 
-def probed(results: Results) -> str:
+def probed(results: Results, of: str, title: str) -> str:
     """What was measured otherwise than in rounds."""
-    if not results.probes:
+    chosen = [each for each in results.probes if each.of == of]
+    if not chosen:
         return ""
-    verdicts = {None: "", True: "reached", False: "**missed**"}
     rows = []
-    for each in results.probes:
-        goal = NOTHING
-        if each.at_most is not None:
-            goal = f"at most {each.at_most:g}" + (", always" if each.every else "")
+    for each in chosen:
         median_and_range = _spread(spread(each.values), plain)
-        rows.append([each.name, each.title, median_and_range, each.unit, goal, verdicts[each.reached]])
+        rows.append([each.name, each.title, median_and_range, each.unit, _bound(each), _verdict(each)])
     headers = ["figure", "what", "median (low-high)", "unit", "goal", ""]
-    return "\n".join(["## The cache, probed", "", _table(headers, rows, text=(0, 1, 3, 5))])
+    return "\n".join([f"## {title}", "", _table(headers, rows, text=(0, 1, 3, 5))])
 
 
 def _details(results: Results, section: Section) -> str:
@@ -272,12 +273,24 @@ def short(results: Results) -> str:
         )
     found = [verdict for goal in GOALS for verdict in verdicts(goal, results) if verdict.value]
     missed = [verdict for verdict in found if not verdict.is_reached]
+    probes = [each for each in results.probes if each.reached is not None]
+    names = [f"{verdict.subject}, {verdict.goal.name}" for verdict in missed]
+    names += [each.title for each in probes if not each.reached]
+    number = len(found) + len(probes)
     lines.append(
-        f"{len(found) - len(missed)} of {len(found)} goals are reached"
-        + ("; missed: " + "; ".join(f"{verdict.subject}, {verdict.goal.name}" for verdict in missed) if missed else "")
+        f"{number - len(names)} of {number} goals are reached"
+        + ("; missed: " + "; ".join(names) if names else "")
         + "."
     )
     return "\n".join(["## In short", "", SHORT[0], "", *lines, "", SHORT[1]])
+
+
+def _bound(probe: Probe) -> str:
+    return NOTHING if probe.at_most is None else f"at most {probe.at_most:g}" + (", always" if probe.every else "")
+
+
+def _verdict(probe: Probe) -> str:
+    return {None: "", True: "reached", False: "**missed**"}[probe.reached]
 
 
 def _multiple(results: Results, section: Section, scenario: str, service: str, other: str) -> Spread | None:
@@ -299,7 +312,8 @@ def _times(value: float) -> str:
 
 
 def _goals(results: Results) -> str:
-    if {each.service for each in results.measurements}.isdisjoint(goal.service for goal in GOALS):
+    measured = {each.service for each in results.measurements}
+    if measured.isdisjoint(goal.service for goal in GOALS) and not results.probes:
         return f"## Goals\n\nNot measured: they are of the whole {SUBJECT} service, which had no part in this run."
     rows = [
         [
@@ -312,6 +326,11 @@ def _goals(results: Results) -> str:
         ]
         for goal in GOALS
         for verdict in verdicts(goal, results)
+    ]
+    rows += [
+        [each.of, f"{each.title}, {each.unit}", _bound(each), _spread(spread(each.values), plain), _verdict(each), ""]
+        for each in results.probes
+        if each.reached is not None
     ]
     headers = ["scenario", f"figure of {SUBJECT}", "goal", "measured (low-high)", "", "remarks"]
     return "\n".join(["## Goals", "", _table(headers, rows, text=(0, 1, 4, 5))])

@@ -89,6 +89,7 @@ class Probe:
     values: tuple[float, ...]
     at_most: float | None = None  # the goal, for the median
     every: bool = False  # or for every value
+    of: Literal["cache", "operation"] = "cache"
 
     @property
     def reached(self) -> bool | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Protocol
 
+from benchmarks import operations
 from benchmarks.harness import answers, machine, probes, rounds, services
 from benchmarks.harness.drivers import Driver, Load
 from benchmarks.harness.environment import Environment
@@ -31,7 +32,7 @@ from benchmarks.harness.scenarios import (
 from benchmarks.harness.seeding import Size
 from benchmarks.harness.services import SERVICES, Running, Service
 from benchmarks.harness.summary import schedule
-from benchmarks.harness.ways import COMPARISONS, WAYS
+from benchmarks.harness.ways import COMPARISONS, SUBJECT, WAYS
 from tests.rendering import ROOT
 
 # The open loop runs at half of what the bar manages in a closed one, or else the first service of the run.
@@ -59,6 +60,8 @@ class Plan:
     mixes: tuple[str, ...] = tuple(MIXES)
     # Of ways of the rendered service, by section.
     comparisons: tuple[Section, ...] = tuple(COMPARISONS)
+    # The edge, starts, memory and restarts of the rendered service.
+    operations: bool = True
     # What is measured with several numbers of clients as well, and at a fixed rate.
     sweep_of: tuple[str, ...] = ("user",)
     open_loop_of: tuple[str, ...] = ("read-mostly", "read-mostly-cached")
@@ -246,6 +249,15 @@ class Runner:
                             self._measure_further(name, group, running)
             if group.section == "caches":
                 self.probes += probes.all_of(self._environment, self._plan.rounds, self._watcher.say)
+        if self._plan.operations and SUBJECT in self._plan.services:
+            self._environment.pin(None)
+            self.probes += operations.all_of(self._bench(), self._watcher.say)
+
+    def _bench(self) -> operations.Bench:
+        environment = self._environment
+        directory = environment.renderings.directory("valkey")
+        rounds = min(self._plan.rounds, operations.ROUNDS)
+        return operations.Bench(environment.workspace, directory, environment.variables, rounds)
 
     def _measure_further(self, name: str, group: Group, running: Sequence[Running]) -> None:
         if name in self._plan.sweep_of:

@@ -61,6 +61,8 @@ PROBES = [
     Probe("middleware", "what caching adds to a request", "us", (4.2, 3.9, 14.4), at_most=10),
     Probe("memory", "of 10,000 responses", "MB", (14.0,)),
     Probe("stampede", "queries of many clients at once", "queries", (1, 1, 2), at_most=1, every=True),
+    Probe("edge", "the whole edge, of a request", "us of CPU", (31.5, 22.0, 23.0), at_most=25, of="operation"),
+    Probe("reload", "lost requests", "requests", (8,), at_most=0, of="operation"),
 ]
 
 

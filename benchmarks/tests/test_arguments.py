@@ -33,6 +33,15 @@ def test_parts_are_chosen_by_name() -> None:
     assert (plan.sweep, plan.rate_per_s) == ((1, 2), 100)
 
 
+def test_operation_is_a_part_of_every_run_but_the_quick_one() -> None:
+    assert parse([]).plan.operations
+    assert not parse(["--quick"]).plan.operations
+    assert not parse(["--scenarios", "user"]).plan.operations
+    alone = parse(["--quick", "--scenarios", "operation"]).plan
+    assert alone.operations
+    assert groups(alone) == []
+
+
 def test_lanes_are_chosen_like_a_scenario() -> None:
     plan = parse(["--quick", "--scenarios", "lanes"]).plan
 

@@ -1,6 +1,6 @@
 """A stampede on a service that counts: what the database says, and who had no answer."""
 
-from benchmarks.harness.probes import CLIENTS, Stampede, stampede_probes
+from benchmarks.harness.probes import CLIENTS, Stampede, result, stampede_probes
 
 
 def test_a_stampede_is_counted_and_its_answers_have_quantiles() -> None:
@@ -18,3 +18,7 @@ def test_a_stampede_that_nobody_survived_has_no_quantiles() -> None:
     *_, p99 = stampede_probes([Stampede(0, [], CLIENTS)])
 
     assert (p99.values, p99.reached) == ((), None)
+
+
+def test_what_a_probe_prints_last_is_its_result() -> None:
+    assert result('{"level": "warning"}\n{"telemetry_us": [1.5]}') == {"telemetry_us": [1.5]}

@@ -13,7 +13,7 @@ from benchmarks.harness.results import QUANTILES, Measurement, Probe, Results, R
 from benchmarks.harness.scenarios import ENDPOINTS, MIXES
 from benchmarks.harness.summary import Spread
 from benchmarks.tests import fakes
-from benchmarks.tests.fakes import measurement, results, round_
+from benchmarks.tests.fakes import PROBES, measurement, results, round_
 
 
 def part(text: str, heading: str) -> str:
@@ -169,7 +169,11 @@ def test_probes_are_one_table_with_their_goals(whole: str) -> None:
     assert (memory["goal"], memory[""]) == ("-", "")
     # The median reaches it, but not each of them.
     assert (stampede["goal"], stampede[""]) == ("at most 1, always", "**missed**")
-    assert "probed" not in markdown(results([measurement("rendered", round_())]))
+    edge, lost = table(part(whole, "## Operation"))
+    assert (edge["goal"], edge[""], lost["goal"], lost[""]) == ("at most 25", "reached", "at most 0", "**missed**")
+    without = markdown(results([measurement("rendered", round_())]))
+    assert "probed" not in without
+    assert "## Operation" not in without
 
 
 def test_a_probe_without_values_has_no_verdict() -> None:
@@ -252,7 +256,10 @@ def goal_rows(run: Results) -> dict[tuple[str, str], dict[str, str]]:
 
 def test_each_goal_is_judged(whole: str) -> None:
     rows = table(part(whole, "## Goals"))
-    assert len(rows) == len(GOALS) == 29
+    probes = [each for each in PROBES if each.at_most is not None]
+    assert len(rows) == len(GOALS) + len(probes) == 29 + 4
+    assert [row[""] for row in rows[-2:]] == ["reached", "**missed**"]
+    assert rows[-1]["figure of rendered"] == "lost requests, requests"
     verdicts_by_goal = {(row["scenario"], row["figure of rendered"]): row[""] for row in rows}
     assert verdicts_by_goal["read-mostly-cached", "requests/s against naive"] == "reached"
     assert verdicts_by_goal["the slowest endpoint", "requests/s against plain"] == "**missed**"
@@ -428,7 +435,7 @@ def test_the_short_part_has_a_row_a_service_and_names_what_is_missed(whole: str)
     assert rows["the naive service"][4].startswith("2")
     assert "A hit in the worker's own cache is 3." in text
     assert re.search(
-        r"^\d+ of 29 goals are reached; missed: the slowest endpoint, requests/s against plain", text, re.M
+        r"^\d+ of 33 goals are reached; missed: the slowest endpoint, requests/s against plain", text, re.M
     )
 
 

@@ -224,6 +224,8 @@ def test_the_document_is_json_with_summaries_and_ratios(whole: Results) -> None:
         ("middleware", 4.2, True),
         ("memory", 14.0, None),
         ("stampede", 1, False),
+        ("edge", 23.0, True),
+        ("reload", 8, False),
     ]
     cached = next(
         each
