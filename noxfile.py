@@ -388,7 +388,10 @@ def render(session: nox.Session, name: str) -> Path:
     for leftover in ("template", "service"):
         shutil.rmtree(home / leftover, ignore_errors=True)
     template = rendering.snapshot(home / "template")
-    return rendering.render(template, home / "service", DEFAULTS | VARIANTS[name])
+    service = rendering.render(template, home / "service", DEFAULTS | VARIANTS[name])
+    # A repository of its own: Ruff skips what the .gitignore of this one names, as the directory of nox.
+    rendering.git(service, "init", "--quiet")
+    return service
 
 
 def run_chaos(session: nox.Session, name: str, *arguments: str) -> chaos_suite.Document:

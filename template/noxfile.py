@@ -42,13 +42,9 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def audit(session: nox.Session) -> None:
-    """Known vulnerabilities of the packages in uv.lock, by pip-audit."""
-    packages = f"{session.create_tmp()}/packages.txt"
-    export = ("uv", "export", "--quiet", "--locked", "--all-groups", "--no-emit-project")
-    session.run(*export, f"--output-file={packages}")
-    # Without --strict, a package that cannot be looked up counts as safe.
-    options = ("--disable-pip", "--require-hashes", "--strict", f"--requirement={packages}")
-    session.run("uv", "run", "--group=audit", "pip-audit", *options)
+    """Known vulnerabilities of the packages in uv.lock; `-- --ignore=ID` accepts one."""
+    command = ("uv", "audit", "--locked", "--preview-features=audit-command")
+    session.run(*command, *session.posargs)
 
 
 @nox.session(default=False)

@@ -144,7 +144,7 @@ def _entries(document: Document) -> list[str]:
         f"The entries are in one hash table, so a hit takes {last['hit_us']:.0f} us with {last['entries']:,} of them "
         f"and {first['hit_us']:.0f} us with {first['entries']:,}; what is added is memory that the processor's caches "
         "do not hold. An invalidation notes the tag and frees nothing. Memory is linear, and the setting "
-        "`CACHE_MAX_BYTES` ends it (32 MiB a worker by default, and 10,000 entries by `CACHE_MAX_ENTRIES`).",
+        "`CACHE_MAX_BYTES` ends it (32 MiB a worker by default).",
     ]
 
 

@@ -18,7 +18,8 @@ from starlette.datastructures import FormData, UploadFile
 from app.core.application import create_app
 from app.core.database import PreparedRead, PreparedWrite, ReadSession, WriteSession
 from app.core.http.body_limit import Upload
-from app.core.http.idempotency import MAX_BODY_BYTES, IdempotentSessionDep, KeyedSessionDep
+from app.core.http.idempotency import IdempotentSessionDep, KeyedSessionDep
+from app.core.http.idempotency.attempt import MAX_BODY_BYTES
 from app.settings import get_settings
 from tests.internals.declared import ANYBODY
 from tests.internals.tables import Book

@@ -8,19 +8,18 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI
-from httpx2 import ASGITransport, AsyncClient
+from httpx2 import AsyncClient
 from sqlalchemy import text
 
 from app.core import security
-from app.core.application import create_app
 from app.core.database import database as engine
 from app.core.security import authentication
 from app.core.security.api_keys import KNOWN_S, new_key
-from app.core.security.authentication import authenticating
 from app.core.security.commands import execute
 from app.settings import get_settings
 from tests.core.budget import QueryBudget
 from tests.internals.commands import run
+from tests.internals.guarded import app_of, client_of
 
 router = APIRouter()
 
@@ -51,18 +50,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def app_of_things() -> FastAPI:
-    # However many keys are wrong, the answer is 401.
-    settings = get_settings().model_copy(update={"rate_limit_failures": "999999/second"})
-    return create_app(settings, router, title="things", description="for tests")
+    return app_of(router)
 
 
 @pytest.fixture
 async def client(app_of_things: FastAPI, database: None) -> AsyncIterator[AsyncClient]:
-    transport = ASGITransport(app_of_things, raise_app_exceptions=False)
-    async with (
-        authenticating(get_settings()),
-        AsyncClient(transport=transport, base_url="http://test") as client,
-    ):
+    async with client_of(app_of_things, get_settings()) as client:
         yield client
 
 

@@ -1,6 +1,5 @@
 """`cached`: what is kept of a function, under which key and tags."""
 
-import asyncio
 from time import time
 from typing import Any
 from uuid import UUID, uuid4

@@ -19,7 +19,6 @@ def local() -> LocalCache:
     """Room for ten entries with a key of one character and `BODY`."""
     local = LocalCache()
     local.max_bytes = 10 * (ENTRY_BYTES + 1 + len(BODY))
-    local.max_entries = 1000
     return local
 
 
@@ -36,9 +35,8 @@ def test_what_is_used_least_goes_first(local: LocalCache) -> None:
     assert [key for key in "abcdefghijk" if local.get(key, ())] == list("acdefghijk")
 
 
-def test_the_number_of_entries_is_limited_too(local: LocalCache) -> None:
-    local.max_bytes = 10**6
-    local.max_entries = 3
+def test_the_number_of_entries_without_a_body_is_limited_too(local: LocalCache) -> None:
+    local.max_bytes = 3 * (ENTRY_BYTES + 1)
     for key in "abcdef":
         put(local, key, body=b"")
 

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 
 import httpx2
@@ -11,6 +10,7 @@ import pytest
 
 from dev.processes import free_port
 from tests.core.serving import program
+from tests.internals.local_http import Handler, served
 
 WAIT_S = 20
 HOLD_S = 1.0
@@ -30,21 +30,15 @@ class Upstream:
 def upstream() -> Iterator[Upstream]:
     upstream = Upstream()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Holding(Handler):
         def do_GET(self) -> None:
             upstream.calls.append(self.path)
             upstream.begun.set()
             upstream.released.wait(WAIT_S)
-            self.send_response(204)
-            self.end_headers()
+            self.answer(204)
 
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        upstream.url = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with served(Holding) as upstream.url:
         yield upstream
-        server.shutdown()
 
 
 def test_a_job_that_calls_another_service_ends_before_the_client_is_closed(

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import tomllib
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,19 +25,22 @@ from app.core.database import (
     WriteSessionDep,
     database,
 )
-from app.core.http.idempotency import IdempotentSessionDep, KeyedSessionDep, _OnlySession
+from app.core.http.idempotency import IdempotentSessionDep, KeyedSessionDep
+from app.core.http.idempotency.attempt import OnlySession
 from app.core.http.idempotency.table import MAX_DELETED, answer
 from app.core.http.problems import Unavailable
 from dev.processes import free_port
 from tests.core.budget import QueryBudget
 from tests.core.plugin import migrated_database
-from tests.core.serving import program
+from tests.core.serving import ROOT, program
 from tests.internals import idempotent
 from tests.internals.idempotent import make_app
 from tests.internals.tables import Book, tables
 
 KEY = {"Idempotency-Key": "k-1"}
 TIMEOUT_S = 40
+FUZZ = tomllib.loads((ROOT / "schemathesis.toml").read_text())
+FUZZ_EXCEPTIONS = [each.get("include-by") for each in FUZZ["operations"]]
 
 
 @pytest.fixture(autouse=True)
@@ -264,7 +268,7 @@ async def test_a_repetition_after_a_lost_reply_to_the_commit(
 
 async def test_a_refused_autocommit_does_not_release_the_slot_of_the_transaction() -> None:
     before = database.gate.in_use
-    async with _OnlySession() as session:
+    async with OnlySession() as session:
         await session.fetch(idempotent.TITLES)
         with pytest.raises(RuntimeError, match="use `write`"):
             await session.autocommit(idempotent.ADD, title="x", shelf_id=None)
@@ -302,7 +306,7 @@ async def test_an_answer_that_comes_first_rolls_back_the_other(
         return [row]
 
     with monkeypatch.context() as patch:
-        patch.setattr("app.core.http.idempotency.IdempotentSession.fetch", nothing)
+        patch.setattr("app.core.http.idempotency.attempt.IdempotentSession.fetch", nothing)
         response = await client.post("/single", json={"title": "x"})
 
     assert response.status_code == 409
@@ -400,6 +404,9 @@ async def test_openapi_has_the_header_and_its_errors() -> None:
         (header,) = [each for each in operation["parameters"] if each["in"] == "header"]
         assert (header["name"], header["required"]) == ("Idempotency-Key", is_required)
         assert {"409", "422", "4XX"} <= operation["responses"].keys()
+        # By this, `nox -s fuzz` finds the routes.
+        description = operation["responses"]["422"]["description"]
+        assert f'/responses/422/description == "{description}"' in FUZZ_EXCEPTIONS
     assert "text/plain" in operation["requestBody"]["content"] or path != "/texts"
     assert "parameters" not in paths["/livez"]["get"]
 

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import pytest
 from dev.guardian import stop
 from dev.processes import free_port, log_of, serve, start, workspace
 from tests.internals.declared import somebody
+from tests.internals.local_http import Handler, served
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "deploy" / "nginx" / "nginx.conf.template"
@@ -104,7 +104,7 @@ def is_open(port: int) -> bool:
 # --- The rules, with an instance that shows the requests that reach it ---
 
 
-class Mirror(BaseHTTPRequestHandler):
+class Mirror(Handler):
     """Answers with the method, path, headers and body that it received."""
 
     protocol_version = "HTTP/1.1"
@@ -120,27 +120,20 @@ class Mirror(BaseHTTPRequestHandler):
             "padding": "x" * 2000,
         }
         body = json.dumps(seen).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("ETag", '"1"')
-        self.send_header("Cache-Control", "public, max-age=60")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        headers = {
+            "Content-Type": "application/json",
+            "ETag": '"1"',
+            "Cache-Control": "public, max-age=60",
+        }
+        self.answer(200, body, headers)
 
     do_POST = do_GET
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
 def mirrored() -> Iterator[tuple[int, Path]]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with proxy(server.server_port) as running:
-            yield running
-        server.shutdown()
+    with served(Mirror) as url, proxy(int(url.rpartition(":")[2])) as running:
+        yield running
 
 
 def send(port: int, head: str, body: bytes = b"") -> tuple[HTTPResponse, bytes]:

@@ -78,7 +78,7 @@ class Site:
 @pytest.fixture
 async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     # The cache of this process alone.
-    for name, value in (("trusted_until", math.inf), ("max_bytes", 10**6), ("max_entries", 100)):
+    for name, value in (("trusted_until", math.inf), ("max_bytes", 10**6)):
         monkeypatch.setattr(cache.local, name, value)
     if server := getattr(cache, "server", None):
         # Other tests may have connected it.

@@ -9,28 +9,28 @@ import sys
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from fastapi import APIRouter, FastAPI, Request
-from httpx2 import ASGITransport, AsyncClient, Response
+from httpx2 import AsyncClient, Response
 from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from app.core import security
-from app.core.application import create_app
 from app.core.security import authentication, tokens
 from app.core.security import issuer as issuer_module
-from app.core.security.authentication import MAX_BYTES, authenticating
+from app.core.security.authentication import MAX_BYTES
 from app.core.security.issuer import REFRESH_S, RETRY_S, STALE_S, Issuer, fetch_keys
 from app.settings import Settings, get_settings
 from tests.core.serving import ROOT
+from tests.internals.guarded import app_of, client_of
+from tests.internals.local_http import Handler, served
 
 AUDIENCE = "things"
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -72,39 +72,24 @@ class FakeIssuer:
             "/keys": lambda: {"keys": self.keys},
         }
 
-    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+    def answer(self, path: str) -> tuple[int, bytes, dict[str, str]]:
         self.fetches += path == "/keys"
         found = self.documents.get(path, 404)
         found = found() if callable(found) else found
         if isinstance(found, int):
-            return found, {"Location": f"{self.url}/keys"}, b"{}"
-        return 200, {}, found if isinstance(found, bytes) else json.dumps(found).encode()
+            return found, b"{}", {"Location": f"{self.url}/keys"}
+        return 200, found if isinstance(found, bytes) else json.dumps(found).encode(), {}
 
 
 @contextmanager
 def fake_issuer() -> Iterator[FakeIssuer]:
-    class Handler(BaseHTTPRequestHandler):
+    class Answering(Handler):
         def do_GET(self) -> None:
-            status, headers, body = fake.answer(self.path)
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.answer(*fake.answer(self.path))
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        fake = FakeIssuer(f"http://127.0.0.1:{server.server_port}")
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield fake
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(Answering) as url:
+        fake = FakeIssuer(url)
+        yield fake
 
 
 class Clock:
@@ -137,19 +122,7 @@ def settings_for(issuer: FakeIssuer, **changes: Any) -> Settings:
 
 @pytest.fixture(scope="module")
 def app_of_things() -> FastAPI:
-    # However many tokens are wrong, the answer is 401.
-    settings = get_settings().model_copy(update={"rate_limit_failures": "999999/second"})
-    return create_app(settings, router, title="things", description="for tests")
-
-
-@asynccontextmanager
-async def client_of(app: FastAPI, settings: Settings) -> AsyncIterator[AsyncClient]:
-    transport = ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        authenticating(settings),
-        AsyncClient(transport=transport, base_url="http://test") as client,
-    ):
-        yield client
+    return app_of(router)
 
 
 @pytest.fixture

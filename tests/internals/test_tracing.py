@@ -3,11 +3,9 @@
 import logging
 import secrets
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
 import httpx2
@@ -17,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from app.core.cache.store.cache import isolated
 from app.core.telemetry.tracing import LAST_EXPORT_S, _with_trace_id
 from tests.core.serving import serving
+from tests.internals.local_http import Handler, served
 
 WAIT_S = 20
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -34,8 +33,8 @@ class Span(NamedTuple):
 class Collector:
     """An OTLP collector: a server of HTTP that keeps the spans."""
 
-    def __init__(self, server: ThreadingHTTPServer) -> None:
-        self.url = f"http://127.0.0.1:{server.server_port}"
+    def __init__(self, url: str) -> None:
+        self.url = url
         self.spans: list[Span] = []
 
     def receive(self, body: bytes) -> None:
@@ -51,23 +50,14 @@ class Collector:
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    class Handler(BaseHTTPRequestHandler):
+    class Receiving(Handler):
         def do_POST(self) -> None:
             collector.receive(self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(200)
-            self.end_headers()
+            self.answer(200)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    collector = Collector(server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with served(Receiving) as url:
+        collector = Collector(url)
         yield collector
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def variables(url: str) -> dict[str, str]:

@@ -121,7 +121,7 @@ async def difference_us(full: Any, bare: Any, repetitions: int) -> list[float]:
 async def entries_bytes() -> int:
     application = stack(caching=True)
     # Without a server: what is loaded is kept here only.
-    cache.local.max_bytes, cache.local.max_entries = 2**30, 2 * ENTRIES
+    cache.local.max_bytes = 2**30
     await ask(application, "/caches/bodies/0")
     tracemalloc.start()
     for number in range(1, ENTRIES + 1):

@@ -36,7 +36,7 @@ async def fill(entries: int) -> None:
 
 
 async def main(entries: int) -> None:
-    cache.local.max_bytes, cache.local.max_entries = 2**40, entries + 1
+    cache.local.max_bytes = 2**40
     process = psutil.Process()
     before = process.memory_full_info().uss
     await fill(entries)

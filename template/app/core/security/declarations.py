@@ -1,6 +1,7 @@
 """The declarations of routes about their callers, as dependencies of a route or of a router."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -17,8 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.core.cache.policy import Audience, policy_of
 from app.core.http.problems import RESPONSES
 from app.core.http.routing import flat
-from app.core.security.authentication import authenticate
+from app.core.security.authentication import authenticate, authenticating
 from app.core.security.principal import Principal
+from app.core.settings.auth import AuthSettings
 
 
 class _Bearer(SecurityBase):
@@ -128,6 +130,18 @@ def check_declarations(app: FastAPI) -> None:
             "`dependencies=[security.public()]`, on the route or a router that includes it. For an "
             "application that is mounted, write `security.Guarded(application, ...)`."
         )
+
+
+@asynccontextmanager
+async def guarding(app: FastAPI, settings: AuthSettings) -> AsyncIterator[None]:
+    """Check credentials for the block.
+
+    Raises:
+        TypeError: when a route declares nothing about its callers, or declares it wrongly.
+    """
+    check_declarations(app)
+    async with authenticating(settings):
+        yield
 
 
 def describe(app: FastAPI) -> None:

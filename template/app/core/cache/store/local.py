@@ -21,14 +21,13 @@ EVERYTHING = "*"
 
 
 class LocalCache:
-    """Entries by key, within `max_bytes` and `max_entries`."""
+    """Entries by key, within `max_bytes`."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[str, tuple[int, Entry]] = OrderedDict()
         self._bytes = 0
-        # Until the limits are set, no entry is kept.
+        # Until the limit is set, no entry is kept.
         self.max_bytes = 0
-        self.max_entries = 0
         # By tag, the count at its last invalidation.
         self._invalidated: OrderedDict[str, int] = OrderedDict()
         # Entries that began to load before this count are not shown, whatever their tags.
@@ -74,7 +73,7 @@ class LocalCache:
         self._drop(key)
         self._entries[key] = (began, entry)
         self._bytes += size
-        while self._bytes > self.max_bytes or len(self._entries) > self.max_entries:
+        while self._bytes > self.max_bytes:
             self._drop(next(iter(self._entries)))
         return True
 
