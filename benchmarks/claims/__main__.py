@@ -32,6 +32,9 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     claims = [BY_NAME[name] for name in chosen.names] or list(CLAIMS)
     output: Path | None = chosen.output
+    if output:
+        # Before the run, because it takes minutes.
+        output.parent.mkdir(parents=True, exist_ok=True)
     rows = results.load(output) if output else {}
     failed = []
     try:

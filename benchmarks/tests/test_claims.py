@@ -131,6 +131,16 @@ def test_a_claim_that_cannot_be_measured_keeps_its_row(
     assert "not measured: orjson" in capsys.readouterr().err
 
 
+def test_the_directory_of_the_data_is_made_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    data = tmp_path / "new" / "claims.json"
+    monkeypatch.setattr(program, "lab", interrupt)
+    assert program.main(["--output", str(data), "uvloop"]) == 130
+    assert data.parent.is_dir()
+
+
 def test_a_failing_request_ends_a_comparison(prepared: Lab) -> None:
     bench = Bench(prepared, BY_NAME["pooling"], QUICK, ignore)
     with prepared.serve("minimal") as server:

@@ -46,6 +46,18 @@ async def add_picture(request: Request) -> int:
     return len(await request.body())
 
 
+NOTE = Upload(("application/json",), max_bytes=3 * MAX_BYTES)
+
+
+class Note(BaseModel):
+    text: str
+
+
+@app.post("/notes", openapi_extra=NOTE)
+async def add_note(note: Note) -> int:
+    return len(note.text)
+
+
 app.include_router(router)
 
 
@@ -85,6 +97,17 @@ async def test_an_upload_has_media_types_and_a_limit_of_its_own(
         assert response.headers["accept"] == "image/png, image/webp"
     if status == 413:
         problem(response, 413, f"over {3 * MAX_BYTES} bytes")
+
+
+async def test_a_json_route_has_a_limit_of_its_own_and_keeps_its_schema(
+    client: AsyncClient,
+) -> None:
+    for size, status in ((2 * MAX_BYTES, 200), (3 * MAX_BYTES, 413)):
+        response = await client.post("/notes", json={"text": "x" * size})
+        assert response.status_code == status
+
+    body = app.openapi()["paths"]["/notes"]["post"]["requestBody"]
+    assert body["content"]["application/json"] == {"schema": {"$ref": "#/components/schemas/Note"}}
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])

@@ -34,7 +34,7 @@ def test_check_prints_findings_and_their_number() -> None:
 
     assert (process.returncode, process.stderr) == (0, "")
     assert process.stdout.startswith("note: HOST is 127.0.0.1")
-    assert process.stdout.splitlines()[-1].endswith(" findings, 0 of them errors.")
+    assert process.stdout.splitlines()[-1].endswith(", errors among them: 0.")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_check_names_the_line_that_fails(service: Path, path: str, text: str, me
     process = run_in(service, "check")
 
     assert process.returncode == 1
-    assert process.stdout == "1 findings, 1 of them errors.\n"
+    assert process.stdout == "Findings: 1, errors among them: 1.\n"
     assert process.stderr.startswith(f"error: {path}:{line}: {message}")
     assert len(process.stderr.splitlines()) == 1
 

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from app.core.cache.tags import canonical
 
-# Texts that are canonical, by type: they need neither validation nor quotes.
+# Matches, by type, the texts that are canonical already: these need no validation and no quoting.
 _CANONICAL: dict[Any, Callable[[str], object]] = {
     int: re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII).fullmatch,
     str: re.compile(r"[A-Za-z0-9_.~-]*").fullmatch,
@@ -45,7 +45,8 @@ class Parameter:
         # None where every text is valid.
         self.validate: Callable[[Any], Any] | None = None
         if self.taggable and (annotation is not str or info.metadata):
-            # The alias is left out, because Pydantic accepts it only in models.
+            # The alias is left out, because Pydantic accepts it only in models. `Annotated` needs a
+            # second argument, also without metadata: None has no effect.
             declared: Any = Annotated[info.annotation, None, *info.metadata]
             self.validate = TypeAdapter(declared).validate_python
 

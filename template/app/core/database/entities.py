@@ -13,11 +13,11 @@ ROWS_AT_ONCE = 1000
 
 
 class EntitySession(Session):
-    """Reads flushed entities back, with one SELECT for each class and `ROWS_AT_ONCE` rows.
+    """Reads flushed entities back: one SELECT for up to `ROWS_AT_ONCE` entities of a class.
 
     Otherwise an entity shows the values that Python gave it, such as `Decimal("0.1")` where a read
     of NUMERIC(10, 2) shows `Decimal("0.10")`. Triggers, CHAR and generated columns differ as well.
-    An entity whose key differs takes another SELECT.
+    An entity whose key the database stores in another form takes another SELECT.
     """
 
     def flush(self, objects: Sequence[Any] | None = None) -> None:
@@ -35,7 +35,7 @@ class EntitySession(Session):
         key = mapper.primary_key
         rows = self.execute(select(*key, *columns).where(tuple_(*key).in_(list(by_identity))))
         found = [(by_identity.pop(tuple(row[: len(key)]), None), row[len(key) :]) for row in rows]
-        # The database stores other keys, padded or rounded: the cast does the same.
+        # The database has padded or rounded the other keys: the cast does the same.
         for identity, entity in by_identity.items():
             parts = zip(key, identity, strict=True)
             stored = [column == cast(value, column.type) for column, value in parts]

@@ -101,8 +101,8 @@ class Prepared:
             else:
                 records = await driver.fetch(self.sql, *arguments, timeout=timeout_s)
         except asyncpg.DataError as error:
-            # No severity: the driver refused an argument. The server has parsed the statement by
-            # then, and keeps its locks until the next one.
+            # An error without a severity is the driver's, which refused an argument. By then, the
+            # server has parsed the statement, and holds its locks until the next statement.
             if error.severity is None:
                 await driver.execute("SELECT")
             raise

@@ -22,11 +22,16 @@ class Upload(dict[str, Any]):
             picture = await request.body()
 
     Another media type is answered with 415, and a larger body with 413, before the body is read.
+    With `("application/json",)`, a route whose parameter is a model has a limit of its own.
     """
 
     def __init__(self, media_types: tuple[str, ...], *, max_bytes: int) -> None:
-        content = {"schema": {"type": "string", "format": "binary"}}
-        contents = dict.fromkeys(media_types, content)
+        contents: dict[str, Any] = {}
+        for media_type in media_types:
+            # FastAPI adds the schema of the model.
+            is_json = media_type == "application/json"
+            schema = {} if is_json else {"schema": {"type": "string", "format": "binary"}}
+            contents[media_type] = schema
         super().__init__(requestBody={"content": contents, "required": True})
         self.media_types = media_types
         self.max_bytes = max_bytes

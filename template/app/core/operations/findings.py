@@ -37,7 +37,7 @@ def report(find: Callable[[], list[Finding]], *, as_json: bool) -> None:
     else:
         for finding in found:
             print(finding, file=sys.stderr if finding in errors else sys.stdout)
-        print(f"{len(found)} findings, {len(errors)} of them errors.")
+        print(f"Findings: {len(found)}, errors among them: {len(errors)}.")
     if errors:
         sys.exit(1)
 

@@ -34,13 +34,13 @@ from app.core.telemetry import request_id
 from app.core.telemetry.requests import in_flight
 
 TICK_S = 0.1
-# At the lowest limit, this number of requests may wait for a connection. The highest limit has this
-# number for each connection: if there is no delay, most of them wait for something else.
+# The lowest limit is the number of connections, and this number of requests that wait for one.
 MIN_WAITING = 10
+# The highest limit, for each connection: without a delay, most requests wait for something else.
 MAX_PER_CONNECTION = 50
 # A burst makes one tick late; two in a row are a queue that stays.
 LATE_TICKS = 2
-# The most that one tick takes away.
+# One tick leaves at least this share of the limit.
 LEAST_GRADIENT = 0.2
 RETRY_AFTER_S = 1
 # A refusal takes 11 us and two system calls. Above this rate, refused connections are read later.
@@ -166,7 +166,7 @@ class Limiter:
         return own if self._cors is None else own + self._cors.headers(sent)
 
     def pause_s(self) -> float:
-        """Return how long not to read from the connection of a request that was refused."""
+        """Return the seconds for which the connection of a refused request is not read."""
         now_s = monotonic()
         self._refused_until_s = max(self._refused_until_s, now_s) + 1 / FREE_REFUSALS_PER_S
         wait_s = self._refused_until_s - now_s

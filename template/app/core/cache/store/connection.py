@@ -35,15 +35,15 @@ DRIVER = DriverInfo()
 # The type stub of hiredis only allows commands of one word.
 _PACK: Callable[[Any], bytes] = hiredis.pack_command
 _INCOMPLETE = object()
-# Shortest limit on connecting, for which only a start waits. TLS takes 26 ms of CPU time: on a busy
-# machine, the limit on an operation (0.1 s) was never enough.
+# The limit on connecting is at least this: on a busy machine, the limit on an operation (0.1 s) was
+# never enough for TLS, which takes 26 ms of CPU time. Only the start of a process waits for it.
 CONNECT_S = 1.0
-# Of commands for whose replies nobody waits.
+# While the server has more unread bytes than this, commands without a waiting caller are not sent.
 MAX_UNREAD_BYTES = 4 * 1024**2
-# After such a refusal the server is still good for all other commands. After every other refusal
-# (READONLY, MISCONF, LOADING, MOVED, CROSSSLOT, NOPERM and the rest) the connection is closed, as
-# if the server were unreachable: the server may refuse invalidations, so that another worker would
-# go on showing old entries.
+# A refusal that begins like this concerns one command. Every other refusal (READONLY, MISCONF,
+# LOADING, MOVED, CROSSSLOT, NOPERM and the rest) closes the connection, as if the server were
+# unreachable. Otherwise the server could refuse invalidations, and other workers would go on
+# showing old entries.
 ONE_OPERATION = ("OOM ",)
 
 
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
             self.connection_lost(None)
 
     def subscribe(self, channel: str) -> None:
-        """Receive the messages of the channel; SUBSCRIBE has no reply of its own."""
+        """Receive the messages of the channel; a push answers SUBSCRIBE, so no caller waits."""
         self._writer.transport.write(_PACK(("SUBSCRIBE", channel)))
 
     def execute(self, *commands: Command) -> "asyncio.Future[list[Any]]":

@@ -33,7 +33,7 @@ class LocalCache:
         # Entries that began to load before this count are not shown, whatever their tags.
         self._floor = 0
         self.invalidations = 0
-        # By the monotonic clock; later, another process may have invalidated entries unheard.
+        # On the monotonic clock. Afterwards, this process may have missed invalidations of others.
         self.trusted_until = inf
 
     def clear(self) -> None:
