@@ -319,4 +319,5 @@ async def test_a_transaction_of_the_engine_that_is_cut_leaves_nothing_open(
             await task
         async with single.autocommit_engine.connect() as connection:
             driver = (await connection.get_raw_connection()).driver_connection
-            assert driver and not driver.is_in_transaction()
+            assert driver is not None
+            assert not driver.is_in_transaction()
