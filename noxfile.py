@@ -27,7 +27,7 @@ from benchmarks.claims import page as claims_page
 from benchmarks.claims import results as claims_results
 from tests import chaos as chaos_suite
 from tests import demo as demonstration
-from tests import figures, internals_table, interpreters, ownership, promises, rendering
+from tests import figures, internals_table, interpreters, ownership, promises, rendering, type_cache
 from tests.environments import uv_environment, uv_program
 from tests.quick_copier import quicken
 from tests.updates import table
@@ -319,6 +319,7 @@ def check(session: nox.Session, name: str, python: str, names: list[str]) -> Non
         run_internals(session, service, "pytest", *session.posargs, environment=environment, silent=False)
         return
     output = uv(session, service, "run", "nox", environment=environment)
+    type_cache.keep(service)
     session.log(f"{name}: {passed(output)} on {python}; {time.monotonic() - started:.0f} s in all")
     if name != GROWN:  # Its routes differ from the OpenAPI document: a team may write such ones.
         run_fuzz(session, service, "--max-examples=30", "--generation-deterministic", environment=environment)
@@ -335,6 +336,7 @@ def prepare(session: nox.Session, name: str, python: str) -> tuple[Path, dict[st
         # Variants side by side: the cores are taken, so each runs its tests in one process.
         environment["PYTEST_XDIST_AUTO_NUM_WORKERS"] = "1"
     uv(session, service, "sync", "--quiet", environment=environment)
+    type_cache.lend(service)
     return service, environment
 
 
