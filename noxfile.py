@@ -39,8 +39,9 @@ logging.getLogger("plumbum").setLevel(logging.WARNING)
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_existing_virtualenvs = True
+# Those that need the whole machine, and then those that run side by side, the longest first: no core waits at the end.
 nox.options.sessions = [
-    *("lint", "tests", "updated", "variant", "newest", "demo-once", "chaos-short", "bench-tests", "fastapi-suite")
+    *("lint", "tests", "updated", "demo-once", "chaos-short", "bench-tests", "fastapi-suite", "newest", "variant")
 ]
 # Read by `print_seconds`. Each session of `-j` is a process of its own that loads this file, and reports elsewhere.
 REPORT = Path(tempfile.gettempdir(), f"nox-{os.getpid()}.json")
@@ -48,8 +49,11 @@ nox.options.report = str(REPORT)
 
 DEPENDENCIES = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 NAMES = [nox.param(name, id=name) for name in VARIANTS]
-# Of programs that start services, which would be compiled again at each start.
-SERVICES = {"TMPDIR": os.environ.get("TMPDIR"), "PYTHONDONTWRITEBYTECODE": None}
+# Of programs that start others, which would compile all that they import again at each start.
+COMPILED_ONCE = {"PYTHONDONTWRITEBYTECODE": None}
+SERVICES = {"TMPDIR": os.environ.get("TMPDIR")} | COMPILED_ONCE
+# Of sessions side by side: the cores are taken, so each runs its tests in one process.
+ONE_PROCESS = {"PYTEST_XDIST_AUTO_NUM_WORKERS": "1"}
 NEWEST_NAMES = [nox.param(name, id=name) for name in internals_table.ON_NEWEST]
 
 
@@ -88,7 +92,7 @@ def thorough(session: nox.Session) -> None:
         session.notify(f"newest-internals({name})")
 
 
-@nox.session(name="fastapi-suite", python=interpreters.newest())
+@nox.session(name="fastapi-suite", python=interpreters.newest(), allow_parallel=True)
 def fastapi_suite(session: nox.Session) -> None:
     """FastAPI's own tests with compiled handlers: none may differ; `-- --whole` runs all of them both ways."""
     directory = Path(session.create_tmp())
@@ -98,7 +102,8 @@ def fastapi_suite(session: nox.Session) -> None:
     session.run("python", "tests/fastapi_suite/fetch.py", str(directory))
     source = directory / "source"
     session.install("--group", f"{source / 'pyproject.toml'}:tests")
-    session.run("python", "-m", "tests.fastapi_suite", str(source), str(directory), *session.posargs)
+    environment = COMPILED_ONCE | (ONE_PROCESS if session.parallel else {})
+    session.run("python", "-m", "tests.fastapi_suite", str(source), str(directory), *session.posargs, env=environment)
 
 
 @nox.session
@@ -240,7 +245,7 @@ def bench(session: nox.Session) -> None:
     session.run(
         *("python", "-m", "benchmarks", *session.posargs),
         # The rows are stored where other clones find them too, and not in nox's own directory.
-        env={"TMPDIR": os.environ.get("TMPDIR")},
+        env=SERVICES,
         # After Ctrl-C, the benchmark stops its servers and writes its results.
         interrupt_timeout=60,
         terminate_timeout=30,
@@ -288,17 +293,17 @@ def bench_tests(session: nox.Session) -> None:
     install_benchmark(session)
     is_named = any(each.startswith("benchmarks/") for each in session.posargs)
     where = [] if is_named else ["benchmarks/tests"]
-    session.run("pytest", "-rs", *where, *session.posargs, env={"PYTHONDONTWRITEBYTECODE": None})
+    session.run("pytest", "-rs", *where, *session.posargs, env=COMPILED_ONCE)
 
 
 def run_tests(session: nox.Session, *arguments: str) -> None:
     spread = [] if session.posargs else ["--numprocesses=auto", "--dist=worksteal"]
-    session.run("pytest", *spread, *arguments, env={"PYTHONDONTWRITEBYTECODE": None})
+    session.run("pytest", *spread, *arguments, env=COMPILED_ONCE)
 
 
 def run_fleet(session: nox.Session, *arguments: str) -> None:
     session.install(*DEPENDENCIES["tests"])
-    session.run("python", "-m", "tests.fleet", *arguments)
+    session.run("python", "-m", "tests.fleet", *arguments, env=COMPILED_ONCE)
 
 
 def install_benchmark(session: nox.Session) -> None:
@@ -333,8 +338,7 @@ def prepare(session: nox.Session, name: str, python: str) -> tuple[Path, dict[st
     service = render(session, name)
     environment = uv_environment(python)
     if session.parallel:
-        # Variants side by side: the cores are taken, so each runs its tests in one process.
-        environment["PYTEST_XDIST_AUTO_NUM_WORKERS"] = "1"
+        environment |= ONE_PROCESS
     uv(session, service, "sync", "--quiet", environment=environment)
     type_cache.lend(service)
     return service, environment
