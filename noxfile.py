@@ -27,7 +27,7 @@ from benchmarks.claims import page as claims_page
 from benchmarks.claims import results as claims_results
 from tests import chaos as chaos_suite
 from tests import demo as demonstration
-from tests import figures, internals_table, interpreters, ownership, promises, rendering
+from tests import figures, internals_table, interpreters, ownership, promises, rendering, type_cache
 from tests.environments import uv_environment, uv_program
 from tests.quick_copier import quicken
 from tests.updates import table
@@ -39,8 +39,9 @@ logging.getLogger("plumbum").setLevel(logging.WARNING)
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_existing_virtualenvs = True
+# Those that need the whole machine, and then those that run side by side, the longest first: no core waits at the end.
 nox.options.sessions = [
-    *("lint", "tests", "updated", "variant", "newest", "demo-once", "chaos-short", "bench-tests", "fastapi-suite")
+    *("lint", "tests", "updated", "demo-once", "chaos-short", "bench-tests", "fastapi-suite", "newest", "variant")
 ]
 # Read by `print_seconds`. Each session of `-j` is a process of its own that loads this file, and reports elsewhere.
 REPORT = Path(tempfile.gettempdir(), f"nox-{os.getpid()}.json")
@@ -48,8 +49,13 @@ nox.options.report = str(REPORT)
 
 DEPENDENCIES = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 NAMES = [nox.param(name, id=name) for name in VARIANTS]
-# Of programs that start services, which would be compiled again at each start.
-SERVICES = {"TMPDIR": os.environ.get("TMPDIR"), "PYTHONDONTWRITEBYTECODE": None}
+# Of programs that start others, which would compile all that they import again at each start.
+COMPILED_ONCE = {"PYTHONDONTWRITEBYTECODE": None}
+SERVICES = {"TMPDIR": os.environ.get("TMPDIR")} | COMPILED_ONCE
+# Of sessions side by side: the cores are taken, so each runs its tests in one process.
+ONE_PROCESS = {"PYTEST_XDIST_AUTO_NUM_WORKERS": "1"}
+# The same random requests each time.
+FEW_REQUESTS = ("--max-examples=30", "--generation-deterministic")
 NEWEST_NAMES = [nox.param(name, id=name) for name in internals_table.ON_NEWEST]
 
 
@@ -88,7 +94,7 @@ def thorough(session: nox.Session) -> None:
         session.notify(f"newest-internals({name})")
 
 
-@nox.session(name="fastapi-suite", python=interpreters.newest())
+@nox.session(name="fastapi-suite", python=interpreters.newest(), allow_parallel=True)
 def fastapi_suite(session: nox.Session) -> None:
     """FastAPI's own tests with compiled handlers: none may differ; `-- --whole` runs all of them both ways."""
     directory = Path(session.create_tmp())
@@ -98,7 +104,8 @@ def fastapi_suite(session: nox.Session) -> None:
     session.run("python", "tests/fastapi_suite/fetch.py", str(directory))
     source = directory / "source"
     session.install("--group", f"{source / 'pyproject.toml'}:tests")
-    session.run("python", "-m", "tests.fastapi_suite", str(source), str(directory), *session.posargs)
+    environment = COMPILED_ONCE | (ONE_PROCESS if session.parallel else {})
+    session.run("python", "-m", "tests.fastapi_suite", str(source), str(directory), *session.posargs, env=environment)
 
 
 @nox.session
@@ -148,8 +155,9 @@ def internals(session: nox.Session, name: str) -> None:
 @nox.session(name="newest-internals", venv_backend="none", allow_parallel=True)
 @nox.parametrize("name", NEWEST_NAMES)
 def newest_internals(session: nox.Session, name: str) -> None:
-    """All tests of internals that make sense in this variant, on the newest Python of this machine."""
+    """All tests of internals that make sense in this variant, and random requests, on the newest Python."""
     service, environment = prepare(session, name, interpreters.newest())
+    run_fuzz(session, service, *FEW_REQUESTS, environment=environment)
     test_internals(session, service, name, internals_table.sensible(name), environment=environment)
 
 
@@ -240,7 +248,7 @@ def bench(session: nox.Session) -> None:
     session.run(
         *("python", "-m", "benchmarks", *session.posargs),
         # The rows are stored where other clones find them too, and not in nox's own directory.
-        env={"TMPDIR": os.environ.get("TMPDIR")},
+        env=SERVICES,
         # After Ctrl-C, the benchmark stops its servers and writes its results.
         interrupt_timeout=60,
         terminate_timeout=30,
@@ -288,17 +296,17 @@ def bench_tests(session: nox.Session) -> None:
     install_benchmark(session)
     is_named = any(each.startswith("benchmarks/") for each in session.posargs)
     where = [] if is_named else ["benchmarks/tests"]
-    session.run("pytest", "-rs", *where, *session.posargs, env={"PYTHONDONTWRITEBYTECODE": None})
+    session.run("pytest", "-rs", *where, *session.posargs, env=COMPILED_ONCE)
 
 
 def run_tests(session: nox.Session, *arguments: str) -> None:
     spread = [] if session.posargs else ["--numprocesses=auto", "--dist=worksteal"]
-    session.run("pytest", *spread, *arguments, env={"PYTHONDONTWRITEBYTECODE": None})
+    session.run("pytest", *spread, *arguments, env=COMPILED_ONCE)
 
 
 def run_fleet(session: nox.Session, *arguments: str) -> None:
     session.install(*DEPENDENCIES["tests"])
-    session.run("python", "-m", "tests.fleet", *arguments)
+    session.run("python", "-m", "tests.fleet", *arguments, env=COMPILED_ONCE)
 
 
 def install_benchmark(session: nox.Session) -> None:
@@ -319,9 +327,12 @@ def check(session: nox.Session, name: str, python: str, names: list[str]) -> Non
         run_internals(session, service, "pytest", *session.posargs, environment=environment, silent=False)
         return
     output = uv(session, service, "run", "nox", environment=environment)
+    type_cache.keep(service)
     session.log(f"{name}: {passed(output)} on {python}; {time.monotonic() - started:.0f} s in all")
-    if name != GROWN:  # Its routes differ from the OpenAPI document: a team may write such ones.
-        run_fuzz(session, service, "--max-examples=30", "--generation-deterministic", environment=environment)
+    # The routes of GROWN differ from the OpenAPI document: a team may write such ones.
+    # On the newest Python, `newest-internals` sends the same requests.
+    if name != GROWN and python == interpreters.oldest():
+        run_fuzz(session, service, *FEW_REQUESTS, environment=environment)
     if names:
         test_internals(session, service, name, names, environment=environment)
 
@@ -332,9 +343,9 @@ def prepare(session: nox.Session, name: str, python: str) -> tuple[Path, dict[st
     service = render(session, name)
     environment = uv_environment(python)
     if session.parallel:
-        # Variants side by side: the cores are taken, so each runs its tests in one process.
-        environment["PYTEST_XDIST_AUTO_NUM_WORKERS"] = "1"
+        environment |= ONE_PROCESS
     uv(session, service, "sync", "--quiet", environment=environment)
+    type_cache.lend(service)
     return service, environment
 
 

@@ -22,6 +22,7 @@ from tests.edits import BLOCKS, Domain, files, grow, lost, mark, team_owned, tem
 from tests.environments import run_uv
 from tests.history import CHOSEN, CONTESTED, OLDEST, VERSIONS, answers_at, make_history
 from tests.rendering import commit, render, snapshot
+from tests.type_cache import keep, lend
 from tests.updates import conflicts, listed, table, upgrade
 from tests.variants import VARIANTS
 
@@ -204,6 +205,9 @@ def run_suite(service: Path, suite: Suite) -> tuple[bool, str]:
         output += process.stdout + process.stderr
         if process.returncode:
             return False, output
+        if "sync" in command:
+            lend(service)
+    keep(service)
     return True, output
 
 
