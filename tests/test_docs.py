@@ -38,7 +38,7 @@ LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
 CODE = re.compile(r"`(?P<text>[^`\n]+)`")
 PATH = re.compile(r"(?:\.?[\w-]+/)+[\w.-]*|[\w.-]+\.(?:py|md|yml|toml|lock)")
 
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 
 
 def read(path: Path) -> str:

@@ -56,9 +56,12 @@ def sockets() -> list[str]:
 
 
 def handlers() -> dict[str, bool]:
-    """Return whether the process has a handler of its own, or none, for these signals."""
+    """Return whether the process has no handler of its parent for these signals.
+
+    A shell that starts the tests in the background lets all processes ignore SIGINT and SIGQUIT.
+    """
     names = ("SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGALRM", "SIGWINCH")
-    default = (signal.SIG_DFL, signal.default_int_handler)
+    default = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
     return {name: signal.getsignal(getattr(signal, name)) in default for name in names}
 
 
