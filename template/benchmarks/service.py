@@ -37,12 +37,25 @@ PRESENT = Version("working tree", ROOT, sys.executable)
 
 
 @dataclass(frozen=True)
+class Deployment:
+    """A version with servers and a database of its own, and the variables of its service."""
+
+    version: Version
+    servers: Sequence[psutil.Process]
+    variables: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Service:
     """A service that runs: its port, the process of gunicorn, and its servers."""
 
     port: int
     process: psutil.Process
     servers: Sequence[psutil.Process]
+
+    def cpu_s(self) -> tuple[float, float]:
+        """Return the CPU time that the service and its servers have used so far."""
+        return _cpu_s([self.process]), _cpu_s(self.servers)
 
 
 def checkout(ref: str, home: Path) -> Version:
@@ -81,16 +94,23 @@ def _output(*command: str, cwd: Path = ROOT, environment: Mapping[str, str] | No
 
 
 @contextmanager
-def running(version: Version, home: Path, workers: int) -> Iterator[Service]:
-    """Serve a version on servers and a database of its own."""
+def deployed(version: Version) -> Iterator[Deployment]:
+    """Start the servers of a version, with its migrations."""
     before = {each.pid for each in psutil.Process().children()}
     with isolated_servers({}) as variables:
         servers = [each for each in psutil.Process().children() if each.pid not in before]
         _output(version.python, "-m", "app", "migrate", cwd=version.root)
-        # Hashes, and with them the layout of dicts, would differ from one process to the next.
-        extra = {"WEB_CONCURRENCY": str(workers), "PYTHONHASHSEED": "0"}
-        with serving(home, (version.python,), version.root, variables | extra) as (port, pid):
-            yield Service(port, psutil.Process(pid), servers)
+        yield Deployment(version, servers, variables)
+
+
+@contextmanager
+def running(deployment: Deployment, home: Path, workers: int) -> Iterator[Service]:
+    """Serve a version on its servers. In this process, too, the variables are those of it."""
+    os.environ.update(deployment.variables)
+    variables = {**deployment.variables, "WEB_CONCURRENCY": str(workers)}
+    version = deployment.version
+    with serving(home, (version.python,), version.root, variables) as (port, pid):
+        yield Service(port, psutil.Process(pid), deployment.servers)
 
 
 @contextmanager
@@ -115,23 +135,16 @@ def _is_ready(port: int) -> bool:
         return False
 
 
-def family(*processes: psutil.Process) -> list[psutil.Process]:
-    """Return the processes with all that they have started."""
-    return [*processes, *(each for parent in processes for each in parent.children(recursive=True))]
-
-
-def cpu_s(processes: Iterable[psutil.Process]) -> float:
-    """Return the CPU time that the processes have used so far."""
-    return sum(map(_cpu_s, processes))
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    if sys.platform == "linux":
-        # The CPU clock of a process, as clock_getcpuclockid(3) has it: in nanoseconds. The files
-        # in /proc, and psutil, count in hundredths of a second.
-        with suppress(OSError):
-            return time.clock_gettime((~process.pid << 3) | 2)
-    with suppress(psutil.NoSuchProcess):
-        times = process.cpu_times()
-        return float(times.user + times.system)
-    return 0.0
+def _cpu_s(parents: Iterable[psutil.Process]) -> float:
+    """Return the CPU time of the processes and all that they have started."""
+    found = 0.0
+    for process in (each for one in parents for each in [one, *one.children(recursive=True)]):
+        with suppress(psutil.NoSuchProcess, OSError):
+            if sys.platform == "linux":
+                # The CPU clock of a process, as clock_getcpuclockid(3) has it: in nanoseconds. The
+                # files in /proc, and psutil, count in hundredths of a second.
+                found += time.clock_gettime((~process.pid << 3) | 2)
+            else:
+                times = process.cpu_times()
+                found += times.user + times.system
+    return found
