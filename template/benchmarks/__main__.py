@@ -7,6 +7,8 @@ import argparse
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import httpx2
@@ -43,6 +45,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--starts", type=int, choices=QUANTILES, default=16, help="the most of both versions; 16"
     )
+    parser.add_argument("--rounds", type=int, default=10, help="of each start; 10")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--clients", type=int, default=8, help="requests at the same time; 8")
     return parser
@@ -56,21 +59,20 @@ def bench(chosen: argparse.Namespace) -> int:
         if chosen.against:
             versions.insert(0, checkout(chosen.against, home / "old"))
         deployments = [stack.enter_context(deployed(version)) for version in versions]
-        requests: list[dict[str, bytes]] = []
         endpoints: list[Endpoint] = []
         for number in range(1, chosen.starts + 1 if chosen.against else 2):
             unclear = [each for each in endpoints if not each.is_clear(threshold)]
             if endpoints and not unclear:
                 break
             with ExitStack() as started:
-                services: list[Service] = []
-                for each in deployments:
-                    context = running(each, home / f"{number}-{len(services)}", chosen.workers)
-                    services.append(started.enter_context(context))
-                    if number == 1:
-                        requests.append(payloads(services[-1].port, each.version.name))
-                endpoints = endpoints or found_in(requests, chosen.only)
-                measure(services, unclear or endpoints, chosen.clients)
+                contexts = [
+                    running(each, home / f"{number}-{at}", chosen.workers)
+                    for at, each in enumerate(deployments)
+                ]
+                with ThreadPoolExecutor() as pool:
+                    services = list(pool.map(started.enter_context, contexts))
+                endpoints = endpoints or found_in(services, chosen.only)
+                measure(services, unclear or endpoints, chosen.clients, chosen.rounds)
             if chosen.against:
                 print(f"start {number} of at most {chosen.starts}", flush=True)
     names = [version.name for version in versions]
@@ -82,8 +84,9 @@ def bench(chosen: argparse.Namespace) -> int:
     return 1 if slower else 0
 
 
-def found_in(requests: list[dict[str, bytes]], only: str) -> list[Endpoint]:
+def found_in(services: Sequence[Service], only: str) -> list[Endpoint]:
     """Return the endpoints that every version has."""
+    requests = [payloads(each) for each in services]
     every = dict.fromkeys(name for each in requests for name in each if only in name)
     shared = [name for name in every if all(name in each for each in requests)]
     for name in every.keys() - shared:

@@ -13,8 +13,6 @@ from benchmarks.service import Service, Unusable
 # Time that each version answers in a round. The bursts of a round are much shorter, so that the
 # noise of the machine hits both versions.
 ROUND_S = 0.2
-# Rounds of each start of the service.
-ROUNDS = 10
 # A cost below this is not compared: half of it is noise.
 LEAST_US = 20.0
 KINDS = ("service", "servers")
@@ -36,18 +34,22 @@ class Endpoint:
     name: str
     payloads: Sequence[bytes]
     costs: Sequence[Costs]
+    # Of each start, new to old.
+    ratios: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+
+    def end_start(self, rounds: int) -> None:
+        """Set the ratio of a start: the median of its rounds."""
+        for kind, ratios in self.ratios.items():
+            old, new = (each.cpu_us[kind][-rounds:] for each in self.costs)
+            ratios.append(median(max(b, 1) / max(a, 1) for a, b in zip(old, new, strict=True)))
 
     def compared(self, kind: str) -> Interval | None:
         """Return the ratio of the CPU time of the `service` or its `servers`, new to old.
 
-        The ratio of a start is the median of its rounds. Returns None for a small cost.
+        Returns None for a small cost.
         """
-        old, new = (each.cpu_us[kind] for each in self.costs)
-        if max(map(median, (old, new))) < LEAST_US:
-            return None
-        ratios = [max(b, 1) / max(a, 1) for a, b in zip(old, new, strict=True)]
-        starts = range(0, len(ratios), ROUNDS)
-        return interval([median(ratios[start : start + ROUNDS]) for start in starts])
+        is_small = max(median(each.cpu_us[kind]) for each in self.costs) < LEAST_US
+        return None if is_small else interval(self.ratios[kind])
 
     def is_clear(self, threshold: float) -> bool:
         """Return whether further starts are needless."""
@@ -55,7 +57,9 @@ class Endpoint:
         return all(each.verdict(threshold) != "unclear" for each in found if each)
 
 
-def measure(services: Sequence[Service], endpoints: Sequence[Endpoint], clients: int) -> None:
+def measure(
+    services: Sequence[Service], endpoints: Sequence[Endpoint], clients: int, rounds: int
+) -> None:
     """Measure each endpoint in rounds, on services that have just started.
 
     Endpoints take turns, so that a disturbance of the machine meets one round of several.
@@ -67,7 +71,7 @@ def measure(services: Sequence[Service], endpoints: Sequence[Endpoint], clients:
             _send(pool, services, each, 2, clients)
             warm_s = max(found.seconds for found in _send(pool, services, each, 2, clients)) / 2
             turns[each.name] = max(2, 2 * round(ROUND_S / warm_s / 2))
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for each in endpoints:
                 before = [service.cpu_s() for service in services]
                 answers = _send(pool, services, each, turns[each.name], clients)
@@ -78,6 +82,9 @@ def measure(services: Sequence[Service], endpoints: Sequence[Endpoint], clients:
                         costs.cpu_us[kind].append(1e6 * (end - start) / count)
                     costs.per_second.append(count / found.seconds)
                     costs.latencies_ms += [1000 * latency for latency in found.latencies_s]
+    if len(services) == 2:
+        for each in endpoints:
+            each.end_start(rounds)
 
 
 def _send(

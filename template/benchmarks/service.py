@@ -47,15 +47,15 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Service:
-    """A service that runs: its port, the process of gunicorn, and its servers."""
+    """A service that runs: its port, and the process of gunicorn."""
 
+    deployment: Deployment
     port: int
     process: psutil.Process
-    servers: Sequence[psutil.Process]
 
     def cpu_s(self) -> tuple[float, float]:
         """Return the CPU time that the service and its servers have used so far."""
-        return _cpu_s([self.process]), _cpu_s(self.servers)
+        return _cpu_s([self.process]), _cpu_s(self.deployment.servers)
 
 
 def checkout(ref: str, home: Path) -> Version:
@@ -105,12 +105,11 @@ def deployed(version: Version) -> Iterator[Deployment]:
 
 @contextmanager
 def running(deployment: Deployment, home: Path, workers: int) -> Iterator[Service]:
-    """Serve a version on its servers. In this process, too, the variables are those of it."""
-    os.environ.update(deployment.variables)
+    """Serve a version on its servers."""
     variables = {**deployment.variables, "WEB_CONCURRENCY": str(workers)}
     version = deployment.version
     with serving(home, (version.python,), version.root, variables) as (port, pid):
-        yield Service(port, psutil.Process(pid), deployment.servers)
+        yield Service(deployment, port, psutil.Process(pid))
 
 
 @contextmanager
