@@ -26,11 +26,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return bench(chosen)
-    except (Unusable, ServerUnavailable, httpx2.HTTPError) as error:
+    except (Unusable, ServerUnavailable, httpx2.HTTPError, FileNotFoundError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
     except Exception:
         # Python's own code would be 1, which says that an endpoint is slower.
         traceback.print_exc()

@@ -16,9 +16,6 @@ import psutil
 from dev.processes import serve
 from tests.core.serving import ROOT, isolated_servers
 
-# Variables that lead uv to the environment of this process.
-_OF_THIS_ENVIRONMENT = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")
-
 
 class Unusable(Exception):
     """There is nothing to compare with; the message has the reason."""
@@ -61,7 +58,7 @@ class Service:
 def checkout(ref: str, home: Path) -> Version:
     """Put the files of a commit into `home`, with an environment of its own by uv.
 
-    Raises Unusable if there is no such commit, or none of a service.
+    Raises Unusable if there is no such commit, or no service in it.
     """
     commit = _output("git", "rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}")
     archive = home.with_suffix(".tar")
@@ -70,24 +67,16 @@ def checkout(ref: str, home: Path) -> Version:
     _output("git", "archive", f"--output={archive}", commit)
     with tarfile.open(archive) as files:
         files.extractall(home, filter="data")
-    for name in ("app/main.py", "deploy/gunicorn.conf.py", "pyproject.toml"):
-        if not (home / name).exists():
-            raise Unusable(f"{ref} has no {name}: it cannot be served.")
     lock = ["--frozen"] if (home / "uv.lock").exists() else []
-    environment = {k: v for k, v in os.environ.items() if k not in _OF_THIS_ENVIRONMENT}
-    python = f"--python={sys.executable}"
-    uv = os.environ.get("UV", "uv")
-    _output(uv, "sync", "--quiet", python, *lock, cwd=home, environment=environment)
+    uv = (os.environ.get("UV", "uv"), "sync", "--quiet", f"--python={sys.executable}", *lock)
+    # These variables lead uv to the environment of this process.
+    without = ("env", "-u", "VIRTUAL_ENV", "-u", "UV_PROJECT_ENVIRONMENT")
+    _output(*without, *uv, cwd=home)
     return Version(f"{ref} ({commit[:8]})", home, str(home / ".venv/bin/python"))
 
 
-def _output(*command: str, cwd: Path = ROOT, environment: Mapping[str, str] | None = None) -> str:
-    try:
-        process = subprocess.run(
-            command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError as error:
-        raise Unusable(f"{error.filename} is not installed.") from error
+def _output(*command: str, cwd: Path = ROOT) -> str:
+    process = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if process.returncode:
         raise Unusable(f"`{' '.join(command)}` failed: {process.stderr.strip()}")
     return process.stdout.strip()
