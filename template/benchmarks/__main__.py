@@ -17,7 +17,7 @@ from benchmarks import report
 from benchmarks.judgement import QUANTILES
 from benchmarks.measuring import Costs, Endpoint, measure
 from benchmarks.requests import payloads
-from benchmarks.service import PRESENT, Service, Unusable, checkout, deployed, running
+from benchmarks.service import Service, Unusable, deployed, running
 from dev.processes import ServerUnavailable, workspace
 
 
@@ -53,10 +53,8 @@ def bench(chosen: argparse.Namespace) -> int:
     """Measure, print and write the results; return the exit code."""
     threshold = chosen.threshold / 100
     with workspace() as home, ExitStack() as stack:
-        versions = [PRESENT]
-        if chosen.against:
-            versions.insert(0, checkout(chosen.against, home / "old"))
-        deployments = [stack.enter_context(deployed(version)) for version in versions]
+        refs = [chosen.against, None] if chosen.against else [None]
+        versions = [stack.enter_context(deployed(ref, home / "old")) for ref in refs]
         endpoints: list[Endpoint] = []
         for number in range(1, chosen.starts + 1 if chosen.against else 2):
             unclear = [each for each in endpoints if not each.is_clear(threshold)]
@@ -65,7 +63,7 @@ def bench(chosen: argparse.Namespace) -> int:
             with ExitStack() as started:
                 contexts = [
                     running(each, home / f"{number}-{at}", chosen.workers)
-                    for at, each in enumerate(deployments)
+                    for at, each in enumerate(versions)
                 ]
                 with ThreadPoolExecutor() as pool:
                     services = list(pool.map(started.enter_context, contexts))

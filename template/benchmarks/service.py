@@ -23,21 +23,11 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Version:
-    """The files of a version, and the Python of its environment."""
+    """A version with servers and a database of its own, and the variables of its service."""
 
     name: str
     root: Path
     python: str
-
-
-PRESENT = Version("working tree", ROOT, sys.executable)
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """A version with servers and a database of its own, and the variables of its service."""
-
-    version: Version
     servers: Sequence[psutil.Process]
     variables: Mapping[str, str]
 
@@ -46,22 +36,34 @@ class Deployment:
 class Service:
     """A service that runs: its port, and the process of gunicorn."""
 
-    deployment: Deployment
+    version: Version
     port: int
     process: psutil.Process
 
     def cpu_s(self) -> tuple[float, float]:
         """Return the CPU time that the service and its servers have used so far."""
-        return _cpu_s([self.process]), _cpu_s(self.deployment.servers)
+        return _cpu_s([self.process]), _cpu_s(self.version.servers)
 
 
-def checkout(ref: str, home: Path) -> Version:
-    """Put the files of a commit into `home`, with an environment of its own by uv.
+@contextmanager
+def deployed(ref: str | None, home: Path) -> Iterator[Version]:
+    """Start the servers of a commit, or of the working tree, with its migrations.
 
     Raises Unusable if there is no such commit, or no service in it.
     """
-    commit = _output("git", "rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}")
+    name = f"commit {ref}" if ref else "working tree"
+    root, python = _checkout(ref, home) if ref else (ROOT, sys.executable)
+    before = {each.pid for each in psutil.Process().children()}
+    with isolated_servers({}) as variables:
+        servers = [each for each in psutil.Process().children() if each.pid not in before]
+        _output(python, "-m", "app", "migrate", cwd=root)
+        yield Version(name, root, python, servers, variables)
+
+
+def _checkout(ref: str, home: Path) -> tuple[Path, str]:
+    """Put the files of a commit into `home`; return it, and a Python with its packages."""
     archive = home.with_suffix(".tar")
+    commit = _output("git", "rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}")
     # Of this directory alone, which may be a part of its repository. A worktree would stay in the
     # list of the repository if this process is killed.
     _output("git", "archive", f"--output={archive}", commit)
@@ -72,7 +74,7 @@ def checkout(ref: str, home: Path) -> Version:
     # These variables lead uv to the environment of this process.
     without = ("env", "-u", "VIRTUAL_ENV", "-u", "UV_PROJECT_ENVIRONMENT")
     _output(*without, *uv, cwd=home)
-    return Version(f"{ref} ({commit[:8]})", home, str(home / ".venv/bin/python"))
+    return home, str(home / ".venv/bin/python")
 
 
 def _output(*command: str, cwd: Path = ROOT) -> str:
@@ -83,22 +85,11 @@ def _output(*command: str, cwd: Path = ROOT) -> str:
 
 
 @contextmanager
-def deployed(version: Version) -> Iterator[Deployment]:
-    """Start the servers of a version, with its migrations."""
-    before = {each.pid for each in psutil.Process().children()}
-    with isolated_servers({}) as variables:
-        servers = [each for each in psutil.Process().children() if each.pid not in before]
-        _output(version.python, "-m", "app", "migrate", cwd=version.root)
-        yield Deployment(version, servers, variables)
-
-
-@contextmanager
-def running(deployment: Deployment, home: Path, workers: int) -> Iterator[Service]:
+def running(version: Version, home: Path, workers: int) -> Iterator[Service]:
     """Serve a version on its servers."""
-    variables = {**deployment.variables, "WEB_CONCURRENCY": str(workers)}
-    version = deployment.version
+    variables = {**version.variables, "WEB_CONCURRENCY": str(workers)}
     with serving(home, (version.python,), version.root, variables) as (port, pid):
-        yield Service(deployment, port, psutil.Process(pid))
+        yield Service(version, port, psutil.Process(pid))
 
 
 @contextmanager
