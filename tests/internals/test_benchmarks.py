@@ -162,7 +162,8 @@ def compare(root: Path, path: str, plant: str, starts: int) -> tuple[int, float,
     file = root / "app" / "main.py"
     subprocess.run([*GIT, "checkout", "--quiet", str(file)], cwd=root, check=True)
     file.write_text(file.read_text() + SLOW.replace("PATH", path).replace("PLANT", plant))
-    process = bench(root, "--against=HEAD", f"--only=GET {path}", f"--starts={starts}")
+    options = (f"--only=GET {path}", f"--starts={starts}", "--rounds=20")
+    process = bench(root, "--against=HEAD", *options)
     written = max((root / "benchmarks" / "results").glob("*.json"))
     ratio = json.loads(written.read_text())["rows"][0]["ratio"]
     return process.returncode, ratio, process.stdout + process.stderr
