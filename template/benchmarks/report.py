@@ -1,107 +1,74 @@
 """The results as a table, as JSON and as a drawing."""
 
 import json
+import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
 
-from benchmarks.measuring import Costs, Endpoint
+from benchmarks.measuring import KINDS, Endpoint
 
-KINDS = ("service", "servers")
-_ROW, _LEFT, _WIDTH = 28, 330, 420
+Row = dict[str, str | float]
+_RESULTS = Path(__file__).parent / "results"
 
 
-def alone(endpoints: Sequence[Endpoint]) -> list[list[str]]:
-    """Return the table of one version."""
-    rows = [["endpoint", "requests/s", "p50 ms", "p99 ms", "CPU us", "servers' CPU us"]]
+def rows(endpoints: Sequence[Endpoint], threshold: float) -> list[Row]:
+    """Return the rows of the table of one version, or of two."""
+    found: list[Row] = []
     for each in endpoints:
-        costs = each.costs[0]
-        speed = median(costs.per_second)
-        low, high = latencies_ms(costs)
-        cpu = (f"{median(costs.service_us):.0f}", f"{median(costs.servers_us):.0f}")
-        rows.append([each.name, f"{speed:.0f}", f"{low:.2f}", f"{high:.2f}", *cpu])
-    return rows
-
-
-def compared(endpoints: Sequence[Endpoint], threshold: float) -> list[list[str]]:
-    """Return the table of two versions."""
-    rows = [["endpoint", "of", "CPU us", "ratio", "interval", "rounds", "p50 ms", "verdict"]]
-    for each in endpoints:
-        p50 = " > ".join(f"{latencies_ms(costs)[0]:.2f}" for costs in each.costs)
+        costs = each.costs[-1]
+        cuts = quantiles(costs.latencies_ms, n=100)
+        cpu_us = {kind: [median(of.cpu_us[kind]) for of in each.costs] for kind in KINDS}
+        row: Row = {"endpoint": each.name, "p50 ms": cuts[49], "p99 ms": cuts[98]}
+        if len(each.costs) == 1:
+            row["requests/s"] = median(costs.per_second)
+            row |= {f"CPU us of the {kind}": cpu_us[kind][0] for kind in KINDS}
+            found.append(row)
+            continue
         for kind in KINDS:
-            found = each.compared(kind)
-            if found is None:
-                continue
-            costs_us = [median(getattr(costs, f"{kind}_us")) for costs in each.costs]
-            bounds = f"{found.low:.3f} to {found.high:.3f}"
-            numbers = " > ".join(f"{cost:.0f}" for cost in costs_us)
-            rounds = str(len(each.costs[0].service_us))
-            shown = [each.name, kind, numbers, f"{found.middle:.3f}", bounds, rounds, p50]
-            rows.append([*shown, found.verdict(threshold)])
-    return rows
+            if ratio := each.compared(kind):
+                old, new = cpu_us[kind]
+                shown: Row = {"of the": kind, "CPU us": new, "before": old, "ratio": ratio.middle}
+                shown |= {"from": ratio.low, "to": ratio.high, "verdict": ratio.verdict(threshold)}
+                found.append(row | shown)
+    return found
 
 
-def latencies_ms(costs: Costs) -> tuple[float, float]:
-    """Return the median and the 99th percentile."""
-    cuts = quantiles(costs.latencies_ms, n=100)
-    return cuts[49], cuts[98]
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
+def table(found: Sequence[Row]) -> str:
     """Return the rows as text, in columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n".join(lines)
+    cells = [[*found[0]]]
+    for row in found:
+        cells.append([v if isinstance(v, str) else format(v, ".4g") for v in row.values()])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
 
 
-def as_json(endpoints: Sequence[Endpoint], facts: dict[str, Any]) -> str:
-    """Return everything that was measured, without the single latencies."""
-    found = {}
-    for each in endpoints:
-        found[each.name] = [
-            asdict(costs) | {"latencies_ms": latencies_ms(costs)} for costs in each.costs
-        ]
-    return json.dumps(facts | {"endpoints": found}, indent=2)
-
-
-def drawing(title: str, bars: Sequence[tuple[str, float, float, float]], mark: float) -> str:
-    """Return an SVG: for each name a line from low to high with a point, and one at `mark`."""
-    least = min([mark, *(low for _, low, _, _ in bars)])
-    most = max([mark, *(high for _, _, _, high in bars)]) or 1.0
-    span = (most - least) or 1.0
-    height = _ROW * (len(bars) + 3)
-
-    def x(value: float) -> float:
-        return _LEFT + _WIDTH * (value - least) / span
-
+def drawing(found: Sequence[Row], low: str, high: str) -> str:
+    """Return an SVG: a line for each row, from the column `low` to `high`."""
+    bounds = [(float(row[low]), float(row[high])) for row in found]
+    least, most = min(map(min, bounds)), max(map(max, bounds))
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDTH + 80}" height="{height}"'
-        ' font-family="sans-serif" font-size="13">',
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="10" y="20" font-weight="bold">{escape(title)}</text>',
-        f'<path d="M{x(mark):.1f} 30V{height - 30}" stroke="#c33" stroke-dasharray="4"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="900" height="{30 * len(found) + 30}"'
+        ' font-family="sans-serif" font-size="13"><rect width="100%" height="100%" fill="white"/>',
+        f'<text x="10" y="20">{escape(low)} to {escape(high)}</text>',
     ]
-    for number, (name, low, middle, high) in enumerate(bars, 2):
-        y = _ROW * number
+    for y, (row, ends) in enumerate(zip(found, bounds, strict=True), 1):
+        start, end = (350 + 400 * (value - least) / ((most - least) or 1) for value in ends)
+        name = escape(f"{row['endpoint']} {row.get('of the', '')}")
         parts += [
-            f'<text x="10" y="{y + 4}">{escape(name)}</text>',
-            f'<path d="M{x(low):.1f} {y}H{x(high):.1f}" stroke="#27a" stroke-width="5"/>',
-            f'<circle cx="{x(middle):.1f}" cy="{y}" r="5" fill="#124"/>',
-            f'<text x="{x(high) + 10:.1f}" y="{y + 4}">{middle:.3g}</text>',
+            f'<g transform="translate(0 {30 * y + 20})"><text x="10">{name}</text>',
+            f'<path d="M{start:.0f} -4H{end + 1:.0f}" stroke="#27a" stroke-width="6"/>',
+            f'<text x="{end + 9:.0f}">{ends[0]:.3g} to {ends[1]:.3g}</text></g>',
         ]
-    for value in (least, most):
-        parts.append(f'<text x="{x(value):.1f}" y="{height - 10}">{value:.3g}</text>')
     return "\n".join([*parts, "</svg>"])
 
 
-def write(directory: Path, name: str, contents: dict[str, str]) -> list[Path]:
-    """Write a file for each ending; return the paths."""
-    directory.mkdir(exist_ok=True)
-    paths = []
-    for ending, text in contents.items():
-        paths.append(directory / f"{name}.{ending}")
-        paths[-1].write_text(text)
-    return paths
+def write(found: Sequence[Row], versions: Sequence[str]) -> list[Path]:
+    """Write the rows as JSON and as a drawing; return the paths."""
+    bounds = ("p50 ms", "p99 ms") if len(versions) == 1 else ("from", "to")
+    path = _RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"versions": versions, "rows": found}, indent=2))
+    path.with_suffix(".svg").write_text(drawing(found, *bounds))
+    return [path, path.with_suffix(".svg")]

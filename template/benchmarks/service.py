@@ -16,9 +16,6 @@ import psutil
 from dev.processes import serve
 from tests.core.serving import ROOT, isolated_servers
 
-# Variables that lead uv to the environment of this process.
-_OF_THIS_ENVIRONMENT = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")
-
 
 class Unusable(Exception):
     """There is nothing to compare with; the message has the reason."""
@@ -26,55 +23,62 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Version:
-    """The files of a version, and the Python of its environment."""
+    """A version with servers and a database of its own, and the variables of its service."""
 
     name: str
     root: Path
     python: str
-
-
-PRESENT = Version("working tree", ROOT, sys.executable)
+    servers: Sequence[psutil.Process]
+    variables: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Service:
-    """A service that runs: its port, the process of gunicorn, and its servers."""
+    """A service that runs: its port, and the process of gunicorn."""
 
+    version: Version
     port: int
     process: psutil.Process
-    servers: Sequence[psutil.Process]
+
+    def cpu_s(self) -> tuple[float, float]:
+        """Return the CPU time that the service and its servers have used so far."""
+        return _cpu_s([self.process]), _cpu_s(self.version.servers)
 
 
-def checkout(ref: str, home: Path) -> Version:
-    """Put the files of a commit into `home`, with an environment of its own by uv.
+@contextmanager
+def deployed(ref: str | None, home: Path) -> Iterator[Version]:
+    """Start the servers of a commit, or of the working tree, with its migrations.
 
-    Raises Unusable if there is no such commit, or none of a service.
+    Raises Unusable if there is no such commit, or no service in it.
     """
-    commit = _output("git", "rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}")
+    name = f"commit {ref}" if ref else "working tree"
+    root, python = _checkout(ref, home) if ref else (ROOT, sys.executable)
+    before = {each.pid for each in psutil.Process().children()}
+    with isolated_servers({}) as variables:
+        servers = [each for each in psutil.Process().children() if each.pid not in before]
+        _output(python, "-m", "app", "migrate", cwd=root)
+        yield Version(name, root, python, servers, variables)
+
+
+def _checkout(ref: str, home: Path) -> tuple[Path, str]:
+    """Put the files of a commit into `home`; return it, and a Python with its packages."""
     archive = home.with_suffix(".tar")
+    commit = _output("git", "rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}")
     # Of this directory alone, which may be a part of its repository. A worktree would stay in the
     # list of the repository if this process is killed.
     _output("git", "archive", f"--output={archive}", commit)
     with tarfile.open(archive) as files:
         files.extractall(home, filter="data")
-    for name in ("app/main.py", "deploy/gunicorn.conf.py", "pyproject.toml"):
-        if not (home / name).exists():
-            raise Unusable(f"{ref} has no {name}: it cannot be served.")
     lock = ["--frozen"] if (home / "uv.lock").exists() else []
-    environment = {k: v for k, v in os.environ.items() if k not in _OF_THIS_ENVIRONMENT}
-    python = f"--python={sys.executable}"
-    uv = os.environ.get("UV", "uv")
-    _output(uv, "sync", "--quiet", python, *lock, cwd=home, environment=environment)
-    return Version(f"{ref} ({commit[:8]})", home, str(home / ".venv/bin/python"))
+    uv = (os.environ.get("UV", "uv"), "sync", "--quiet", f"--python={sys.executable}", *lock)
+    # These variables lead uv to the environment of this process.
+    without = ("env", "-u", "VIRTUAL_ENV", "-u", "UV_PROJECT_ENVIRONMENT")
+    _output(*without, *uv, cwd=home)
+    return home, str(home / ".venv/bin/python")
 
 
-def _output(*command: str, cwd: Path = ROOT, environment: Mapping[str, str] | None = None) -> str:
-    try:
-        process = subprocess.run(
-            command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError as error:
-        raise Unusable(f"{error.filename} is not installed.") from error
+def _output(*command: str, cwd: Path = ROOT) -> str:
+    process = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if process.returncode:
         raise Unusable(f"`{' '.join(command)}` failed: {process.stderr.strip()}")
     return process.stdout.strip()
@@ -82,15 +86,10 @@ def _output(*command: str, cwd: Path = ROOT, environment: Mapping[str, str] | No
 
 @contextmanager
 def running(version: Version, home: Path, workers: int) -> Iterator[Service]:
-    """Serve a version on servers and a database of its own."""
-    before = {each.pid for each in psutil.Process().children()}
-    with isolated_servers({}) as variables:
-        servers = [each for each in psutil.Process().children() if each.pid not in before]
-        _output(version.python, "-m", "app", "migrate", cwd=version.root)
-        # Hashes, and with them the layout of dicts, would differ from one process to the next.
-        extra = {"WEB_CONCURRENCY": str(workers), "PYTHONHASHSEED": "0"}
-        with serving(home, (version.python,), version.root, variables | extra) as (port, pid):
-            yield Service(port, psutil.Process(pid), servers)
+    """Serve a version on its servers."""
+    variables = {**version.variables, "WEB_CONCURRENCY": str(workers)}
+    with serving(home, (version.python,), version.root, variables) as (port, pid):
+        yield Service(version, port, psutil.Process(pid))
 
 
 @contextmanager
@@ -115,23 +114,16 @@ def _is_ready(port: int) -> bool:
         return False
 
 
-def family(*processes: psutil.Process) -> list[psutil.Process]:
-    """Return the processes with all that they have started."""
-    return [*processes, *(each for parent in processes for each in parent.children(recursive=True))]
-
-
-def cpu_s(processes: Iterable[psutil.Process]) -> float:
-    """Return the CPU time that the processes have used so far."""
-    return sum(map(_cpu_s, processes))
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    if sys.platform == "linux":
-        # The CPU clock of a process, as clock_getcpuclockid(3) has it: in nanoseconds. The files
-        # in /proc, and psutil, count in hundredths of a second.
-        with suppress(OSError):
-            return time.clock_gettime((~process.pid << 3) | 2)
-    with suppress(psutil.NoSuchProcess):
-        times = process.cpu_times()
-        return float(times.user + times.system)
-    return 0.0
+def _cpu_s(parents: Iterable[psutil.Process]) -> float:
+    """Return the CPU time of the processes and all that they have started."""
+    found = 0.0
+    for process in (each for one in parents for each in [one, *one.children(recursive=True)]):
+        with suppress(psutil.NoSuchProcess, OSError):
+            if sys.platform == "linux":
+                # The CPU clock of a process, as clock_getcpuclockid(3) has it: in nanoseconds. The
+                # files in /proc, and psutil, count in hundredths of a second.
+                found += time.clock_gettime((~process.pid << 3) | 2)
+            else:
+                times = process.cpu_times()
+                found += times.user + times.system
+    return found

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import insert, literal, select
+from sqlalchemy import func, insert, literal, select
 
 from app.core.database import PreparedRead, ReadSession, WriteSession
 from tests.core.budget import QueryBudget
@@ -43,3 +43,18 @@ async def test_a_budget_that_is_overspent_shows_the_statements(
         await ReadSession().fetch(ONE)
     with pytest.raises(pytest.fail.Exception, match="sent were 0"), queries.exactly(1):
         pass
+
+
+async def test_the_rows_of_each_lane_are_counted(app: FastAPI, queries: QueryBudget) -> None:
+    numbers = select(func.generate_series(1, 5).label("number"))
+    prepared = PreparedRead(numbers)
+    for _ in range(2):
+        with queries.exactly(2, rows=10) as outer, queries.at_most(2, rows=10) as sent:
+            # The first time, the driver prepares the statement.
+            await ReadSession().fetch(prepared)
+            await ReadSession().scalars(numbers)
+        assert (sent.rows, outer.rows) == (10, 10)
+    shown = "9 rows, returned were 10:\nSELECT"
+    with pytest.raises(pytest.fail.Exception, match=shown), queries.at_most(2, rows=9):
+        await ReadSession().fetch(prepared)
+        await ReadSession().fetch(prepared)
