@@ -139,7 +139,7 @@ def free_port() -> int:
     """
     # Another run beside this one begins elsewhere.
     first = random.SystemRandom().randrange(len(_PORTS))
-    for port in (*_PORTS[first:], *_PORTS[:first]):
+    for port in [*_PORTS[first:], *_PORTS[:first]]:
         if port in _given:
             continue
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
