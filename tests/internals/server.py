@@ -9,7 +9,7 @@ from typing import Any
 
 from uvicorn import Config
 
-from app.core.server.protocol import HttpTools
+from app.core.server.httptools import HttpTools
 from app.core.server.worker import DrainingServer
 from app.core.settings.server import ServerSettings
 

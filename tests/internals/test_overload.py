@@ -30,7 +30,7 @@ from app.core.server.overload import (
     shed_first,
     shed_never,
 )
-from app.core.server.protocol import HttpTools
+from app.core.server.httptools import HttpTools
 from app.core.telemetry.requests import open_now
 from app.settings import get_settings
 from dev.processes import free_port

@@ -17,7 +17,8 @@ from uvicorn.server import ServerState
 from app.core.application import create_app
 from app.core.cache import cache, public
 from app.core.cache.responses.repeated import MAX_BYTES, MAX_REQUESTS, MAX_TARGETS
-from app.core.server.protocol import CLOSE, HttpTools
+from app.core.server.httptools import HttpTools
+from app.core.server.protocol import CLOSE
 from app.core.telemetry.requests import open_now
 from app.settings import get_settings
 from tests.internals.transport import Transport

@@ -11,7 +11,8 @@ import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from app.core.server.protocol import MAX_HEAD_BYTES, MIN_BODY_BYTES_PER_S, HttpTools
+from app.core.server.httptools import HttpTools
+from app.core.server.protocol import MAX_HEAD_BYTES, MIN_BODY_BYTES_PER_S
 from tests.internals.transport import Transport
 
 LINE = b"GET / HTTP/1.1\r\nHost: test\r\n"

@@ -18,11 +18,11 @@ from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from app.core.server.drain import drop_handshakes, stopping
+from app.core.server.httptools import HttpTools
 from app.core.server.protocol import (
     CLOSE,
     MAX_HEAD_BYTES,
     PARSER,
-    HttpTools,
     Protocol,
     WebSocketProtocol,
 )
