@@ -63,7 +63,7 @@ def deployed(ref: str | None, home: Path) -> Iterator[Version]:
 def _checkout(ref: str, home: Path) -> tuple[Path, str]:
     """Put the files of a commit into `home`; return it, and a Python with its packages."""
     archive = home.with_suffix(".tar")
-    commit = _output("git", "rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}")
+    commit = _output("git", "rev-parse", "--verify", "--end-of-options", ref + "^{commit}")
     # Of this directory alone, which may be a part of its repository. A worktree would stay in the
     # list of the repository if this process is killed.
     _output("git", "archive", f"--output={archive}", commit)

@@ -139,8 +139,8 @@ def free_port() -> int:
     """
     # Another run beside this one begins elsewhere.
     first = random.SystemRandom().randrange(len(_PORTS))
-    for offset in range(len(_PORTS)):
-        port = _PORTS[(first + offset) % len(_PORTS)]
+    for step in range(len(_PORTS)):
+        port = _PORTS[(first + step) % len(_PORTS)]
         if port in _given:
             continue
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):

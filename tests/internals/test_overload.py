@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 from app.core.application import create_app
 from app.core.database.engine import gates
 from app.core.database.gate import Gate
+from app.core.server.httptools import HttpTools
 from app.core.server.overload import (
     FREE_REFUSALS_PER_S,
     LATE_TICKS,
@@ -30,7 +31,6 @@ from app.core.server.overload import (
     shed_first,
     shed_never,
 )
-from app.core.server.httptools import HttpTools
 from app.core.telemetry.requests import open_now
 from app.settings import get_settings
 from dev.processes import free_port
