@@ -40,7 +40,11 @@ def test_messages_that_are_no_jobs_are_dead_letters(running: Service) -> None:
     running.enqueue("work", "after-junk")
     running.reaches("after-junk", "accepted", "begun", "used")
 
-    sql = "SELECT arguments->>'body' FROM background_job WHERE name = 'message' AND state = 'dead'"
+    # A message that is not acknowledged returns to the queue at intervals, so one may be buried twice.
+    sql = (
+        "SELECT DISTINCT arguments->>'body' FROM background_job "
+        "WHERE name = 'message' AND state = 'dead'"
+    )
     eventually(lambda: len(running.rows(sql)) == len(JUNK), running.logs)
     bodies = {body[:100] for body in running.rows(sql)}
     readable = {text.decode(errors="replace").replace("\0", "\ufffd")[:100] for text in JUNK}
