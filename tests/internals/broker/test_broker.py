@@ -40,7 +40,7 @@ def test_messages_that_are_no_jobs_are_dead_letters(running: Service) -> None:
     running.enqueue("work", "after-junk")
     running.reaches("after-junk", "accepted", "begun", "used")
 
-    # A message that is not acknowledged returns to the queue at intervals, so one may be buried twice.
+    # A message that is not acknowledged yet returns to the queue, so one may be buried twice.
     sql = (
         "SELECT DISTINCT arguments->>'body' FROM background_job "
         "WHERE name = 'message' AND state = 'dead'"
