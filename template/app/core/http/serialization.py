@@ -1,6 +1,6 @@
-"""JSON for values that do not pass through Pydantic, such as rows of the prepared lane."""
+"""Bytes: JSON for values that do not pass through Pydantic, such as prepared rows, and headers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -32,6 +32,11 @@ def json_bytes(value: Any) -> bytes:
     except TypeError:
         # Pydantic is seven times slower, but writes integers of more than 64 bits.
         return to_json(value, inf_nan_mode="null")
+
+
+def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return header fields as HTTP/1.1 writes them."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 def _as_plain(value: Any) -> Any:

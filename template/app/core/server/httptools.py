@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
-from app.core.http.cors import lines
+from app.core.http.serialization import lines
 from app.core.server.protocol import CLOSE, MAX_HEAD_BYTES, Protocol
 from app.core.telemetry.requests import in_flight, open_now
 

@@ -25,13 +25,14 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.database.engine import gates
-from app.core.http.cors import Cors, Header, lines
+from app.core.http.cors import Cors
 from app.core.http.problems import problem_response
 from app.core.http.routing import Matcher, route_path
+from app.core.http.serialization import lines
 from app.core.operations.admin import is_admin
 from app.core.settings.server import ServerSettings
 from app.core.telemetry import request_id
-from app.core.telemetry.requests import in_flight
+from app.core.telemetry.requests import Header, in_flight
 
 TICK_S = 0.1
 # The lowest limit is the number of connections, and this number of requests that wait for one.

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from app.core.http.cors import Header, lines
 from app.core.http.problems import problem_response
+from app.core.http.serialization import lines
 from app.core.telemetry import request_id
+from app.core.telemetry.requests import Header
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _Base

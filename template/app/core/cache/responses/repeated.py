@@ -15,6 +15,7 @@ from starlette.types import Scope
 from app.core.cache.responses.rules import Stored
 from app.core.cache.store import Cache, Outcome, cache
 from app.core.cache.store.entry import Freshness
+from app.core.http.serialization import lines
 from app.core.operations.admin import Admin
 from app.core.telemetry.activity import current
 from app.core.telemetry.requests import Header, MeasuredRequest
@@ -101,8 +102,8 @@ class RepeatedHits:
         request, added = known.begin(scope, known.status, Outcome.HIT)
         age_s = entry.age_s()
         head = known.head % (age_s, entry.ttl_s - age_s)
-        parts = [known.status_line, *map(_line, connection.server_state.default_headers)]
-        parts += [head, *map(_line, added), b"\r\n"]
+        parts = [known.status_line, lines(connection.server_state.default_headers)]
+        parts += [head, lines(added), b"\r\n"]
         if known.status != HTTPStatus.NOT_MODIFIED:
             parts.append(entry.body)
         connection.transport.write(b"".join(parts))
@@ -130,11 +131,11 @@ class RepeatedHits:
             return
         if not isinstance(first, MeasuredRequest) or self._has_other_middleware():
             return
-        status_line, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
-        while lines and lines[-1].partition(b":")[0] in _TELEMETRY:
-            lines.pop()
+        status_line, *fields = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+        while fields and fields[-1].partition(b":")[0] in _TELEMETRY:
+            fields.pop()
         kept = []
-        for line in lines[len(connection.server_state.default_headers) :]:
+        for line in fields[len(connection.server_state.default_headers) :]:
             name = line.partition(b":")[0]
             if name in _NOT_REPEATED:
                 return
@@ -168,7 +169,3 @@ class RepeatedHits:
     def _has_other_middleware(self) -> bool:
         is_outermost = isinstance(self._app.middleware_stack, Admin)
         return not is_outermost or self._app.user_middleware != self._middleware
-
-
-def _line(header: Header) -> bytes:
-    return b"%b: %b\r\n" % header
