@@ -274,7 +274,7 @@ async def update_item(item_id: ItemId, change: ItemChange) -> Response:
 
 DATASET: list[dict[str, Any]] = orjson.loads(FilePath(os.environ["DATASET_PATH"]).read_bytes())
 # Constants.
-PRICED = f"SELECT {ITEM_COLUMNS} FROM arena_items WHERE price BETWEEN $1 AND $2 LIMIT $3"  # noqa: S608
+PRICED = f"SELECT {ITEM_COLUMNS} FROM arena_items WHERE price BETWEEN $1 AND $2 LIMIT $3"  # noqa: S608 - constants
 
 
 @app.get("/baseline11")

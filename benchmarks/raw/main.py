@@ -48,7 +48,7 @@ CREATE_ITEM = """
 
 DATASET: list[dict[str, Any]] = orjson.loads(Path(os.environ["DATASET_PATH"]).read_bytes())
 # Constants.
-PRICED = f"SELECT {ITEM_COLUMNS} FROM arena_items WHERE price BETWEEN $1 AND $2 LIMIT $3"  # noqa: S608
+PRICED = f"SELECT {ITEM_COLUMNS} FROM arena_items WHERE price BETWEEN $1 AND $2 LIMIT $3"  # noqa: S608 - constants
 
 # The two messages of a response, which the server does not change.
 Answer = tuple[dict[str, Any], dict[str, Any]]

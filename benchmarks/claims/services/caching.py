@@ -1,6 +1,7 @@
 """20 posts, and a report over all posts: uncached, from Redis in the route, and from a dict before the route."""
 
 import os
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -105,13 +106,17 @@ async def posts() -> list[PostRead]:
     return await find_posts()
 
 
+async def from_redis(key: str, load: Callable[[], Awaitable[Any]], adapter: TypeAdapter[Any]) -> Response:
+    body = await cache.get(key)
+    if body is None:
+        body = adapter.dump_json(await load())
+        await cache.set(key, body, ex=TTL_S)
+    return Response(body, media_type="application/json")
+
+
 @app.get("/redis/posts")
 async def posts_from_redis() -> Response:
-    body = await cache.get("posts")
-    if body is None:
-        body = POSTS.dump_json(await find_posts())
-        await cache.set("posts", body, ex=TTL_S)
-    return Response(body, media_type="application/json")
+    return await from_redis("posts", find_posts, POSTS)
 
 
 @app.get("/uncached/report")
@@ -121,8 +126,4 @@ async def report() -> list[Line]:
 
 @app.get("/redis/report")
 async def report_from_redis() -> Response:
-    body = await cache.get("report")
-    if body is None:
-        body = LINES.dump_json(await make_report())
-        await cache.set("report", body, ex=TTL_S)
-    return Response(body, media_type="application/json")
+    return await from_redis("report", make_report, LINES)

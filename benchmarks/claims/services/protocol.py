@@ -17,7 +17,7 @@ class Constant(asyncio.Protocol):
     transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
+        self.transport = transport  # type: ignore[assignment]  # the loop makes TCP only
 
     def data_received(self, data: bytes) -> None:
         if data.endswith(b"\r\n\r\n"):

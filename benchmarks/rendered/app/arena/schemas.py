@@ -1,30 +1,12 @@
 """What clients send and receive."""
 
-from typing import Annotated
+from pydantic import BaseModel, ConfigDict
 
-from pydantic import BaseModel, ConfigDict, Field
-
-Number = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class Rating(BaseModel):
-    score: int
-    count: int
-
-
-class ArenaItemRead(BaseModel):
-    id: int
-    name: str
-    category: str
-    price: int
-    quantity: int
-    active: bool
-    tags: list[str]
-    rating: Rating
+from app.items.schemas import ItemRead, Number
 
 
 class PricedItems(BaseModel):
-    items: list[ArenaItemRead]
+    items: list[ItemRead]
     count: int
 
 
@@ -38,7 +20,7 @@ class PriceRange(BaseModel):
     limit: int = 50
 
 
-class ItemTotal(ArenaItemRead):
+class ItemTotal(ItemRead):
     """`total` is the price of all pieces, times the multiplier of the request."""
 
     total: int

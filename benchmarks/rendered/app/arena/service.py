@@ -13,7 +13,8 @@ from pydantic_settings import BaseSettings
 from sqlalchemy import Integer, bindparam, select
 
 from app.arena.models import ArenaItem
-from app.arena.schemas import ArenaItemRead, PriceRange
+from app.arena.schemas import PriceRange
+from app.items.schemas import ItemRead
 
 MOST = 50
 
@@ -42,7 +43,7 @@ dataset: list[dict[str, Any]] = []
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     """For the router: reads and checks the file, so a wrong one ends the start."""
     content = await Path(load(DatasetSettings).dataset_path).read_bytes()
-    items = TypeAdapter(list[ArenaItemRead]).validate_json(content)
+    items = TypeAdapter(list[ItemRead]).validate_json(content)
     dataset[:] = [item.model_dump() for item in items]
     yield
 
